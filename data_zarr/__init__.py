@@ -1,0 +1,1 @@
+"""Zarr cubes of dated remote-sensing observations: format, reading, folds, samples. No JAX."""

@@ -1,0 +1,76 @@
+"""Configuration: frozen dataclasses, presets and their JSON form. Imports no JAX, no NumPy."""
+
+from .bands import BandKind, BandSetSpec, BandSpec
+from .errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    NonFiniteError,
+    Preempted,
+    RsvlmError,
+)
+from .experiment import (
+    DataConfig,
+    Experiment,
+    GroupConfig,
+    LossConfig,
+    MeshConfig,
+    OptimizerConfig,
+    SplitConfig,
+    TargetConfig,
+    TrainConfig,
+)
+from .io import from_dict, from_json, to_dict, to_json
+from .model import (
+    ConnectorConfig,
+    HeadConfig,
+    InputConfig,
+    LlamaConfig,
+    Plan,
+    SarThird,
+    SpectralConfig,
+    TemporalConfig,
+    ViTConfig,
+    VLMConfig,
+)
+from .presets import PRESETS, STORIES260K, llava15_7b, llava15_13b, nano
+
+__all__ = [
+    "PRESETS",
+    "STORIES260K",
+    "BandKind",
+    "BandSetSpec",
+    "BandSpec",
+    "CheckpointError",
+    "ConfigError",
+    "ConnectorConfig",
+    "DataConfig",
+    "DataError",
+    "Experiment",
+    "GroupConfig",
+    "HeadConfig",
+    "InputConfig",
+    "LlamaConfig",
+    "LossConfig",
+    "MeshConfig",
+    "NonFiniteError",
+    "OptimizerConfig",
+    "Plan",
+    "Preempted",
+    "RsvlmError",
+    "SarThird",
+    "SpectralConfig",
+    "SplitConfig",
+    "TargetConfig",
+    "TemporalConfig",
+    "TrainConfig",
+    "VLMConfig",
+    "ViTConfig",
+    "from_dict",
+    "from_json",
+    "llava15_7b",
+    "llava15_13b",
+    "nano",
+    "to_dict",
+    "to_json",
+]

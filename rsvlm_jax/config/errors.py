@@ -1,0 +1,66 @@
+"""The errors that a user may meet, each with its exit code.
+
+One line says it all: what went wrong, where (file, field, sample), what was expected, what was
+found, and the remedy. `data_zarr.errors.CubeError` follows the same form for cubes; the command
+line turns both into `error: <line>` and the exit code, with a traceback only under `--debug`.
+"""
+
+from __future__ import annotations
+
+
+class RsvlmError(Exception):
+    """Base of all errors raised on purpose. `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        expected: object = None,
+        found: object = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.what, self.where, self.expected, self.found = what, where, expected, found
+        self.remedy = remedy
+        line = what
+        if where is not None:
+            line += f" in {where}"
+        if expected is not None:
+            line += f"; expected {expected}"
+        if found is not None:
+            line += f"; found {found}"
+        if remedy is not None:
+            line += f"; {remedy}"
+        super().__init__(" ".join(line.split()))
+
+
+class ConfigError(RsvlmError):
+    """A wrong option, key, value or combination (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(RsvlmError):
+    """Data that cannot be used as asked (exit code 3)."""
+
+    exit_code = 3
+
+
+class CheckpointError(RsvlmError):
+    """A checkpoint that is missing, damaged or of another model (exit code 4)."""
+
+    exit_code = 4
+
+
+class NonFiniteError(RsvlmError):
+    """The loss or the gradient is no longer finite (exit code 5)."""
+
+    exit_code = 5
+
+
+class Preempted(RsvlmError):
+    """Stopped by a signal after a checkpoint was saved; run again to resume (exit code 75)."""
+
+    exit_code = 75

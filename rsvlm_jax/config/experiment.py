@@ -1,0 +1,216 @@
+"""An experiment: data, model, optimiser, loop and mesh on one page.
+
+Every file in `experiments/` defines `experiment() -> Experiment`. `tiny()` shrinks it to seconds
+on a CPU. All is frozen and hashable; `rsvlm_jax.config.to_json` and `from_json` round-trip it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from .errors import ConfigError
+from .model import VLMConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetConfig:
+    """What is predicted: the mean of a cube's target array over a window.
+
+    Attributes:
+      name: array in the cube's `targets` group.
+      question_name: how the quantity is named in questions and answers ("tree cover").
+      min_valid: share of valid target pixels that a window needs.
+    """
+
+    name: str = "tree_cover"
+    question_name: str = "tree cover"
+    min_valid: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitConfig:
+    """Spatial folds: square tiles dealt to folds; see `data_zarr.splits`.
+
+    Attributes:
+      block: tile edge in pixels.
+      folds: number of folds.
+      fold: the fold that is held out; None trains on all windows.
+      buffer: extra guard around held-out windows, in window widths (0: touch no held-out pixel).
+    """
+
+    block: int = 25
+    folds: int = 5
+    fold: int | None = 0
+    buffer: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.folds < 2 or self.block < 1 or self.buffer < 0:
+            raise ConfigError(
+                "impossible folds",
+                where="SplitConfig",
+                expected="folds >= 2, block >= 1, buffer >= 0",
+                found=f"folds={self.folds}, block={self.block}, buffer={self.buffer}",
+            )
+        if self.fold is not None and not 0 <= self.fold < self.folds:
+            raise ConfigError(
+                "no such fold",
+                where="SplitConfig.fold",
+                expected=f"0 .. {self.folds - 1} or None",
+                found=self.fold,
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where samples come from.
+
+    Attributes:
+      cube: path of a Zarr cube; or "sample:NAME" for a shipped one; or "world:NAME" for a
+        synthetic one, made on first use ("world:small", "world:full").
+      window: edge of a sample in pixels.
+      stride: distance of training windows in pixels (evaluation windows never overlap).
+      augment: rotate and flip training windows.
+      templates: "plain" (`<image>` and the answer), or "questions": the question templates of
+        `rsvlm_jax.data.questions`, answerable and not.
+      threads: read threads of the pipeline.
+    """
+
+    cube: str = "sample:slovenia_s2"
+    target: TargetConfig = TargetConfig()
+    window: int = 8
+    stride: int = 4
+    split: SplitConfig = SplitConfig()
+    augment: bool = True
+    templates: Literal["plain", "questions"] = "plain"
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        if self.window < 1 or self.stride < 1:
+            raise ConfigError(
+                "impossible window",
+                where="DataConfig",
+                expected="window >= 1, stride >= 1",
+                found=f"window={self.window}, stride={self.stride}",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupConfig:
+    """Learning rate of the parameters whose path matches a regular expression.
+
+    Attributes:
+      pattern: searched in the parameter path, e.g. "^decoder/". The first match wins.
+      scale: factor on the learning rate; 0 freezes.
+    """
+
+    pattern: str
+    scale: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warm-up and cosine decay to zero, or SGD for exactness tests."""
+
+    kind: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.05
+    b1: float = 0.9
+    b2: float = 0.99
+    clip_norm: float = 1.0
+    groups: tuple[GroupConfig, ...] = ()
+    ema: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < 10:
+            raise ConfigError(
+                "implausible learning rate",
+                where="OptimizerConfig.learning_rate",
+                expected="between 0 and 10",
+                found=self.learning_rate,
+            )
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(
+                "warm-up is a share of the steps",
+                where="OptimizerConfig.warmup",
+                expected="0 <= warmup < 1",
+                found=self.warmup,
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses; each is a sum over a weight, divided once.
+
+    Attributes:
+      text: next-token cross-entropy over supervised positions.
+      huber: of the standardised target (the point prediction).
+      scale: Gaussian negative log-likelihood of the spread around the detached mean.
+    """
+
+    text: float = 0.0
+    huber: float = 1.0
+    scale: float = 0.1
+    huber_delta: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The loop."""
+
+    steps: int = 200
+    batch_size: int = 32
+    save_every: int = 100
+    log_every: int = 10
+    keep: int = 2
+    max_bad_steps: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or self.save_every < 1 or self.keep < 1:
+            raise ConfigError(
+                "impossible loop",
+                where="TrainConfig",
+                expected="steps, batch_size, save_every, keep >= 1",
+                found=f"{self.steps}, {self.batch_size}, {self.save_every}, {self.keep}",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices as data x fsdp x tensor; -1 in one place takes what is left."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+    plan: Literal["replicated", "fsdp_tensor"] = "fsdp_tensor"
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What `fit`, `evaluate` and `plan` take."""
+
+    name: str
+    data: DataConfig = DataConfig()
+    model: VLMConfig = VLMConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    mesh: MeshConfig = MeshConfig()
+    init_from: str | None = None
+    """A checkpoint for parts of the model: "asset:stories260k" for the shipped decoder."""
+
+    def tiny(self) -> Experiment:
+        """The same experiment in seconds on a CPU: a few steps of small batches."""
+        train = dataclasses.replace(
+            self.train,
+            steps=min(self.train.steps, 6),
+            batch_size=min(self.train.batch_size, 8),
+            save_every=3,
+            log_every=1,
+        )
+        cube = self.data.cube.replace("world:full", "world:small")
+        return dataclasses.replace(
+            self, train=train, data=dataclasses.replace(self.data, cube=cube)
+        )

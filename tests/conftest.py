@@ -1,0 +1,22 @@
+"""Strictness for all tests: eight CPU devices, no silent promotion, our own warnings are errors.
+
+The environment is set before JAX is first imported, so no test file sets flags of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+_flags = os.environ.get("XLA_FLAGS", "")
+if not re.search("host_platform_device_count", _flags):
+    os.environ["XLA_FLAGS"] = f"{_flags} --xla_force_host_platform_device_count=8".strip()
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
