@@ -17,7 +17,7 @@ class RsvlmError(Exception):
         self,
         what: str,
         *,
-        where: str | None = None,
+        where: object = None,
         expected: object = None,
         found: object = None,
         remedy: str | None = None,

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rsvlm_jax.config import BandSetSpec
 from rsvlm_jax.core import pytree_dataclass
-from rsvlm_jax.core.shapes import Array, Bool, Float, Int, Shaped
+from rsvlm_jax.core.shapes import Bool, Float, Int, Shaped
 
 EPOCH = "2000-01-01"
 """Dates are days since this instant, UTC."""
+
+Array = jax.Array | np.ndarray
+"""The pipeline makes batches of NumPy arrays; on the device they are JAX's."""
 
 
 @pytree_dataclass
@@ -44,7 +49,7 @@ class Observation:
     gsd: Float[Array, " B"]
     bandset: str = dataclasses.field(metadata={"static": True})
 
-    def physical(self, spec: BandSetSpec) -> Float[Array, "B T C H W"]:
+    def physical(self, spec: BandSetSpec) -> Float[jax.Array, "B T C H W"]:
         """Values in physical units, float32; 0 where not valid."""
         scale = jnp.asarray([b.scale for b in spec.bands], jnp.float32)[:, None, None]
         offset = jnp.asarray([b.offset for b in spec.bands], jnp.float32)[:, None, None]
@@ -79,3 +84,9 @@ class Batch:
     target: Float[Array, "B K"]
     target_valid: Bool[Array, "B K"]
     sample: Int[Array, " B"]
+
+
+def to_days(dates: np.ndarray) -> np.ndarray:
+    """datetime64 of any shape as f32 days since `EPOCH` (to about a minute); NaN for NaT."""
+    seconds = (dates.astype("datetime64[s]") - np.datetime64(EPOCH, "s")).astype(np.float64)
+    return np.where(np.isnat(dates), np.nan, seconds / 86400.0).astype(np.float32)

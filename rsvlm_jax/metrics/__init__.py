@@ -1,0 +1,40 @@
+"""Metrics as pure functions on arrays, NumPy or JAX, inside `jit` or not.
+
+Contents:
+  regression   `RegressionSums` (sums that add up over batches and devices), `regression_table`,
+               `by_bin`
+  calibration  coverage, width, interval score, pinball loss, CRPS, `binomial_interval`
+  sums         `ratio` and the masking that all share
+
+A metric is a pair `(sum, weight)` or a pytree of sums: add (or `psum`) the parts, then divide once
+with `ratio`. One device or eight, one batch or many give the same figure.
+"""
+
+from .calibration import (
+    binomial_interval,
+    crps_empirical,
+    crps_gaussian,
+    crps_quantiles,
+    interval_score,
+    picp,
+    pinball,
+    width,
+)
+from .regression import RegressionSums, by_bin, regression_sums, regression_table
+from .sums import ratio
+
+__all__ = [
+    "RegressionSums",
+    "binomial_interval",
+    "by_bin",
+    "crps_empirical",
+    "crps_gaussian",
+    "crps_quantiles",
+    "interval_score",
+    "picp",
+    "pinball",
+    "ratio",
+    "regression_sums",
+    "regression_table",
+    "width",
+]

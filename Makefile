@@ -1,0 +1,62 @@
+# Two commands are all that anyone needs: `make demo` and `make test`. Both create .venv, install
+# into it what pyproject.toml asks for, and run; a second run starts at once.
+
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
+	$(p) -c 'import sys; print("$(p)") if (3,11) <= sys.version_info[:2] < (3,14) else None' 2>/dev/null)))
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-radar test test-full test-py312 lint format bench install install-dev clean
+
+help:  ## this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: install  ## the main job on a shipped real cube: train, evaluate, map, ask (ARGS="--story radar")
+	$(BIN)/rsvlm demo $(ARGS)
+
+demo-radar: install  ## the second story: greenness from radar alone
+	$(BIN)/rsvlm demo --story radar $(ARGS)
+
+test: install-dev lint  ## lint, types, contracts and every test file (short repetitions)
+	$(PYTEST) -n 2 --dist loadfile --jaxtyping-packages=rsvlm_jax,data_zarr,beartype.beartype $(ARGS)
+
+test-full: install-dev lint  ## the same with full sizes and repetitions
+	RSVLM_TEST_FULL=1 $(PYTEST) -n 2 --dist loadfile $(ARGS)
+
+test-py312:  ## the same suite on Python 3.12 with the newest JAX
+	@command -v python3.12 >/dev/null || { echo "python3.12 not found"; exit 1; }
+	$(MAKE) test PYTHON=python3.12 VENV=.venv-py312
+
+lint: install-dev  ## ruff, import contracts, pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: install-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install-dev  ## the figures of the README, each with its goal
+	$(BIN)/python -m experiments.bench $(ARGS)
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; set PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[geo]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[geo,dev]'
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache demo_out

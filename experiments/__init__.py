@@ -1,0 +1,1 @@
+"""Experiments: one Python file each, defining `experiment() -> Experiment`. Copy `forkme.py`."""

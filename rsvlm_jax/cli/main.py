@@ -1,0 +1,85 @@
+"""`rsvlm VERB ...`: find the verb, call it, turn errors into one line and an exit code.
+
+Nothing heavy is imported here: `rsvlm --help` answers at once, and a wrong option is refused
+before JAX is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+VERBS = {
+    "demo": "the main job on a shipped real cube: train, evaluate, map, ask",
+    "train": "train an experiment; resumes by itself",
+    "predict": "a wall-to-wall map of a cube, with its interval",
+    "evaluate": "metrics of a run on held-out windows, against baselines with --baselines",
+    "generate": "ask a run questions about places in a cube",
+    "cube": "make, info, validate, show",
+    "doctor": "what is installed, what devices, what works",
+}
+
+HELP = """usage: rsvlm VERB [options]
+
+Remote-sensing vision-language models in JAX.
+
+{verbs}
+
+`rsvlm VERB --help` shows every option. With --json the last line of stdout is one JSON object.
+Exit codes: 0 ok, 2 usage, 3 data, 4 checkpoint, 5 non-finite, 75 stopped and resumable.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    as_json = "--json" in args
+    args = [a for a in args if a not in ("--debug", "--json")]
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP.format(verbs="\n".join(f"  {v:10}{text}" for v, text in VERBS.items())))
+        return 0
+    if args[0] == "--version":
+        print(importlib.metadata.version("rsvlm-jax"))
+        return 0
+    verb, rest = args[0], args[1:]
+    try:
+        if verb not in VERBS:
+            from .options import unknown_word
+
+            raise unknown_word("verb", verb, VERBS)
+        _quiet_environment()
+        result = importlib.import_module(f".{verb}", __package__).run(rest)
+    except SystemExit as e:  # tyro: --help (0), or a usage error that it has printed (2)
+        return int(e.code or 0)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as e:
+        code = getattr(e, "exit_code", None)
+        if debug or code is None:
+            raise
+        print(f"error: {e}", file=sys.stderr)
+        if as_json:
+            print(json.dumps({"error": str(e), "exit_code": code}))
+        return code
+    code = result.pop("exit_code", 0) if isinstance(result, dict) else 0
+    if as_json:
+        print(json.dumps(result, default=str))
+    return code
+
+
+def _quiet_environment() -> None:
+    """Before JAX loads: no hub, no chatter; a TPU library without a TPU must not be asked."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

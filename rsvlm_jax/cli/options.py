@@ -1,0 +1,105 @@
+"""Options from frozen dataclasses through tyro, with our own one-line refusal of unknown ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.util
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from rsvlm_jax.config import ConfigError, Experiment
+
+T = TypeVar("T")
+
+
+def unknown_word(kind: str, word: str, known: Iterable[str]) -> ConfigError:
+    """The error for a misspelt verb or option, with the nearest known one."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    remedy = f"did you mean {near[0]!r}?" if near else "see --help"
+    expected = ", ".join(known) if len(known) <= 12 else None
+    return ConfigError(f"unknown {kind} {word!r}", expected=expected, remedy=remedy)
+
+
+def parse(cls: type[T], args: Sequence[str], *, prog: str, default: T | None = None) -> T:
+    """Fill `cls` from command-line words.
+
+    Raises:
+      ConfigError: an option that does not exist. SystemExit: --help, or tyro's own refusal.
+    """
+    value, unknown = tyro.cli(
+        cls,
+        args=list(args),
+        prog=prog,
+        default=default,
+        return_unknown_args=True,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    if unknown:
+        options = [w for w in unknown if w.startswith("-")] or unknown
+        raise unknown_word("option", options[0], _options(default if default else cls))
+    return value
+
+
+def _options(source: Any, prefix: str = "--") -> list[str]:
+    words = []
+    for f in dataclasses.fields(source):
+        value = getattr(source, f.name, None)
+        word = prefix + f.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            words += _options(value, prefix if f.name == "config" else word + ".")
+        elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+            for i, v in enumerate(value):
+                words += _options(v, f"{word}.{i}.")
+        else:
+            words.append(word)
+    return words
+
+
+def load_experiment(path: str) -> Experiment:
+    """Run an experiment file and call its `experiment()`.
+
+    Args:
+      path: a file, or the bare name of a shipped one ("demo_treecover").
+
+    Raises:
+      ConfigError: no such file, or it defines no `experiment() -> Experiment`.
+    """
+    file = Path(path)
+    if not file.suffix:
+        file = experiments_folder() / f"{path}.py"
+    if not file.is_file():
+        names = [p.stem for p in sorted(experiments_folder().glob("[a-z]*.py"))]
+        raise ConfigError(
+            "no such experiment", where=path, expected=f"a Python file, or one of {names}"
+        )
+    spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise ConfigError("not a Python file", where=file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    make = getattr(module, "experiment", None)
+    experiment = make() if callable(make) else None
+    if not isinstance(experiment, Experiment):
+        raise ConfigError(
+            "the file defines no experiment", where=file, expected="experiment() -> Experiment"
+        )
+    return experiment
+
+
+def experiments_folder() -> Path:
+    """Where the shipped experiments lie, in a checkout and in an installation alike."""
+    spec = importlib.util.find_spec("experiments")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError("the shipped experiments are not installed", remedy="reinstall rsvlm-jax")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr, so that stdout stays parsable."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,435 @@
+"""The processor: everything between raw reads and a `Batch`, and between a number and its words.
+
+It is saved in every run directory as a folder of two files, `processor.json` and
+`tokenizer.json`, and is all that prediction needs beside the weights: which bands in which order
+with which scale, what the target is, how a prompt is laid out, the calibration scores.
+
+    raw windows [B,T,C,H,W] + validity + dates --observation--> Observation
+    question | None, answer | None             --prompt-------> Text [L]
+    Observations + Text                        --batch--------> Batch
+    number, interval                           --format-------> "0.63 (90 %: 0.41-0.80)"
+
+Not here: pixel arithmetic (in the step, on the device), file reading (`source`), fold statistics
+(they are variables of the model).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsvlm_jax.config import (
+    BandSetSpec,
+    ConfigError,
+    DataConfig,
+    DataError,
+    VLMConfig,
+    from_dict,
+    to_json,
+)
+
+from .batch import Batch, Observation, to_days
+from .questions import Facts, Questions
+from .text import Text, check_placeholders, format_number, ids_of, pad, stack
+from .tokenizer import Tokenizer
+
+VERSION = 1
+"""Of `processor.json`. Raised when a field changes its meaning."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetSpec:
+    """The predicted quantity as the cube describes it.
+
+    Attributes:
+      name: array in the cube's `targets` group.
+      unit: "1" for a share, "Mg/ha", ...
+      bounds: smallest and largest possible value, or None.
+      long_name: in words, for axes and reports.
+    """
+
+    name: str
+    unit: str = "1"
+    bounds: tuple[float, float] | None = None
+    long_name: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Saved:
+    """The keys of `processor.json`."""
+
+    version: int
+    config: VLMConfig
+    data: DataConfig
+    bandsets: tuple[BandSetSpec, ...]
+    target: TargetSpec
+    visual_tokens: int
+    length: int
+    conformal: tuple[float, ...] | None
+    facts: Facts
+    tokenizer_sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Processor:
+    """See the module.
+
+    Attributes:
+      config, data: of the run.
+      bandsets: what is read, aligned with `config.inputs`; channel order is read order.
+      target: the predicted quantity.
+      tokenizer: whose size must be the decoder's.
+      visual_tokens: N.
+      length: L, the same for every prompt; 0 asks for the longest training prompt.
+      conformal: calibration scores of the 90 % interval (`evaluate.conformal`), if calibrated.
+      facts: what the cube says about itself, for the questions that are not about the target.
+
+    Raises:
+      ConfigError: band sets that are not the model's inputs, a tokenizer of another size than the
+        decoder's table, N against the token budget, prompts longer than the decoder's context.
+    """
+
+    config: VLMConfig
+    data: DataConfig
+    bandsets: tuple[BandSetSpec, ...]
+    target: TargetSpec
+    tokenizer: Tokenizer
+    visual_tokens: int
+    length: int = 0
+    conformal: tuple[float, ...] | None = None
+    facts: Facts = Facts()
+
+    def __post_init__(self) -> None:
+        names, inputs = [b.name for b in self.bandsets], [i.bandset for i in self.config.inputs]
+        if names != inputs:
+            raise ConfigError(
+                "the band sets are not the model's inputs",
+                where="Processor.bandsets",
+                expected=", ".join(inputs) or "none",
+                found=", ".join(names) or "none",
+            )
+        budget = self.config.temporal.budget
+        if budget is not None and budget != self.visual_tokens:
+            raise ConfigError(
+                "the visual tokens are not the token budget",
+                where="Processor.visual_tokens",
+                expected=budget,
+                found=self.visual_tokens,
+            )
+        decoder = self.config.decoder
+        if self.data.templates == "questions" and (decoder is None or self.config.head is None):
+            raise ConfigError(
+                "questions need a decoder and a head",
+                where="DataConfig.templates",
+                expected="plain",
+                found="questions",
+            )
+        if decoder is not None:
+            self.tokenizer.check_table(decoder.vocab_size)
+        longest = self._longest()
+        length = self.length or longest
+        limit = length if decoder is None else decoder.max_length
+        if length < longest or length > limit:
+            raise ConfigError(
+                "the prompts do not fit",
+                where="Processor.length",
+                expected=f"{longest} to {limit} tokens",
+                found=length,
+                remedy="fewer visual tokens (temporal.budget) or a longer decoder.max_length",
+            )
+        object.__setattr__(self, "length", length)
+
+    # ---- text ----------------------------------------------------------------------------------
+
+    @property
+    def reg_tokens(self) -> int:
+        """Q."""
+        return self.config.head.reg_tokens if self.config.head else 0
+
+    @property
+    def forced(self) -> list[int]:
+        """Ids that follow the first `<reg>` without asking the model."""
+        return [self.tokenizer.reg] * (self.reg_tokens - 1)
+
+    @functools.cached_property
+    def questions(self) -> Questions:
+        return Questions(self.data.target.question_name, self.facts)
+
+    @functools.cached_property
+    def table(self) -> Text:
+        """Training prompts [R, L]: the pairs of `questions`, or the one plain prompt."""
+        if self.data.templates == "plain":
+            return stack([self.prompt()])
+        return stack([self.prompt(*qa) for qa in self.questions.pairs])
+
+    def prompt(self, question: str | None = None, answer: str | None = None) -> Text:
+        """One prompt [L]; see `rsvlm_jax.data.text`. Without arguments: the plain one.
+
+        Raises:
+          DataError: it does not fit into `length`, or holds a placeholder.
+        """
+        ids, weights = self._ids(question, answer)
+        return pad(self.tokenizer, ids, weights, self.length)
+
+    def regress_prompt(self, question: str | None = None) -> Text:
+        """A prompt whose `<reg>` block is in place: one pass of the model gives the number.
+
+        Without a question: the prompt that this model was trained on, the first of `table`.
+        """
+        if question is None:
+            return self.table.take(np.array(0))
+        return self.prompt(question, self.questions.target_answer)
+
+    def format(self, value: float, lo: float | None = None, hi: float | None = None) -> str:
+        """The number with its 90 % interval and unit."""
+        return format_number(value, lo, hi, self.target.unit)
+
+    def render(self, ids: Sequence[int] | np.ndarray, number: str = "") -> str:
+        """Text of generated ids, `number` in the place of the `<reg>` block (if there is one)."""
+        ids = [int(i) for i in ids]
+        reg = [i for i, token in enumerate(ids) if token == self.tokenizer.reg]
+        if not reg:
+            return self.tokenizer.decode(ids).strip()
+        before = self.tokenizer.decode(ids[: reg[0]]).strip()
+        after = self.tokenizer.decode(ids[reg[-1] + 1 :]).strip()
+        glue = "" if after[:1] in (".", ",", "!", "?", "") else " "
+        return f"{before} {number}{glue}{after}".strip()
+
+    # ---- batches -------------------------------------------------------------------------------
+
+    def observation(
+        self,
+        name: str,
+        pixels: np.ndarray,
+        valid: np.ndarray | None = None,
+        *,
+        date: np.ndarray | None = None,
+        platform: np.ndarray | int = 0,
+        lonlat: np.ndarray | None = None,
+        gsd: float | None = None,
+    ) -> Observation:
+        """Raw reads of one band set as an `Observation`.
+
+        Args:
+          pixels: [B,T,C,H,W], stored numbers, channels in the order of `bandsets`.
+          valid: bool [B,T,1 or C,H,W]; None: wherever `pixels` is finite.
+          date: datetime64 or days since 2000-01-01, [T] or [B,T], in time order; None: undated.
+          platform: rows of the platform table, a number, [T] or [B,T].
+
+        Raises:
+          DataError: unknown band set, wrong number of channels or dates, dates out of order.
+        """
+        spec = self._spec(name)
+        if pixels.ndim != 5 or pixels.shape[2] != len(spec.bands):
+            raise DataError(
+                "wrong shape of pixels",
+                where=name,
+                expected=f"[B,T,{len(spec.bands)},H,W] (bands {', '.join(spec.band_names)})",
+                found=list(pixels.shape),
+            )
+        b, t, _, h, w = pixels.shape
+        if valid is None:
+            valid = np.isfinite(pixels)
+        if valid.shape not in (pixels.shape, (b, t, 1, h, w)):
+            raise DataError(
+                "wrong shape of valid", where=name, expected=[b, t, 1, h, w], found=valid.shape
+            )
+        days = np.full(t, np.nan, np.float32) if date is None else np.asarray(date)
+        days = to_days(days) if days.dtype.kind == "M" else days.astype(np.float32)
+        if days.shape not in ((t,), (b, t)):
+            raise DataError(
+                "wrong number of dates", where=name, expected=f"{t} or {b} x {t}", found=days.shape
+            )
+        if (np.diff(days, axis=-1) < 0).any():
+            raise DataError("dates out of order", where=name, expected="ascending dates")
+        size = spec.gsd if gsd is None else gsd
+        place = np.full(2, np.nan) if lonlat is None else np.asarray(lonlat)
+        return Observation(
+            pixels=pixels,
+            valid=valid.astype(bool),
+            date=np.array(np.broadcast_to(days, (b, t))),
+            year_known=np.ones(b, bool),
+            platform=np.array(np.broadcast_to(np.asarray(platform, np.int32), (b, t))),
+            lonlat=np.array(np.broadcast_to(place, (b, 2)), np.float32),
+            gsd=np.full(b, np.nan if size is None else size, np.float32),
+            bandset=name,
+        )
+
+    def batch(
+        self,
+        obs: Mapping[str, Observation],
+        text: Text | None = None,
+        *,
+        sample: np.ndarray | None = None,
+        target: np.ndarray | None = None,
+        target_valid: np.ndarray | None = None,
+    ) -> Batch:
+        """A batch of all inputs.
+
+        Args:
+          text: prompts [B,L] or one [L]; None: `regress_prompt()`.
+          sample: i32 [B], -1 for a slot to be ignored; None: 0 .. B-1.
+          target, target_valid: [B,K]; None: no sample has a target. The text of a sample without
+            a valid target, or with `sample` -1, carries no loss.
+
+        Raises:
+          DataError: an input is missing, sizes differ, placeholders do not match the model.
+        """
+        for spec in self.bandsets:
+            if spec.name not in obs:
+                raise DataError(
+                    f"no input {spec.name!r}",
+                    where="batch",
+                    expected=", ".join(s.name for s in self.bandsets),
+                    found=", ".join(obs) or "nothing",
+                )
+        sizes = {name: o.pixels.shape[0] for name, o in obs.items()}
+        b = next(iter(sizes.values()))
+        if set(sizes.values()) != {b}:
+            raise DataError("inputs of different batch sizes", where="batch", found=sizes)
+        text = self.regress_prompt() if text is None else text
+        check_placeholders(text, self.tokenizer, self.visual_tokens, self.reg_tokens)
+        if text.tokens.ndim == 1:
+            text = text.repeat(b)
+        k = self.config.head.targets if self.config.head else 1
+        sample = np.arange(b) if sample is None else sample
+        if target is None or target_valid is None:
+            target, target_valid = np.zeros((b, k)), np.zeros((b, k), bool)
+        counts = (sample >= 0) & target_valid.any(1)
+        return Batch(
+            obs={spec.name: obs[spec.name] for spec in self.bandsets},
+            tokens=text.tokens,
+            segment=text.segment,
+            position=text.position,
+            weight=text.weight * counts[:, None].astype(np.float32),
+            image_slot=text.image_slot,
+            target=np.where(target_valid, target, 0).astype(np.float32),
+            target_valid=target_valid,
+            sample=sample.astype(np.int32),
+        )
+
+    def predict_batch(
+        self,
+        pixels: Mapping[str, np.ndarray],
+        dates: Mapping[str, np.ndarray] | None = None,
+        *,
+        valid: Mapping[str, np.ndarray] | None = None,
+        platform: Mapping[str, np.ndarray | int] | None = None,
+        lonlat: np.ndarray | None = None,
+        question: str | None = None,
+    ) -> Batch:
+        """A batch for a number, from raw reads of any window by band set name."""
+        dates, valid, platform = dates or {}, valid or {}, platform or {}
+        obs = {
+            name: self.observation(
+                name,
+                values,
+                valid.get(name),
+                date=dates.get(name),
+                platform=platform.get(name, 0),
+                lonlat=lonlat,
+            )
+            for name, values in pixels.items()
+        }
+        return self.batch(obs, self.regress_prompt(question))
+
+    # ---- the folder ----------------------------------------------------------------------------
+
+    def calibrated(self, scores: Sequence[float] | np.ndarray) -> Processor:
+        """The same processor with calibration scores."""
+        values = tuple(float(s) for s in scores)
+        if not np.isfinite(values).all():
+            raise DataError("calibration scores are not finite", where="Processor.conformal")
+        return dataclasses.replace(self, conformal=values)
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write `processor.json` and `tokenizer.json`, each whole or not at all."""
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del fields["tokenizer"]
+        saved = _Saved(version=VERSION, tokenizer_sha256=self.tokenizer.digest(), **fields)
+        for name, write in (
+            ("tokenizer.json", self.tokenizer.save),
+            ("processor.json", lambda path: path.write_text(to_json(saved), encoding="utf-8")),
+        ):
+            part = folder / f".{name}.part"
+            write(part)
+            os.replace(part, folder / name)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> Processor:
+        """Read what `save` wrote.
+
+        Raises:
+          DataError: a file is missing, or the tokenizer is not the one that was saved.
+          ConfigError: another version, an unknown or missing key, a wrong type or size.
+        """
+        folder = Path(directory)
+        path = folder / "processor.json"
+        data = _read_json(path)
+        if data.get("version") != VERSION:
+            raise ConfigError(
+                "another version", where=f"{path}.version", expected=VERSION,
+                found=data.get("version"), remedy="load it with the release that wrote it",
+            )  # fmt: skip
+        missing = [f.name for f in dataclasses.fields(_Saved) if f.name not in data]
+        if missing:
+            raise ConfigError("missing keys", where=str(path), expected=", ".join(missing))
+        saved = from_dict(_Saved, data, where=str(path))
+        tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+        # Size first: it says more about what is wrong than a digest does.
+        if saved.config.decoder is not None:
+            tokenizer.check_table(saved.config.decoder.vocab_size)
+        if tokenizer.digest() != saved.tokenizer_sha256:
+            raise DataError(
+                "not the tokenizer that was saved",
+                where=str(folder / "tokenizer.json"),
+                expected=f"SHA-256 {saved.tokenizer_sha256[:12]}",
+                found=tokenizer.digest()[:12],
+            )
+        fields = {f.name: getattr(saved, f.name) for f in dataclasses.fields(_Saved)}
+        del fields["version"], fields["tokenizer_sha256"]
+        return cls(tokenizer=tokenizer, **fields)
+
+    def _spec(self, name: str) -> BandSetSpec:
+        for spec in self.bandsets:
+            if spec.name == name:
+                return spec
+        names = [s.name for s in self.bandsets]
+        near = difflib.get_close_matches(name, names, n=1)
+        raise DataError(
+            f"no input {name!r}",
+            where="observation",
+            expected=", ".join(names),
+            remedy=f"did you mean {near[0]!r}?" if near else None,
+        )
+
+    def _ids(self, question: str | None, answer: str | None) -> tuple[list[int], list[float]]:
+        return ids_of(self.tokenizer, self.visual_tokens, self.reg_tokens, question, answer)
+
+    def _longest(self) -> int:
+        pairs: list[tuple[str | None, str | None]] = [(None, None)]
+        if self.data.templates == "questions":
+            pairs += [*self.questions.pairs, *self.questions.held_out]
+        return max(len(self._ids(*pair)[0]) for pair in pairs)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise DataError("no readable processor", where=str(path), found=e.strerror) from e
+    except ValueError as e:
+        raise ConfigError(f"not JSON ({e})", where=str(path)) from e
+    if not isinstance(data, dict):
+        raise ConfigError("not a table", where=str(path), expected="an object")
+    return data

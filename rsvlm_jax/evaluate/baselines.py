@@ -1,0 +1,224 @@
+"""What a researcher would otherwise use: training mean, ridge, random forest on window statistics.
+
+The bar for the model, so no straw men: the baselines see the same bands, dates and masks, their
+settings are chosen by inner grouped cross-validation on the training windows, and nothing of a
+held-out window takes part (medians, scalers and choices are fitted on training windows).
+
+    cube, inputs, table [n] -> features [n, f] -> fit_predict per fold -> mean [n_test]
+
+Features of one window: mean and standard deviation over the valid pixels of every band and date,
+of NDVI where red and near infrared are there, and of VV - VH (or HH - HV) in dB for radar.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rsvlm_jax.config import BandSetSpec, DataError, InputConfig
+
+if TYPE_CHECKING:
+    from data_zarr.cube import Cube
+    from data_zarr.sampling import WindowTable
+
+FitPredict = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""(x_train [m, f], y_train [m], groups [m], x_test [n, f]) -> mean [n]"""
+
+RIDGE_ALPHAS = (1.0, 10.0, 100.0, 1000.0)
+FOREST_GRID: tuple[dict[str, Any], ...] = (
+    {"max_features": 1.0, "min_samples_leaf": 1},
+    {"max_features": 1 / 3, "min_samples_leaf": 1},
+    {"max_features": 1 / 3, "min_samples_leaf": 3},
+)
+TREES = 100
+INNER_FOLDS = 3
+
+
+def features(cube: Cube, inputs: Sequence[InputConfig], table: WindowTable) -> np.ndarray:
+    """Statistics of every window.
+
+    Args:
+      cube: an open cube.
+      inputs: band sets (and bands) that the model reads.
+      table: windows, n rows.
+
+    Returns:
+      float64 [n, f], physical units; NaN where a window has no valid pixel of a band and date.
+    """
+    from rsvlm_jax.data.source import bandset_specs
+
+    specs = bandset_specs(cube, tuple(inputs))
+    return np.concatenate([_bandset_features(cube, spec, table) for spec in specs], axis=1)
+
+
+def _bandset_features(cube: Cube, spec: BandSetSpec, table: WindowTable) -> np.ndarray:
+    """[n, f] of one band set; reads one strip of the cube a row of windows."""
+    reader = cube.reader(spec.name, bands=spec.band_names)
+    ys, xs, size = np.asarray(table.y), np.asarray(table.x), int(table.size)
+    scale = np.array([b.scale for b in spec.bands])[:, None, None]
+    offset = np.array([b.offset for b in spec.bands])[:, None, None]
+    rows: list[np.ndarray | None] = [None] * len(ys)
+    for y in np.unique(ys):
+        here = np.flatnonzero(ys == y)
+        left, right = int(xs[here].min()), int(xs[here].max()) + size
+        pixels, valid = reader.read(int(y), left, size, right - left)
+        values, valid = derived(pixels * scale + offset, valid, spec)
+        for i in here:
+            window = slice(int(xs[i]) - left, int(xs[i]) - left + size)
+            rows[i] = mean_and_std(values[..., window], valid[..., window])
+    return np.stack([r for r in rows if r is not None])
+
+
+def derived(
+    values: np.ndarray, valid: np.ndarray, spec: BandSetSpec
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bands and what experts make of them: NDVI, or the difference of two polarisations.
+
+    Args:
+      values: [T, C, H, W], physical units; valid: bool [T, 1 or C, H, W].
+
+    Returns:
+      (values, valid), both [T, C + 0 or 1, H, W].
+    """
+    valid = np.broadcast_to(valid, values.shape)
+    channel = {name: i for i, b in enumerate(spec.bands) for name in (b.common_name, b.name)}
+    if spec.kind == "optical" and {"red", "nir"} <= channel.keys():
+        pair = [channel["nir"], channel["red"]]
+        nir, red = values[:, pair[0]], values[:, pair[1]]
+        total = nir + red
+        extra = (nir - red) / np.where(total > 0, total, 1)
+        known = valid[:, pair].all(axis=1) & (total > 0)
+    elif spec.kind == "sar" and len(spec.bands) == 2:
+        extra = values[:, 0] - values[:, 1]
+        known = valid.all(axis=1)
+    else:
+        return values, valid
+    return np.concatenate([values, extra[:, None]], 1), np.concatenate([valid, known[:, None]], 1)
+
+
+def mean_and_std(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """[2 T C]: means, then standard deviations, over the valid pixels of [T, C, H, W]."""
+    n = valid.sum(axis=(2, 3))
+    safe = np.maximum(n, 1)
+    mean = np.where(valid, values, 0).sum(axis=(2, 3)) / safe
+    centred = np.where(valid, values - mean[..., None, None], 0)
+    std = np.sqrt((centred**2).sum(axis=(2, 3)) / safe)
+    return np.where(n > 0, np.stack([mean, std]), np.nan).ravel()
+
+
+def mean(
+    x_train: np.ndarray, y_train: np.ndarray, groups: np.ndarray, x_test: np.ndarray
+) -> np.ndarray:
+    """The mean of the training targets: R2 = 0 but for the folds' differences."""
+    return np.full(len(x_test), np.mean(y_train))
+
+
+def ridge(
+    x_train: np.ndarray, y_train: np.ndarray, groups: np.ndarray, x_test: np.ndarray
+) -> np.ndarray:
+    """Ridge regression on standardised features, its penalty chosen among `RIDGE_ALPHAS`."""
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import StandardScaler
+
+    grid = [{"ridge__alpha": a} for a in RIDGE_ALPHAS]
+    return _tuned([StandardScaler(), Ridge()], grid, x_train, y_train, groups, x_test)
+
+
+def random_forest(
+    x_train: np.ndarray, y_train: np.ndarray, groups: np.ndarray, x_test: np.ndarray
+) -> np.ndarray:
+    """Random forest of `TREES` trees, its setting chosen among `FOREST_GRID`."""
+    from sklearn.ensemble import RandomForestRegressor
+
+    grid = [{f"randomforestregressor__{k}": v for k, v in row.items()} for row in FOREST_GRID]
+    forest = RandomForestRegressor(TREES, random_state=0)
+    return _tuned([forest], grid, x_train, y_train, groups, x_test)
+
+
+BASELINES: dict[str, FitPredict] = {"mean": mean, "ridge": ridge, "random_forest": random_forest}
+"""By their names in the table, in the order of its rows."""
+
+
+def _tuned(
+    steps: list[Any],
+    grid: list[dict[str, Any]],
+    x_train: np.ndarray,
+    y_train: np.ndarray,
+    groups: np.ndarray,
+    x_test: np.ndarray,
+) -> np.ndarray:
+    """Imputation by training medians and `steps`, tuned over `grid` by inner grouped CV."""
+    from joblib import parallel_config
+    from sklearn.impute import SimpleImputer
+    from sklearn.model_selection import GridSearchCV, GroupKFold
+    from sklearn.pipeline import make_pipeline
+
+    known = np.isfinite(x_train).any(axis=0)
+    if not known.any():
+        raise DataError(
+            "no feature has a value in any training window",
+            where="baselines",
+            expected="at least one date with valid pixels",
+            found=f"{x_train.shape[0]} windows, {x_train.shape[1]} features, all NaN",
+        )
+    # keep_empty_features: a column may be all NaN in an inner part and not in the outer one.
+    imputer = SimpleImputer(strategy="median", keep_empty_features=True)
+    model = make_pipeline(imputer, *steps)
+    n_groups = len(np.unique(groups))
+    if n_groups < 2:
+        raise DataError(
+            "no grouped inner cross-validation",
+            where="baselines",
+            expected="training windows of at least 2 groups",
+            found=n_groups,
+        )
+    search = GridSearchCV(
+        model,
+        [{k: [v] for k, v in row.items()} for row in grid],
+        scoring="neg_mean_squared_error",
+        cv=GroupKFold(min(INNER_FOLDS, n_groups)),
+        n_jobs=2,
+    )
+    # Threads over candidates (trees release the GIL): no worker processes beside JAX, and, unlike
+    # threads inside a forest, no order of summation that changes from run to run.
+    with parallel_config(backend="threading"):
+        search.fit(x_train[:, known], y_train, groups=groups)
+    return search.predict(x_test[:, known])
+
+
+def fold_model(
+    fit_predict: FitPredict,
+    *,
+    x: np.ndarray,
+    y: np.ndarray,
+    groups: np.ndarray,
+    splits: Mapping[int, Any] | Sequence[Any],
+    x_eval: np.ndarray | None = None,
+) -> Callable[[int], tuple[np.ndarray, None, float]]:
+    """A baseline in the form that `regression_benchmark` takes.
+
+    Args:
+      fit_predict: one of `BASELINES`.
+      x, y, groups: [m, f], [m], [m] of the windows that may be trained on; NaN targets are left
+        out. Groups (folds, tiles, sites) are kept together by the inner cross-validation.
+      splits: by fold, objects with `.train` (rows of x) and `.test` (rows of x_eval), such as
+        `data_zarr.splits.Split`.
+      x_eval: [n, f] of the evaluation windows; None when they are the same windows as x.
+
+    Returns:
+      fold -> (mean [len(test)] in ascending order of the test rows, None, seconds).
+    """
+    evaluation = x if x_eval is None else x_eval
+
+    def model(fold: int) -> tuple[np.ndarray, None, float]:
+        start = time.perf_counter()
+        train = np.asarray(splits[fold].train)
+        train = train[np.isfinite(y[train])]
+        test = np.sort(np.asarray(splits[fold].test))
+        found = fit_predict(x[train], y[train], groups[train], evaluation[test])
+        return np.asarray(found, np.float64), None, time.perf_counter() - start
+
+    return model

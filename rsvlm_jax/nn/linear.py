@@ -1,0 +1,68 @@
+"""Affine maps and embedding tables.
+
+Kernels are (in, out). Master weights stay as they are stored (float32); every layer computes in
+the dtype of its input, so the caller chooses the compute dtype by casting what it passes in.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn.initializers import Initializer, lecun_normal, normal
+
+from rsvlm_jax.core.shapes import Array, Float, Int
+
+
+def expand_last(
+    vector: Float[Array, " D"], like: Float[Array, "*shape D"]
+) -> Float[Array, "*ones D"]:
+    """`vector` with the rank and dtype of `like`, along its last axis."""
+    return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + vector.shape)
+
+
+class Linear(nnx.Module):
+    """`x @ kernel + bias` on the last axis.
+
+    Args:
+      d_in, d_out: sizes of the last axis before and after.
+      bias: whether a bias is added (zeros at the start).
+      init: of the kernel; variance 1 / d_in unless given.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        bias: bool = True,
+        rngs: nnx.Rngs,
+        init: Initializer | None = None,
+    ) -> None:
+        make = lecun_normal() if init is None else init
+        self.kernel = nnx.Param(make(rngs.params(), (d_in, d_out), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((d_out,), jnp.float32)) if bias else None
+
+    def __call__(self, x: Float[Array, "*shape I"]) -> Float[Array, "*shape O"]:
+        y = x @ self.kernel[...].astype(x.dtype)
+        return y if self.bias is None else y + expand_last(self.bias[...], y)
+
+
+class Embed(nnx.Module):
+    """A table of vectors, looked up by id. An id outside the table gives NaN, not a neighbour."""
+
+    def __init__(
+        self, count: int, width: int, *, rngs: nnx.Rngs, init: Initializer | None = None
+    ) -> None:
+        make = normal(0.02) if init is None else init
+        self.embedding = nnx.Param(make(rngs.params(), (count, width), jnp.float32))
+
+    def __call__(self, ids: Int[Array, "*shape"]) -> Float[Array, "*shape D"]:
+        return jnp.take(self.embedding[...], ids, axis=0, mode="fill", fill_value=jnp.nan)
+
+    def attend(self, x: Float[Array, "*shape D"]) -> Float[Array, "*shape V"]:
+        """Scores of every row of the table (a tied language head), float32."""
+        table = self.embedding[...].astype(x.dtype)
+        return jax.lax.dot_general(
+            x, table, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+        )

@@ -1,0 +1,70 @@
+"""The feed-forward halves of transformer blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+from flax import nnx
+
+from rsvlm_jax.core.shapes import Array, Float
+from rsvlm_jax.mesh.constraints import constrain
+
+from .linear import Linear
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu", "relu"]
+
+
+def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`x * sigmoid(1.702 x)`: OpenAI CLIP's approximation of GELU."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": quick_gelu,
+    "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
+}
+"""By name; "gelu" is the exact (erf) form, as in Hugging Face configs."""
+
+
+class Mlp(nnx.Module):
+    """`fc2(activation(fc1(x)))`.
+
+    Args:
+      d: width in, and out unless `d_out` is given.
+      hidden: width between.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        hidden: int,
+        activation: Activation = "gelu",
+        *,
+        d_out: int | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.fc1 = Linear(d, hidden, rngs=rngs)
+        self.fc2 = Linear(hidden, d if d_out is None else d_out, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S E"]:
+        hidden = ACTIVATIONS[self.activation](self.fc1(x))
+        return self.fc2(constrain(hidden, "batch", "length", "mlp"))
+
+
+class SwiGLU(nnx.Module):
+    """`down(silu(gate(x)) * up(x))`, without biases (Shazeer 2020; Llama)."""
+
+    def __init__(self, d: int, hidden: int, *, rngs: nnx.Rngs) -> None:
+        self.gate = Linear(d, hidden, bias=False, rngs=rngs)
+        self.up = Linear(d, hidden, bias=False, rngs=rngs)
+        self.down = Linear(hidden, d, bias=False, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        hidden = jax.nn.silu(self.gate(x)) * self.up(x)
+        return self.down(constrain(hidden, "batch", "length", "mlp"))

@@ -1,0 +1,64 @@
+"""Run directories: round trip, ownership, lock."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from rsvlm_jax.config import CheckpointError, ConfigError, Experiment, nano
+from rsvlm_jax.run.rundir import RunDir
+
+EXPERIMENT = Experiment("e", model=nano())
+
+
+def test_config_round_trip(tmp_path):
+    assert RunDir.create(tmp_path / "run", EXPERIMENT).experiment() == EXPERIMENT
+
+
+def test_reopening_with_the_same_experiment(tmp_path):
+    RunDir.create(tmp_path, EXPERIMENT)
+    RunDir.create(tmp_path, EXPERIMENT)
+
+
+def test_another_experiment_is_refused_by_field(tmp_path):
+    RunDir.create(tmp_path, EXPERIMENT)
+    other = dataclasses.replace(EXPERIMENT, train=dataclasses.replace(EXPERIMENT.train, steps=7))
+    with pytest.raises(ConfigError, match=r"train.steps.*expected 7; found 200"):
+        RunDir.create(tmp_path, other)
+
+
+def test_no_run_directory(tmp_path):
+    with pytest.raises(CheckpointError, match="not a run directory"):
+        RunDir(tmp_path).experiment()
+
+
+def test_unwritable_run_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot write the run directory"):
+        RunDir.create(tmp_path / "file" / "run", EXPERIMENT)
+
+
+def test_second_process_is_refused_and_the_owner_named(tmp_path):
+    run = RunDir.create(tmp_path, EXPERIMENT)
+    code = (
+        "import sys; from pathlib import Path; from rsvlm_jax.run.rundir import RunDir\n"
+        "with RunDir(Path(sys.argv[1])).lock(): print('held', flush=True); sys.stdin.read()"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match=f"pid {owner.pid}"), run.lock():
+            pass
+    finally:
+        owner.communicate("")
+    with run.lock():
+        pass

@@ -1,0 +1,50 @@
+"""Every experiment on its one page: it loads, is hashable, survives JSON, and trains with --tiny."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from rsvlm_jax.cli.main import main
+from rsvlm_jax.cli.options import experiments_folder, load_experiment
+from rsvlm_jax.config import Experiment, from_json, to_json
+
+FILES = sorted(p for p in experiments_folder().glob("*.py") if p.stem != "__init__")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
+def test_loads_and_round_trips(file: Path):
+    experiment = load_experiment(str(file))
+    assert from_json(Experiment, to_json(experiment)) == experiment
+    hash(experiment)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
+def test_is_a_page_that_imports_the_configuration_only(file: Path):
+    text = file.read_text()
+    assert len(text.splitlines()) <= 80
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.module in ("rsvlm_jax.config", "__future__")
+        if isinstance(node, ast.Import):
+            assert {n.name for n in node.names} <= {"dataclasses"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
+def test_trains_with_tiny(file: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    assert main(["train", str(file), "--tiny", "--out", str(run)]) == 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == list(range(1, len(rows) + 1))
+    assert all(math.isfinite(r["loss"]) for r in rows)
+    assert {p.name for p in run.iterdir()} >= {
+        "config.json",
+        "environment.json",
+        "processor",
+        "metrics.jsonl",
+        "checkpoints",
+    }
