@@ -1,1 +1,61 @@
-"""Zarr cubes of dated remote-sensing observations: format, reading, folds, samples. No JAX."""
+"""Zarr cubes of dated remote-sensing observations: format, reading, folds, samples. No JAX.
+
+sensors      bands, wavelengths, scales and QA bits of real sensors, each with its source
+format       the shape of a cube on disk, and the records read from it
+grid         CRS and affine transform
+cube, read   `open_cube`; raw windows
+write        `create_cube`; sharded, checksummed, restartable writing; maps
+schema       `validate`: every rule a cube must keep, as a report
+radiometry   stored numbers to physical ones; QA masks
+samples      two small real cubes
+
+Names below are imported on first use, so that `import data_zarr` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from data_zarr.errors import CubeError
+
+if TYPE_CHECKING:
+    from data_zarr.cube import Cube, open_cube
+    from data_zarr.grid import Grid
+    from data_zarr.read import Reader
+    from data_zarr.samples import sample_path
+    from data_zarr.schema import validate
+    from data_zarr.write import BandSetData, create_cube, write_geotiff, write_map
+
+__all__ = [
+    "BandSetData",
+    "Cube",
+    "CubeError",
+    "Grid",
+    "Reader",
+    "create_cube",
+    "open_cube",
+    "sample_path",
+    "validate",
+    "write_geotiff",
+    "write_map",
+]
+
+_HOME = {
+    "BandSetData": "write",
+    "Cube": "cube",
+    "Grid": "grid",
+    "Reader": "read",
+    "create_cube": "write",
+    "open_cube": "cube",
+    "sample_path": "samples",
+    "validate": "schema",
+    "write_geotiff": "write",
+    "write_map": "write",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -141,9 +141,7 @@ class Grid:
         """
         a, b, c, d, e, f = self.transform
         row, col = np.asarray(row, np.float64), np.asarray(col, np.float64)
-        lon, lat = _to_lonlat(self.crs_wkt).transform(
-            a * col + b * row + c, d * col + e * row + f
-        )
+        lon, lat = _to_lonlat(self.crs_wkt).transform(a * col + b * row + c, d * col + e * row + f)
         return lon, lat
 
     @property

@@ -19,7 +19,7 @@ def stream(seed: int, *purpose: object) -> np.random.Generator:
 
 
 def gaussian_field(
-    rng: np.random.Generator, size: int, scale: float, roughness: float = 3.0
+    rng: np.random.Generator, size: int, scale: float, roughness: float = 4.0
 ) -> Float[np.ndarray, "H W"]:
     """A stationary Gaussian random field of mean 0 and variance 1 (in expectation over space).
 

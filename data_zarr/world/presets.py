@@ -20,10 +20,12 @@ class Preset:
       start: first day.
       years: length of the series; the target is the biomass on its last day.
       dates: acquisitions by band set.
+      overcast: (band set, number) of dates that show nothing but cloud.
     """
 
     size: int
     dates: dict[str, int]
+    overcast: tuple[tuple[str, int], ...] = ()
     years: float = 2.0
     start: str = "2019-01-01"
     gsd: float = 10.0
@@ -34,13 +36,14 @@ class Preset:
 
 
 PRESETS = {
-    "small": Preset(size=128, dates={"s2_l2a": 4, "landsat_sr6": 2, "s1_db": 4}),
-    "full": Preset(size=512, dates={"s2_l2a": 10, "landsat_sr6": 8, "s1_db": 12}),
+    "small": Preset(size=128, dates={"s2_l2a": 5, "landsat_sr6": 3, "s1_db": 6}),
+    "full": Preset(size=512, dates={"s2_l2a": 10, "landsat_sr6": 8, "s1_db": 8},
+        overcast=(("s2_l2a", 5),)),
 }
 
 PLATFORMS_OF = {
     "s2_l2a": ("sentinel-2a", "sentinel-2b"),
-    "landsat_sr6": ("landsat-7", "landsat-8"),
+    "landsat_sr6": ("landsat-8", "landsat-7"),
     "s1_db": ("sentinel-1a",),
 }
 """Satellites that take turns."""
@@ -49,7 +52,7 @@ _PASS_SECONDS = {"s2_l2a": 37_200, "landsat_sr6": 36_000, "s1_db": 20_400}
 """Local solar time of the pass; also keeps two sensors of one day apart."""
 
 
-def preset(name: str) -> Preset:
+def find_preset(name: str) -> Preset:
     """A preset by name; CubeError lists what exists."""
     if name not in PRESETS:
         raise CubeError("no such preset", expected=f"one of {', '.join(PRESETS)}", found=name)

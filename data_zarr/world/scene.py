@@ -16,20 +16,20 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from data_zarr.world.fields import gaussian_field, stream
-from data_zarr.world.presets import Preset, preset
+from data_zarr.world.presets import Preset, find_preset
 
 STATE = ("cover", "height", "evergreen", "grass", "soil", "moisture", "loss")
 """Rows of the state `u`."""
 
 SCALES = {
-    "cover": 14.0,
-    "height": 16.0,
-    "evergreen": 22.0,
-    "grass": 12.0,
-    "soil": 18.0,
-    "moisture": 24.0,
-    "loss": 26.0,
-    "wood": 10.0,
+    "cover": 10.0,
+    "height": 11.0,
+    "evergreen": 15.0,
+    "grass": 9.0,
+    "soil": 12.0,
+    "moisture": 16.0,
+    "loss": 18.0,
+    "wood": 7.0,
 }
 """Correlation lengths in pixels."""
 
@@ -121,9 +121,9 @@ def agb(
     return np.minimum(4.0 + stand * wood, AGB_MAX)
 
 
-def scene(seed: int, preset_name: str | Preset = "small") -> Scene:
+def scene(seed: int, preset: str | Preset = "small") -> Scene:
     """The truth of a world; the same seed and preset give the same bits."""
-    world = preset(preset_name) if isinstance(preset_name, str) else preset_name
+    world = find_preset(preset) if isinstance(preset, str) else preset
     u = np.stack(
         [gaussian_field(stream(seed, "state", n), world.size, SCALES[n]) for n in STATE]
     )
@@ -143,7 +143,7 @@ def scene(seed: int, preset_name: str | Preset = "small") -> Scene:
 def make_terrain(seed: int, world: Preset) -> Terrain:
     """Rolling hills: a smooth field, some hundred metres high."""
     height = gaussian_field(stream(seed, "terrain"), world.size, 40.0, roughness=5.0)
-    return terrain_of(600.0 + 110.0 * height, world.gsd)
+    return terrain_of(600.0 + 55.0 * height, world.gsd)
 
 
 def terrain_of(elevation: Float[np.ndarray, "H W"], gsd: float) -> Terrain:

@@ -18,64 +18,20 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from rsvlm_jax.config import (
-    BandSetSpec,
-    ConfigError,
-    DataConfig,
-    DataError,
-    VLMConfig,
-    from_dict,
-    to_json,
-)
+from rsvlm_jax.config import BandSetSpec, ConfigError, DataConfig, DataError, VLMConfig
 
-from .batch import Batch, Observation, to_days
+from . import saved
+from .batch import Batch, Observation
+from .observe import observation
 from .questions import Facts, Questions
+from .specs import TargetSpec
 from .text import Text, check_placeholders, format_number, ids_of, pad, stack
 from .tokenizer import Tokenizer
-
-VERSION = 1
-"""Of `processor.json`. Raised when a field changes its meaning."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TargetSpec:
-    """The predicted quantity as the cube describes it.
-
-    Attributes:
-      name: array in the cube's `targets` group.
-      unit: "1" for a share, "Mg/ha", ...
-      bounds: smallest and largest possible value, or None.
-      long_name: in words, for axes and reports.
-    """
-
-    name: str
-    unit: str = "1"
-    bounds: tuple[float, float] | None = None
-    long_name: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Saved:
-    """The keys of `processor.json`."""
-
-    version: int
-    config: VLMConfig
-    data: DataConfig
-    bandsets: tuple[BandSetSpec, ...]
-    target: TargetSpec
-    visual_tokens: int
-    length: int
-    conformal: tuple[float, ...] | None
-    facts: Facts
-    tokenizer_sha256: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +61,7 @@ class Processor:
     visual_tokens: int
     length: int = 0
     conformal: tuple[float, ...] | None = None
-    facts: Facts = Facts()
+    facts: Facts = dataclasses.field(default_factory=Facts)
 
     def __post_init__(self) -> None:
         names, inputs = [b.name for b in self.bandsets], [i.bandset for i in self.config.inputs]
@@ -216,51 +172,10 @@ class Processor:
         lonlat: np.ndarray | None = None,
         gsd: float | None = None,
     ) -> Observation:
-        """Raw reads of one band set as an `Observation`.
-
-        Args:
-          pixels: [B,T,C,H,W], stored numbers, channels in the order of `bandsets`.
-          valid: bool [B,T,1 or C,H,W]; None: wherever `pixels` is finite.
-          date: datetime64 or days since 2000-01-01, [T] or [B,T], in time order; None: undated.
-          platform: rows of the platform table, a number, [T] or [B,T].
-
-        Raises:
-          DataError: unknown band set, wrong number of channels or dates, dates out of order.
-        """
+        """Raw reads of one input as an `Observation`; see `rsvlm_jax.data.observe`."""
         spec = self._spec(name)
-        if pixels.ndim != 5 or pixels.shape[2] != len(spec.bands):
-            raise DataError(
-                "wrong shape of pixels",
-                where=name,
-                expected=f"[B,T,{len(spec.bands)},H,W] (bands {', '.join(spec.band_names)})",
-                found=list(pixels.shape),
-            )
-        b, t, _, h, w = pixels.shape
-        if valid is None:
-            valid = np.isfinite(pixels)
-        if valid.shape not in (pixels.shape, (b, t, 1, h, w)):
-            raise DataError(
-                "wrong shape of valid", where=name, expected=[b, t, 1, h, w], found=valid.shape
-            )
-        days = np.full(t, np.nan, np.float32) if date is None else np.asarray(date)
-        days = to_days(days) if days.dtype.kind == "M" else days.astype(np.float32)
-        if days.shape not in ((t,), (b, t)):
-            raise DataError(
-                "wrong number of dates", where=name, expected=f"{t} or {b} x {t}", found=days.shape
-            )
-        if (np.diff(days, axis=-1) < 0).any():
-            raise DataError("dates out of order", where=name, expected="ascending dates")
-        size = spec.gsd if gsd is None else gsd
-        place = np.full(2, np.nan) if lonlat is None else np.asarray(lonlat)
-        return Observation(
-            pixels=pixels,
-            valid=valid.astype(bool),
-            date=np.array(np.broadcast_to(days, (b, t))),
-            year_known=np.ones(b, bool),
-            platform=np.array(np.broadcast_to(np.asarray(platform, np.int32), (b, t))),
-            lonlat=np.array(np.broadcast_to(place, (b, 2)), np.float32),
-            gsd=np.full(b, np.nan if size is None else size, np.float32),
-            bandset=name,
+        return observation(
+            spec, pixels, valid, date=date, platform=platform, lonlat=lonlat, gsd=gsd
         )
 
     def batch(
@@ -351,52 +266,17 @@ class Processor:
         return dataclasses.replace(self, conformal=values)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write `processor.json` and `tokenizer.json`, each whole or not at all."""
-        folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write `processor.json` and `tokenizer.json`; see `rsvlm_jax.data.saved`."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del fields["tokenizer"]
-        saved = _Saved(version=VERSION, tokenizer_sha256=self.tokenizer.digest(), **fields)
-        for name, write in (
-            ("tokenizer.json", self.tokenizer.save),
-            ("processor.json", lambda path: path.write_text(to_json(saved), encoding="utf-8")),
-        ):
-            part = folder / f".{name}.part"
-            write(part)
-            os.replace(part, folder / name)
+        state = saved.Saved(tokenizer_sha256=self.tokenizer.digest(), **fields)
+        saved.write(state, self.tokenizer, directory)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Processor:
-        """Read what `save` wrote.
-
-        Raises:
-          DataError: a file is missing, or the tokenizer is not the one that was saved.
-          ConfigError: another version, an unknown or missing key, a wrong type or size.
-        """
-        folder = Path(directory)
-        path = folder / "processor.json"
-        data = _read_json(path)
-        if data.get("version") != VERSION:
-            raise ConfigError(
-                "another version", where=f"{path}.version", expected=VERSION,
-                found=data.get("version"), remedy="load it with the release that wrote it",
-            )  # fmt: skip
-        missing = [f.name for f in dataclasses.fields(_Saved) if f.name not in data]
-        if missing:
-            raise ConfigError("missing keys", where=str(path), expected=", ".join(missing))
-        saved = from_dict(_Saved, data, where=str(path))
-        tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
-        # Size first: it says more about what is wrong than a digest does.
-        if saved.config.decoder is not None:
-            tokenizer.check_table(saved.config.decoder.vocab_size)
-        if tokenizer.digest() != saved.tokenizer_sha256:
-            raise DataError(
-                "not the tokenizer that was saved",
-                where=str(folder / "tokenizer.json"),
-                expected=f"SHA-256 {saved.tokenizer_sha256[:12]}",
-                found=tokenizer.digest()[:12],
-            )
-        fields = {f.name: getattr(saved, f.name) for f in dataclasses.fields(_Saved)}
+        """Read what `save` wrote; errors as in `saved.read`."""
+        state, tokenizer = saved.read(directory)
+        fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
         del fields["version"], fields["tokenizer_sha256"]
         return cls(tokenizer=tokenizer, **fields)
 
@@ -421,15 +301,3 @@ class Processor:
         if self.data.templates == "questions":
             pairs += [*self.questions.pairs, *self.questions.held_out]
         return max(len(self._ids(*pair)[0]) for pair in pairs)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise DataError("no readable processor", where=str(path), found=e.strerror) from e
-    except ValueError as e:
-        raise ConfigError(f"not JSON ({e})", where=str(path)) from e
-    if not isinstance(data, dict):
-        raise ConfigError("not a table", where=str(path), expected="an object")
-    return data

@@ -75,9 +75,10 @@ ANSWER = f"The {{name}} is {REG}."
 REFUSAL = "I can not tell that from this image."
 
 _WORDS = (
-    "Zero One Two Three Four Five Six Seven Eight Nine Ten Eleven Twelve Thirteen Fourteen "
-    "Fifteen Sixteen Seventeen Eighteen Nineteen Twenty"
-).split()
+    *("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten"),
+    *("Eleven", "Twelve", "Thirteen", "Fourteen", "Fifteen", "Sixteen", "Seventeen"),
+    *("Eighteen", "Nineteen", "Twenty"),
+)
 
 
 class QA(NamedTuple):

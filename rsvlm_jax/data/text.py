@@ -38,7 +38,7 @@ class Text:
     @property
     def used(self) -> np.ndarray:
         """Number of positions before the padding: i64 [] or [B]."""
-        return (self.segment > 0).sum(-1)
+        return np.asarray((self.segment > 0).sum(-1))
 
     def take(self, rows: np.ndarray) -> Text:
         """Rows of a table of prompts: [R, L] -> [B, L]."""

@@ -30,6 +30,7 @@ class Tokenizer:
       image, reg: the placeholders of a visual token and of a knowledge token.
       pad: 0 (`<unk>`), as in Llama; padding is told by the segment, never by the id.
       size: number of ids, added ones included.
+      text: of the file.
     """
 
     def __init__(self, text: str, *, where: str = "tokenizer.json") -> None:
@@ -37,7 +38,7 @@ class Tokenizer:
             self._inner = tokenizers.Tokenizer.from_str(text)
         except Exception as e:  # the library raises bare Exception
             raise DataError(f"not a tokenizer ({e})", where=where) from e
-        self._text, self._where = text, where
+        self.text, self._where = text, where
         self.bos, self.eos = self._special("<s>"), self._special("</s>")
         self.image, self.reg = self._special(IMAGE), self._special(REG)
         self.pad = 0
@@ -60,16 +61,13 @@ class Tokenizer:
 
     @classmethod
     def shipped(cls) -> Tokenizer:
-        """The 512 tokens of the 260k-parameter decoder in `rsvlm_jax/assets`, `<image>`, `<reg>`."""
+        """That of the 260k-parameter decoder: 512 tokens, `<image>` and `<reg>`."""
         file = resources.files("rsvlm_jax") / "assets" / "stories260k" / "tokenizer.json"
         return cls(file.read_text(encoding="utf-8"), where="assets/stories260k/tokenizer.json")
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        Path(path).write_text(self._text, encoding="utf-8")
-
     def digest(self) -> str:
         """SHA-256 of the file's text."""
-        return hashlib.sha256(self._text.encode()).hexdigest()
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
     def encode(self, text: str, bos: bool = False) -> list[int]:
         ids = self._inner.encode(text, add_special_tokens=False).ids
@@ -107,7 +105,7 @@ class Tokenizer:
         return found
 
     def __getstate__(self) -> dict[str, str]:
-        return {"text": self._text, "where": self._where}
+        return {"text": self.text, "where": self._where}
 
     def __setstate__(self, state: dict[str, str]) -> None:
         self.__init__(state["text"], where=state["where"])

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data_zarr.indices import compute
 from rsvlm_jax.config import BandSetSpec, DataError, InputConfig
 
 if TYPE_CHECKING:
@@ -29,11 +30,12 @@ FitPredict = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarr
 
 RIDGE_ALPHAS = (1.0, 10.0, 100.0, 1000.0)
 FOREST_GRID: tuple[dict[str, Any], ...] = (
-    {"max_features": 1.0, "min_samples_leaf": 1},
+    {"max_features": "sqrt", "min_samples_leaf": 1},
     {"max_features": 1 / 3, "min_samples_leaf": 1},
     {"max_features": 1 / 3, "min_samples_leaf": 3},
 )
 TREES = 100
+TUNING_TREES = 30
 INNER_FOLDS = 3
 
 
@@ -48,7 +50,7 @@ def features(cube: Cube, inputs: Sequence[InputConfig], table: WindowTable) -> n
     Returns:
       float64 [n, f], physical units; NaN where a window has no valid pixel of a band and date.
     """
-    from rsvlm_jax.data.source import bandset_specs
+    from rsvlm_jax.data import bandset_specs
 
     specs = bandset_specs(cube, tuple(inputs))
     return np.concatenate([_bandset_features(cube, spec, table) for spec in specs], axis=1)
@@ -84,13 +86,13 @@ def derived(
       (values, valid), both [T, C + 0 or 1, H, W].
     """
     valid = np.broadcast_to(valid, values.shape)
-    channel = {name: i for i, b in enumerate(spec.bands) for name in (b.common_name, b.name)}
-    if spec.kind == "optical" and {"red", "nir"} <= channel.keys():
-        pair = [channel["nir"], channel["red"]]
-        nir, red = values[:, pair[0]], values[:, pair[1]]
-        total = nir + red
-        extra = (nir - red) / np.where(total > 0, total, 1)
-        known = valid[:, pair].all(axis=1) & (total > 0)
+    channel = {b.common_name: i for i, b in enumerate(spec.bands)}
+    red, nir = channel.get("red"), channel.get("nir", channel.get("nir08"))
+    if spec.kind == "optical" and red is not None and nir is not None:
+        extra = compute("ndvi", {"red": values[:, red], "nir": values[:, nir]})
+        known = valid[:, red] & valid[:, nir] & np.isfinite(extra)
+        # Reflectances below zero (atmospheric correction over shade) leave the range of an NDVI.
+        extra = np.clip(extra, -1, 1)
     elif spec.kind == "sar" and len(spec.bands) == 2:
         extra = values[:, 0] - values[:, 1]
         known = valid.all(axis=1)
@@ -130,12 +132,16 @@ def ridge(
 def random_forest(
     x_train: np.ndarray, y_train: np.ndarray, groups: np.ndarray, x_test: np.ndarray
 ) -> np.ndarray:
-    """Random forest of `TREES` trees, its setting chosen among `FOREST_GRID`."""
+    """Random forest of `TREES` trees, its setting chosen among `FOREST_GRID`.
+
+    `TUNING_TREES` rank the settings, which takes a fraction of the time and no more trees.
+    """
     from sklearn.ensemble import RandomForestRegressor
 
     grid = [{f"randomforestregressor__{k}": v for k, v in row.items()} for row in FOREST_GRID]
-    forest = RandomForestRegressor(TREES, random_state=0)
-    return _tuned([forest], grid, x_train, y_train, groups, x_test)
+    forest = RandomForestRegressor(TUNING_TREES, random_state=0)
+    full = {"randomforestregressor__n_estimators": TREES}
+    return _tuned([forest], grid, x_train, y_train, groups, x_test, final=full)
 
 
 BASELINES: dict[str, FitPredict] = {"mean": mean, "ridge": ridge, "random_forest": random_forest}
@@ -149,8 +155,13 @@ def _tuned(
     y_train: np.ndarray,
     groups: np.ndarray,
     x_test: np.ndarray,
+    *,
+    final: dict[str, Any] | None = None,
 ) -> np.ndarray:
-    """Imputation by training medians and `steps`, tuned over `grid` by inner grouped CV."""
+    """Imputation by training medians and `steps`, tuned over `grid` by inner grouped CV.
+
+    `final` holds parameters of the last fit that tuning did without.
+    """
     from joblib import parallel_config
     from sklearn.impute import SimpleImputer
     from sklearn.model_selection import GridSearchCV, GroupKFold
@@ -181,12 +192,14 @@ def _tuned(
         scoring="neg_mean_squared_error",
         cv=GroupKFold(min(INNER_FOLDS, n_groups)),
         n_jobs=2,
+        refit=False,
     )
     # Threads over candidates (trees release the GIL): no worker processes beside JAX, and, unlike
     # threads inside a forest, no order of summation that changes from run to run.
     with parallel_config(backend="threading"):
         search.fit(x_train[:, known], y_train, groups=groups)
-    return search.predict(x_test[:, known])
+    model.set_params(**{**search.best_params_, **(final or {})})
+    return model.fit(x_train[:, known], y_train).predict(x_test[:, known])
 
 
 def fold_model(

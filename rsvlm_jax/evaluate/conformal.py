@@ -89,9 +89,7 @@ def cross_conformal(
     lo, hi = np.empty_like(mean), np.empty_like(mean)
     for f in _folds(fold):
         here = fold == f
-        lo[here], hi[here] = interval(
-            mean[here], unit[here], np.abs(signed[~here]), alpha, bounds
-        )
+        lo[here], hi[here] = interval(mean[here], unit[here], np.abs(signed[~here]), alpha, bounds)
     return lo, hi, np.abs(signed)
 
 

@@ -23,7 +23,6 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rsvlm_jax.config import ConfigError
@@ -54,21 +53,51 @@ class Rule(NamedTuple):
         return found[1] if found else None
 
 
-_COLUMN = ("fsdp", "tensor")  # split outputs: heads, MLP width
-_ROW = ("tensor", "fsdp")  # split inputs: the matrix that comes after a column one
-
 RULES: dict[str, tuple[Rule, ...]] = {
     "replicated": (Rule(r""),),
     "fsdp_tensor": (
-        # The table is split over the vocabulary only: split over both axes, the token lookup
-        # makes XLA replicate it in full.
+        # Decoder: Megatron's column-row pairs. The token table is split over the vocabulary only:
+        # split over both axes, the lookup makes XLA replicate it in full.
         Rule(r"^decoder/embed/embedding$", (("tensor?", "fsdp?"), None)),
-        Rule(r"^decoder/layers/attention/[qkv]/kernel$", _COLUMN),
-        Rule(r"^decoder/layers/attention/o/kernel$", _ROW),
-        Rule(r"^decoder/layers/mlp/(gate|up)/kernel$", _COLUMN),
-        Rule(r"^decoder/layers/mlp/down/kernel$", _ROW),
+        Rule(r"^decoder/layers/attention/[qkv]/kernel$", ("fsdp", "tensor")),
+        Rule(r"^decoder/layers/attention/o/kernel$", ("tensor", "fsdp")),
+        Rule(r"^decoder/layers/mlp/(gate|up)/kernel$", ("fsdp", "tensor")),
+        Rule(r"^decoder/layers/mlp/down/kernel$", ("tensor", "fsdp")),
         Rule(r"^decoder/(layers/norm[12]|norm)/scale$"),
-        Rule(r"^decoder/lm_head/kernel$", ("fsdp", "tensor?"), optional=True),
+        Rule(r"^decoder/lm_head/kernel$", ("fsdp", "tensor?"), optional=True),  # if untied
+        # Vision tower: the same pairs; patches and positions have odd counts (588, 577).
+        Rule(r"^vision/layers/attention/[qkv]/kernel$", ("fsdp", "tensor")),
+        Rule(r"^vision/layers/attention/o/kernel$", ("tensor", "fsdp")),
+        Rule(r"^vision/layers/mlp/fc1/kernel$", ("fsdp", "tensor")),
+        Rule(r"^vision/layers/mlp/fc2/kernel$", ("tensor", "fsdp")),
+        Rule(r"^vision/layers/(attention/[qkvo]|mlp/fc[12])/bias$"),
+        Rule(r"^vision/(layers/norm[12]|pre_norm)/(scale|bias)$"),
+        Rule(r"^vision/patch/kernel$", (None, "fsdp")),
+        Rule(r"^vision/(cls|position/embedding)$"),
+        # Pixel front and temporal fusion: a few rows each, and one or two blocks.
+        Rule(r"^pixel/[^/]+/project/(kernel|bias)$"),
+        Rule(r"^temporal/(date/(kernel|bias)|date_scale|(platform|group)/embedding)$"),
+        Rule(r"^temporal/query$", optional=True),  # only with a budget, like the blocks
+        Rule(r"^temporal/blocks/attention/[qkv]/kernel$", ("fsdp", "tensor"), optional=True),
+        Rule(r"^temporal/blocks/attention/o/kernel$", ("tensor", "fsdp"), optional=True),
+        Rule(r"^temporal/blocks/mlp/fc1/kernel$", ("fsdp", "tensor"), optional=True),
+        Rule(r"^temporal/blocks/mlp/fc2/kernel$", ("tensor", "fsdp"), optional=True),
+        Rule(r"^temporal/blocks/(attention/[qkvo]|mlp/fc[12])/bias$", optional=True),
+        Rule(r"^temporal/blocks/norm\w*/(scale|bias)$", optional=True),
+        Rule(r"^connector/fc1/kernel$", ("fsdp", "tensor")),
+        Rule(r"^connector/fc2/kernel$", ("tensor", "fsdp"), optional=True),  # not when linear
+        Rule(r"^connector/fc[12]/bias$"),
+        # Head: the token MLPs have a row for each of N + Q tokens, seldom an even number.
+        Rule(r"^head/reverse/fc1/kernel$", ("fsdp", "tensor"), optional=True),
+        Rule(r"^head/reverse/fc2/kernel$", ("tensor", "fsdp"), optional=True),
+        Rule(r"^head/reverse/fc[12]/bias$", optional=True),  # without a decoder: no knowledge
+        Rule(r"^head/blocks/token_mlp/fc1/kernel$", (None, "tensor?")),
+        Rule(r"^head/blocks/token_mlp/fc2/kernel$", ("tensor?", None)),
+        Rule(r"^head/blocks/channel_mlp/fc1/kernel$", ("fsdp", "tensor")),
+        Rule(r"^head/blocks/channel_mlp/fc2/kernel$", ("tensor", "fsdp")),
+        Rule(r"^head/blocks/(token|channel)_mlp/fc[12]/bias$"),
+        Rule(r"^head/(blocks/norm[12]|norm)/(scale|bias)$"),
+        Rule(r"^head/out/(kernel|bias)$"),
     ),
 }
 """By `MeshConfig.plan`."""
@@ -169,4 +198,4 @@ def state_shardings(state: Any, rules: Iterable[Rule], mesh: Mesh) -> Any:
                 return placed[owner]
         raise ConfigError("an array of the state belongs to no parameter", where=path)
 
-    return map_with_path(place, jax.eval_shape(lambda s: s, state))
+    return map_with_path(place, state)

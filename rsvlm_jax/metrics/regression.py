@@ -24,6 +24,7 @@ from rsvlm_jax.core import pytree_dataclass
 
 from .sums import namespace, valid_weight
 
+
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class RegressionSums:
@@ -128,9 +129,7 @@ def regression_table(y: Any, pred: Any, mask: Any = None) -> dict[str, Any]:
     return regression_sums(y - mean, pred - mean, w).metrics(center=first + mean)
 
 
-def by_bin(
-    y: Any, pred: Any, edges: Sequence[float], mask: Any = None
-) -> list[dict[str, Any]]:
+def by_bin(y: Any, pred: Any, edges: Sequence[float], mask: Any = None) -> list[dict[str, Any]]:
     """Metrics by bins of the observed value: shows saturation, which a pooled R2 hides.
 
     Args:
@@ -147,5 +146,7 @@ def by_bin(
     for i, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
         inside = (y >= low) & ((y <= high) if i == last else (y < high))
         found = regression_sums(y, pred, xp.where(inside, w, 0)).metrics()
-        rows.append({"low": low, "high": high, **{k: found[k] for k in ("n", "rmse", "mae", "bias")}})
+        rows.append(
+            {"low": low, "high": high, **{k: found[k] for k in ("n", "rmse", "mae", "bias")}}
+        )
     return rows

@@ -65,9 +65,7 @@ class CLIPVisionTower(nnx.Module):
         def block(layer: ViTBlock, carry: tuple, index: Array) -> tuple[tuple, None]:
             x, kept = carry
             x = layer(x)
-            kept = tuple(
-                jnp.where(index == w, x, k) for w, k in zip(wanted, kept, strict=True)
-            )
+            kept = tuple(jnp.where(index == w, x, k) for w, k in zip(wanted, kept, strict=True))
             return (x, kept), None
 
         index = jnp.arange(1, config.layers + 1, dtype=jnp.int32)

@@ -25,9 +25,7 @@ class Connector(nnx.Module):
       d_in, d_out: Dv and D.
     """
 
-    def __init__(
-        self, config: ConnectorConfig, d_in: int, d_out: int, *, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, config: ConnectorConfig, d_in: int, d_out: int, *, rngs: nnx.Rngs) -> None:
         self.fc1 = Linear(d_in, d_out, rngs=rngs)
         self.fc2 = Linear(d_out, d_out, rngs=rngs) if config.kind == "mlp2x_gelu" else None
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import overload
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from rsvlm_jax.config import LlamaConfig
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
@@ -41,7 +41,7 @@ class LlamaBlock(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B L D"],
-        mask: Bool[Array, "B #H L L"],
+        mask: Bool[Array, "#B #H L L"],
         position: Int[Array, "B L"],
     ) -> Float[Array, "B L D"]:
         x = x + self.attention(self.norm1(x), mask, position=position)
@@ -55,9 +55,7 @@ class LlamaBlock(nnx.Module):
         k: Float[Array, "B S Hkv Dh"],
         v: Float[Array, "B S Hkv Dh"],
         at: Int[Array, " B"],
-    ) -> tuple[
-        Float[Array, "B L D"], Float[Array, "B S Hkv Dh"], Float[Array, "B S Hkv Dh"]
-    ]:
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B S Hkv Dh"], Float[Array, "B S Hkv Dh"]]:
         """As `__call__`, over this layer's cache (see `Attention.cached`)."""
         y, k, v = self.attention.cached(self.norm1(x), mask, position, k, v, at)
         x = x + y
@@ -79,15 +77,17 @@ class Llama(nnx.Module):
         self.embed = Embed(config.vocab_size, config.width, rngs=rngs)
         self.layers = stack(lambda r: LlamaBlock(config, rngs=r), config.layers, rngs)
         self.norm = RMSNorm(config.width, eps=config.norm_eps, rngs=rngs)
-        self.lm_head = None
-        if not config.tie_embeddings:
-            self.lm_head = Linear(config.width, config.vocab_size, bias=False, rngs=rngs)
+        self.lm_head = (
+            None
+            if config.tie_embeddings
+            else Linear(config.width, config.vocab_size, bias=False, rngs=rngs)
+        )
 
     @overload
     def __call__(
         self,
         x: Float[Array, "B L D"],
-        mask: Bool[Array, "B #H L S"],
+        mask: Bool[Array, "#B #H L S"],
         position: Int[Array, "B L"],
     ) -> Float[Array, "B L D"]: ...
 
@@ -95,7 +95,7 @@ class Llama(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B L D"],
-        mask: Bool[Array, "B #H L S"],
+        mask: Bool[Array, "#B #H L S"],
         position: Int[Array, "B L"],
         cache: KVCache,
     ) -> tuple[Float[Array, "B L D"], KVCache]: ...
@@ -103,7 +103,7 @@ class Llama(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B L D"],
-        mask: Bool[Array, "B #H L S"],
+        mask: Bool[Array, "#B #H L S"],
         position: Int[Array, "B L"],
         cache: KVCache | None = None,
     ) -> Float[Array, "B L D"] | tuple[Float[Array, "B L D"], KVCache]:
@@ -147,7 +147,7 @@ class Llama(nnx.Module):
             )
         return constrain(scores, "batch", *(None,) * (scores.ndim - 2), "vocab")
 
-    def empty_cache(self, batch: int, slots: int, dtype: jax.typing.DTypeLike) -> KVCache:
+    def empty_cache(self, batch: int, slots: int, dtype: DTypeLike) -> KVCache:
         """A cache of this decoder's shape."""
         c = self.config
-        return KVCache.empty(c.layers, batch, slots, c.kv_heads, c.head_dim, jnp.dtype(dtype))
+        return KVCache.empty(c.layers, batch, slots, c.kv_heads, c.head_dim, dtype)

@@ -27,7 +27,7 @@ YEAR = 365.2425
 
 def date_features(
     date: Float[Array, "B S"],
-    year_known: Bool[Array, " B"],
+    year_known: Bool[Array, "B S"],
     gap: Float[Array, "B S"],
     harmonics: int,
 ) -> Float[Array, "B S F"]:
@@ -42,7 +42,7 @@ def date_features(
     angle = (2 * jnp.pi / YEAR) * jnp.mod(day, YEAR)
     multiples = jnp.arange(1, harmonics + 1, dtype=jnp.float32)[None, None, :]
     angles = angle[:, :, None] * multiples
-    known = dated & year_known[:, None]
+    known = dated & year_known
     decades = jnp.where(known, day / (10 * YEAR) - 2.0, 0.0)
     follows = dated & ~jnp.isnan(gap)
     since = jnp.where(follows, jnp.log1p(jnp.where(follows, gap, 0.0) / 30.0), 0.0)
@@ -53,9 +53,7 @@ def date_features(
     return jnp.where(dated[:, :, None], features, 0.0)
 
 
-def previous_gap(
-    date: Float[Array, "B S"], valid: Bool[Array, "B S"]
-) -> Float[Array, "B S"]:
+def previous_gap(date: Float[Array, "B S"], valid: Bool[Array, "B S"]) -> Float[Array, "B S"]:
     """Days from the latest earlier date that has a valid token; NaN for the first, or undated."""
     dates = jnp.sort(jnp.where(valid & ~jnp.isnan(date), date, jnp.inf), axis=1)
     before = jax.vmap(lambda row, x: jnp.searchsorted(row, x, side="left"))(dates, date) - 1
@@ -64,7 +62,10 @@ def previous_gap(
 
 
 class FusionBlock(nnx.Module):
-    """Pre-norm cross-attention of the latents to the tokens, then an MLP, both residual."""
+    """Pre-norm cross-attention of the latents to the tokens, then an MLP, both residual.
+
+    The last kernel of both branches starts at 0, so that a new block is the identity.
+    """
 
     def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs) -> None:
         self.norm1 = LayerNorm(width, rngs=rngs)
@@ -72,9 +73,14 @@ class FusionBlock(nnx.Module):
         self.attention = Attention(width, heads, rngs=rngs)
         self.norm2 = LayerNorm(width, rngs=rngs)
         self.mlp = Mlp(width, 2 * width, "gelu", rngs=rngs)
+        for last in (self.attention.o, self.mlp.fc2):
+            last.kernel[...] = jnp.zeros_like(last.kernel[...])
 
     def __call__(
-        self, x: Float[Array, "B N Dv"], memory: Float[Array, "B S Dv"], mask: Bool[Array, "B 1 1 S"]
+        self,
+        x: Float[Array, "B N Dv"],
+        memory: Float[Array, "B S Dv"],
+        mask: Bool[Array, "B 1 1 S"],
     ) -> Float[Array, "B N Dv"]:
         x = x + self.attention(self.norm1(x), mask, memory=self.norm_memory(memory))
         return x + self.mlp(self.norm2(x))
@@ -89,22 +95,19 @@ class TemporalFusion(nnx.Module):
       groups: rows of the group embedding, over all band sets and fronts.
     """
 
-    def __init__(
-        self, config: TemporalConfig, width: int, groups: int, *, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, config: TemporalConfig, width: int, groups: int, *, rngs: nnx.Rngs) -> None:
         self.harmonics, self.date_dropout = config.harmonics, config.date_dropout
         self.date = Linear(2 * config.harmonics + 4, width, rngs=rngs)
         self.date_scale = nnx.Param(jnp.full((1,), config.scale_init, jnp.float32))
         self.platform = Embed(config.platforms, width, rngs=rngs)
         self.group = Embed(groups, width, rngs=rngs)
-        self.query = self.blocks = None
-        if config.budget is not None:
-            # Small, so that every latent starts near the masked mean of the tokens.
-            query = 0.02 * jax.random.normal(rngs.params(), (config.budget, width), jnp.float32)
-            self.query = nnx.Param(query)
-            self.blocks = stack(
-                lambda r: FusionBlock(width, config.heads, rngs=r), config.layers, rngs
-            )
+        if config.budget is None:
+            self.query = self.blocks = None
+            return
+        # Small, and the blocks add nothing yet: all latents start near the masked mean.
+        query = 0.02 * jax.random.normal(rngs.params(), (config.budget, width), jnp.float32)
+        self.query = nnx.Param(query)
+        self.blocks = stack(lambda r: FusionBlock(width, config.heads, rngs=r), config.layers, rngs)
 
     def __call__(
         self,
@@ -114,7 +117,42 @@ class TemporalFusion(nnx.Module):
         platform: Int[Array, "B S"],
         group: Int[Array, "B S"],
         *,
-        year_known: Bool[Array, " B"],
+        year_known: Bool[Array, "B S"],
         rng: Array | None = None,
     ) -> tuple[Float[Array, "B N Dv"], Bool[Array, "B N"]]:
-        raise SystemExit
+        """Visual tokens for the language model, 0 where not valid.
+
+        Args:
+          date: days since 2000-01-01; NaN for an undated token, which gets no date part.
+          platform: row of the sensor table.
+          group: over all band sets and fronts.
+          year_known: False where only the day of year is real.
+          rng: given in training: hides the dates of a share of the samples (`date_dropout`).
+        """
+        known = self._describe(date, valid, year_known, rng)
+        known += self.platform(jnp.where(valid, platform, 0)) + self.group(group)
+        tokens = tokens + known.astype(tokens.dtype)
+        tokens = jnp.where(valid[:, :, None], tokens, jnp.zeros_like(tokens))
+        if self.query is None or self.blocks is None:
+            return tokens, valid
+
+        count = valid.sum(axis=1, dtype=jnp.float32)[:, None]
+        mean = tokens.astype(jnp.float32).sum(axis=1) / jnp.maximum(count, 1.0)
+        latents = (mean[:, None] + self.query[...][None]).astype(tokens.dtype)
+        mask = key_mask(valid)
+        latents, _ = scan(self.blocks, lambda block, x: (block(x, tokens, mask), None), latents)
+        some = jnp.broadcast_to(valid.any(axis=1)[:, None], latents.shape[:2])
+        latents = jnp.where(some[:, :, None], latents, jnp.zeros_like(latents))
+        return constrain(latents, "batch", "length", "embed"), some
+
+    def _describe(
+        self, date: Array, valid: Array, year_known: Array, rng: Array | None
+    ) -> Float[Array, "B S Dv"]:
+        """The date part of each token."""
+        features = date_features(date, year_known, previous_gap(date, valid), self.harmonics)
+        shown = ~jnp.isnan(date)
+        if rng is not None and self.date_dropout > 0:
+            keep = jax.random.bernoulli(rng, 1 - self.date_dropout, (date.shape[0], 1))
+            shown &= keep
+        part = self.date(features) * self.date_scale[...][None, None]
+        return jnp.where(shown[:, :, None], part, 0.0)

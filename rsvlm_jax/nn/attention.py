@@ -99,9 +99,7 @@ class Attention(nnx.Module):
         k: Float[Array, "B S Hkv Dh"],
         v: Float[Array, "B S Hkv Dh"],
         at: Int[Array, " B"],
-    ) -> tuple[
-        Float[Array, "B L D"], Float[Array, "B S Hkv Dh"], Float[Array, "B S Hkv Dh"]
-    ]:
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B S Hkv Dh"], Float[Array, "B S Hkv Dh"]]:
         """Self-attention over this layer's cache, into which `x` is written from slot `at` on."""
         q, k_new, v_new = self._project(x, x, position)
         k, v = write_slots(k, k_new, at), write_slots(v, v_new, at)

@@ -15,6 +15,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from rsvlm_jax.core import pytree_dataclass
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
@@ -38,7 +39,7 @@ class KVCache:
 
     @classmethod
     def empty(
-        cls, layers: int, batch: int, slots: int, kv_heads: int, head_dim: int, dtype: jnp.dtype
+        cls, layers: int, batch: int, slots: int, kv_heads: int, head_dim: int, dtype: DTypeLike
     ) -> KVCache:
         zeros = jnp.zeros((layers, batch, slots, kv_heads, head_dim), dtype)
         return cls(

@@ -1,7 +1,7 @@
 """The MLP-mixer block (Tolstikhin et al. 2021), with missing tokens.
 
-    x [B,S,D] -> norm1 -> transpose -> token MLP over S -> transpose -> + x
-              -> norm2 -> channel MLP over D -> + x
+x [B,S,D] -> norm1 -> transpose -> token MLP over S -> transpose -> + x
+          -> norm2 -> channel MLP over D -> + x
 """
 
 from __future__ import annotations

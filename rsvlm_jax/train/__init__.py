@@ -1,0 +1,62 @@
+"""Training: state, optimiser, losses, the step, checkpoints, the loop.
+
+    state.py       TrainState, create, split_model, init_state    the pytree and its placement
+    optimizer.py   make_optimizer                                 AdamW by group; freezing
+    losses.py      losses, total                                  (sum, weight), divided once
+    step.py        make_train_step, make_eval_step                jitted, donated, compiled once
+    checkpoint.py  Checkpoints                                    Orbax and a SHA-256 manifest
+    manifest.py                                                   digests of a directory
+    once.py                                                       a memo of compiled programs
+    loop.py        train, resume                                  the loop, in explained order
+
+How they meet::
+
+    graphdef, params, stats = create(lambda rngs: VisionLanguageModel(..., rngs=rngs), seed=0)
+    optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, params)
+    state = init_state(params, stats, optimizer, mesh, config=experiment.optimizer)
+    step = make_train_step(graphdef, experiment, optimizer, mesh, state)
+    state = resume(state, batches, checkpoints)
+    state = train(state, step, batches, steps=experiment.train.steps, checkpoints=checkpoints)
+"""
+
+from .checkpoint import Checkpoints, CheckpointWarning
+from .loop import Batches, resume, train
+from .losses import losses, text_loss, total
+from .optimizer import make_optimizer, schedule, trained_paths
+from .state import (
+    TrainState,
+    abstract,
+    create,
+    eval_params,
+    init_state,
+    merge,
+    overlay,
+    pick,
+    split_model,
+)
+from .step import Step, make_eval_step, make_train_step
+
+__all__ = [
+    "Batches",
+    "CheckpointWarning",
+    "Checkpoints",
+    "Step",
+    "TrainState",
+    "abstract",
+    "create",
+    "eval_params",
+    "init_state",
+    "losses",
+    "make_eval_step",
+    "make_optimizer",
+    "make_train_step",
+    "merge",
+    "overlay",
+    "pick",
+    "resume",
+    "schedule",
+    "split_model",
+    "text_loss",
+    "total",
+    "trained_paths",
+]

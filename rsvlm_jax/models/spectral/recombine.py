@@ -82,10 +82,13 @@ def _average(
     x: list[Array], ok: list[Array], weights: tuple[float, ...]
 ) -> tuple[Float[Array, "B T H W"], Bool[Array, "B T H W"]]:
     """Weighted mean over the valid bands; `x` is 0 where not valid."""
-    total = sum(w * m.astype(jnp.float32) for w, m in zip(weights, ok, strict=True))
+    total = jnp.zeros_like(x[0])
+    mean = jnp.zeros_like(x[0])
+    for w, value, valid in zip(weights, x, ok, strict=True):
+        total = total + w * valid.astype(jnp.float32)
+        mean = mean + w * value
     some = total > 0
-    mean = sum(w * v for w, v in zip(weights, x, strict=True)) / jnp.where(some, total, 1.0)
-    return mean, some
+    return mean / jnp.where(some, total, 1.0), some
 
 
 def _index(

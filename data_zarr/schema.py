@@ -1,0 +1,222 @@
+"""What a cube must be: the rules, checked one by one into a `Report`.
+
+`open_cube` stops at the first thing that makes a cube unusable; `validate` goes on where it can,
+looks at the numbers too, and says for each rule whether it holds. Not a repair tool.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+
+from data_zarr.cube import Cube, open_cube
+from data_zarr.errors import CubeError
+from data_zarr.format import FORMAT, FORMAT_VERSION, TARGETS, BandSetInfo
+from data_zarr.sensors import BANDSETS
+
+__all__ = ["FORMAT", "FORMAT_VERSION", "Report", "Row", "validate"]
+
+Level = Literal["ok", "warn", "error"]
+
+REFLECTANCE = (-0.2, 1.6)
+"""Reflectances outside this are no surface: snow and cloud reach 1.3, sun glint a little more."""
+OUTSIDE_SHARE, NEGATIVE_SHARE = 0.3, 0.3
+BACKSCATTER_DB = (-60.0, 40.0)
+SAMPLES_A_SET = 16
+"""Windows looked at in each band set: enough for a wrong scale, quick on any cube."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One rule at one place."""
+
+    rule: str
+    level: Level
+    where: str
+    expected: str = ""
+    found: str = ""
+
+    def __str__(self) -> str:
+        tail = f": expected {self.expected}, found {self.found}" if self.level != "ok" else ""
+        return f"{self.level:5s} {self.rule} ({self.where}){tail}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All rows of one validation."""
+
+    path: str
+    rows: tuple[Row, ...]
+
+    @property
+    def ok(self) -> bool:
+        """No errors; warnings are allowed."""
+        return not any(r.level == "error" for r in self.rows)
+
+    def raise_if_bad(self) -> None:
+        """CubeError of the first error, with the number of all."""
+        bad = [r for r in self.rows if r.level == "error"]
+        if bad:
+            more = f"and {len(bad) - 1} more: see `rsvlm cube validate`" if len(bad) > 1 else None
+            first = bad[0]
+            raise CubeError(
+                first.rule,
+                where=f"{self.path}: {first.where}",
+                expected=first.expected or None,
+                found=first.found or None,
+                remedy=more,
+            )
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.rows))
+
+
+def validate(path_or_cube: str | os.PathLike[str] | Cube, deep: bool = False) -> Report:
+    """Checks a cube.
+
+    Args:
+      deep: also compare every file with its SHA-256 in the manifest (reads the whole cube).
+
+    Returns:
+      A report; what stops the cube from opening at all is its only row.
+    """
+    if isinstance(path_or_cube, Cube):
+        cube = path_or_cube
+    else:
+        try:
+            cube = open_cube(path_or_cube)
+        except CubeError as error:
+            row = Row(error.what, "error", str(error.where), str(error.expected), str(error.found))
+            return Report(str(path_or_cube), (row,))
+    rows = [
+        Row("opens: format, CRS, transform, dates, band order", "ok", "cube"),
+        *_files(cube, deep),
+    ]
+    damaged = any(r.level == "error" for r in rows)
+    for info in cube.bandsets.values():
+        rows += _known_bands(info)
+        # Numbers of a damaged cube would only repeat what its files have said.
+        rows += [] if damaged else _numbers(cube, info)
+    for name in cube.targets:
+        rows += [] if damaged else _target(cube, name)
+    for key in ("title", "license", "provenance"):
+        if not cube.attrs.get(key):
+            rows.append(Row(key, "warn", "cube", "a text", "none"))
+    return Report(str(cube.path), tuple(rows))
+
+
+def _files(cube: Cube, deep: bool) -> Iterator[Row]:
+    rule = "every file matches its SHA-256" if deep else "every file is there, of the right size"
+    problems = list(cube.manifest.problems(sorted(cube.manifest.files), deep=deep))
+    for p in problems:
+        yield Row(p.what, "error", str(p.where), str(p.expected), str(p.found))
+    if not problems:
+        yield Row(rule, "ok", f"{len(cube.manifest.files)} files")
+
+
+def _known_bands(info: BandSetInfo) -> Iterator[Row]:
+    """Bands against the table of sensors, by name; wavelengths within half a band width."""
+    table = {b.name: b for b in BANDSETS[info.name].bands} if info.name in BANDSETS else {}
+    bad = False
+    for band in info.bands:
+        where = f"{info.name}/{band.name}"
+        if info.kind == "optical" and band.wavelength is None:
+            bad = True
+            yield Row("optical band has a wavelength", "error", where, "micrometres", "none")
+        if table and band.name not in table:
+            bad = True
+            yield Row("band is in the sensor table", "warn", where, ", ".join(table), band.name)
+        row = table.get(band.name)
+        if row is None or row.wavelength is None or band.wavelength is None:
+            continue
+        if abs(row.wavelength - band.wavelength) > max(row.fwhm or 0.0, 0.02) / 2:
+            bad = True
+            yield Row(
+                "wavelength belongs to the band",
+                "error",
+                where,
+                f"{row.wavelength} um",
+                f"{band.wavelength} um",
+            )
+    if not table:
+        yield Row("band set is in the sensor table", "warn", info.name, "a known name", info.name)
+    elif not bad:
+        yield Row("bands and wavelengths", "ok", info.name)
+
+
+def _sample(cube: Cube, info: BandSetInfo) -> tuple[np.ndarray, np.ndarray]:
+    """(physical values [C, n] with NaN where not valid, share of valid pixels)."""
+    reader, edge = cube.reader(info.name), info.chunks[2]
+    starts = [
+        (y, x) for y in range(0, cube.grid.height, edge) for x in range(0, cube.grid.width, edge)
+    ]
+    step = max(1, len(starts) // SAMPLES_A_SET)
+    values, valids = [], []
+    for y, x in starts[::step]:
+        h, w = min(edge, cube.grid.height - y), min(edge, cube.grid.width - x)
+        pixels, valid = reader.read(y, x, h, w)
+        scale = np.asarray([b.scale for b in info.bands], np.float32)[:, None, None]
+        offset = np.asarray([b.offset for b in info.bands], np.float32)[:, None, None]
+        physical = np.where(valid, pixels.astype(np.float32) * scale + offset, np.nan)
+        values.append(physical.transpose(1, 0, 2, 3).reshape(len(info.bands), -1))
+        valids.append(valid.ravel())
+    return np.concatenate(values, axis=1), np.concatenate(valids).mean()
+
+
+def _numbers(cube: Cube, info: BandSetInfo) -> Iterator[Row]:
+    """Physical values in a window sample: a wrong scale, offset or unit shows here."""
+    try:
+        values, share = _sample(cube, info)
+    except CubeError as error:
+        yield Row(error.what, "error", str(error.where), str(error.expected), str(error.found))
+        return
+    if share == 0:
+        yield Row("some pixels are valid", "error", info.name, "> 0 %", "0 % in the sample")
+        return
+    yield Row(f"{share:.0%} of the pixels are valid", "ok", info.name)
+    known = values[np.isfinite(values)]
+    reflectance = info.kind == "optical" and all(b.unit == "1" for b in info.bands)
+    if reflectance:
+        low, high = REFLECTANCE
+        outside = float(((known < low) | (known > high)).mean())
+        negative = float((known < 0).mean())
+        median = float(np.median(known))
+        seen = f"{outside:.0%} outside, {negative:.0%} negative, median {median:.4g}"
+        if outside > OUTSIDE_SHARE or median > high or negative >= NEGATIVE_SHARE:
+            expected = (
+                f"reflectances in {low}..{high}: at most {OUTSIDE_SHARE:.0%} outside and "
+                f"less than {NEGATIVE_SHARE:.0%} negative; scale or offset is wrong"
+            )
+            yield Row("impossible reflectances", "error", info.name, expected, seen)
+        else:
+            yield Row(f"reflectances are possible: {seen}", "ok", info.name)
+    elif info.kind == "sar":
+        low, high = BACKSCATTER_DB
+        inside = float(((known >= low) & (known <= high)).mean())
+        if inside < 1 - OUTSIDE_SHARE or known.min() >= 0:
+            expected = f"dB in {low:.0f}..{high:.0f}, mostly negative; linear power is not dB"
+            seen = f"{inside:.0%} inside, lowest {known.min():.4g}"
+            yield Row("impossible backscatter", "error", info.name, expected, seen)
+        else:
+            yield Row("backscatter is possible", "ok", info.name)
+
+
+def _target(cube: Cube, name: str) -> Iterator[Row]:
+    info, where = cube.targets[name], f"{TARGETS}/{name}"
+    try:
+        values = cube.target(name)
+    except CubeError as error:
+        yield Row(error.what, "error", where, str(error.expected), str(error.found))
+        return
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        yield Row("target is known somewhere", "error", where, "a finite value", "only NaN")
+    elif info.bounds and (finite.min() < info.bounds[0] or finite.max() > info.bounds[1]):
+        found = f"{finite.min():.6g}..{finite.max():.6g}"
+        yield Row("target is in its bounds", "error", where, str(info.bounds), found)
+    else:
+        yield Row(f"target: {finite.size / values.size:.0%} known", "ok", where)

@@ -1,0 +1,37 @@
+"""`rsvlm evaluate RUN`: metrics on the windows that the run held out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from .options import parse
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Score a run on its held-out fold, beside baselines trained on the same windows."""
+
+    run: Positional[Path]
+    """Run directory of `rsvlm train`."""
+    cube: str | None = None
+    """Another cube; its held-out fold under the run's split. None: the run's own."""
+    baselines: tuple[str, ...] = ("mean", "ridge", "random_forest")
+    """Baselines to train on the run's training windows."""
+    batch_size: int = 64
+    """Windows at a time."""
+
+
+def run(args: Sequence[str]) -> dict[str, object]:
+    options = parse(Options, args, prog="rsvlm evaluate")
+    from rsvlm_jax.evaluate.runs import evaluate_run
+
+    return evaluate_run(
+        options.run,
+        cube=options.cube,
+        baselines=options.baselines,
+        batch_size=options.batch_size,
+    )

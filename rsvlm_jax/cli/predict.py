@@ -1,0 +1,59 @@
+"""`rsvlm predict RUN --cube IN --out OUT`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from .options import parse, say
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """A wall-to-wall map of a cube, with its 90 % interval, as Zarr and GeoTIFF. Restartable."""
+
+    run: Positional[Path]
+    """Run directory of `rsvlm train`."""
+    cube: str
+    """Path of a cube, sample:NAME or world:PRESET."""
+    out: Path
+    """Directory of the map."""
+    overlap: int | None = None
+    """Shared pixels of neighbouring windows; half a window by default."""
+    block: int = 256
+    """Edge in pixels of a block that is computed and kept by itself."""
+    batch_size: int = 64
+    """Windows at a time."""
+    geotiff: bool = True
+    """Write a GeoTIFF beside the Zarr store."""
+
+
+def run(args: Sequence[str]) -> dict[str, object]:
+    options = parse(Options, args, prog="rsvlm predict")
+    from rsvlm_jax.run.cubes import find_cube
+    from rsvlm_jax.run.load import load
+    from rsvlm_jax.run.predict import predict
+
+    from .progress import Bars
+
+    loaded = load(options.run)
+    with Bars() as bars:
+        made = predict(
+            loaded,
+            find_cube(options.cube),
+            options.out,
+            overlap=options.overlap,
+            block=options.block,
+            batch_size=options.batch_size,
+            geotiff=options.geotiff,
+            progress=lambda done, total: bars.update("blocks", done, total),
+        )
+    say(f"map: {made.zarr}" + (f", {made.tif}" if made.tif else ""))
+    return {
+        "map_zarr": str(made.zarr),
+        "map_tif": None if made.tif is None else str(made.tif),
+        **dataclasses.asdict(made.report),
+    }

@@ -1,0 +1,57 @@
+"""The `rgb` front of one band set: plan, statistics and stretch in one module.
+
+Observation [B,T,C,H,W] -> images [B,T*G,S,S,3], valid [B,T,G,P]
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from flax import nnx
+
+from rsvlm_jax.config import BandSetSpec, SpectralConfig, ViTConfig
+from rsvlm_jax.core.shapes import Array, Bool, Float
+from rsvlm_jax.data.batch import Observation
+from rsvlm_jax.nn import Stat
+
+from .encoder_input import FrameStats, patch_valid, to_encoder
+from .plan import make_plan
+from .recombine import recombine
+
+
+class SpectralFront(nnx.Module):
+    """Recombination and normalisation; no parameters, only statistics.
+
+    Until `set_stats` is called, frames pass in physical units.
+    """
+
+    def __init__(self, spec: BandSetSpec, config: SpectralConfig, vision: ViTConfig) -> None:
+        self.config, self.vision = config, vision
+        self.plan = make_plan(spec, config)
+        shape = (len(self.plan.groups), 3)
+        self.mean = Stat(jnp.zeros(shape, jnp.float32))
+        self.std = Stat(jnp.ones(shape, jnp.float32))
+        self.low = Stat(jnp.zeros(shape, jnp.float32))
+        self.high = Stat(jnp.ones(shape, jnp.float32))
+
+    def set_stats(self, stats: FrameStats) -> None:
+        """Statistics of the training split (`frame_stats`)."""
+        self.mean[...], self.std[...] = stats.mean, stats.std
+        self.low[...], self.high[...] = stats.low, stats.high
+
+    def __call__(
+        self, obs: Observation
+    ) -> tuple[Float[Array, "B TG S S 3"], Bool[Array, "B T G P"]]:
+        frames = recombine(obs, self.plan)
+        stats = FrameStats(self.mean[...], self.std[...], self.low[...], self.high[...])
+        vit = self.vision
+        images = to_encoder(
+            frames,
+            stats,
+            vit.image_size,
+            stretch=self.config.stretch,
+            mean=vit.mean,
+            std=vit.std,
+        )
+        valid = patch_valid(frames, vit.image_size, vit.patch_size)
+        b, t, g, _ = valid.shape
+        return images.reshape(b, t * g, *images.shape[1:]), valid

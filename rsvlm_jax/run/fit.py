@@ -1,0 +1,136 @@
+"""`fit(experiment, out=RUN) -> RunDir`: train, and take up where an interrupted run stopped."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+
+from rsvlm_jax.config import Experiment
+from rsvlm_jax.data.pipeline import train_batches
+from rsvlm_jax.mesh.build import make_mesh
+from rsvlm_jax.train.checkpoint import Checkpoints
+from rsvlm_jax.train.loop import resume, train
+from rsvlm_jax.train.optimizer import make_optimizer
+from rsvlm_jax.train.state import TrainState, init_state, merge, split_model
+from rsvlm_jax.train.step import make_train_step
+
+from .prepare import Prepared, prepare, set_statistics
+from .program import Program, program_of, start_from
+from .rundir import RunDir
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""(step, steps, {"loss": ..., "samples_per_second": ...})"""
+
+
+def fit(
+    experiment: Experiment,
+    *,
+    out: str | os.PathLike[str],
+    progress: Progress | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> RunDir:
+    """Train an experiment in a run directory; a finished run is returned as it is.
+
+    Args:
+      progress: called every `log_every` steps.
+      stop: asked before every step; true saves and raises `Preempted`, as SIGTERM does.
+
+    Raises:
+      ConfigError, DataError, CubeError: before anything compiles, where it can be known.
+      CheckpointError, NonFiniteError, Preempted: see `rsvlm_jax.train.loop.train`.
+    """
+    prepared = prepare(experiment)
+    run = RunDir.create(out, experiment)
+    config = experiment.train
+    with run.lock(), Checkpoints(run.checkpoints, keep=config.keep) as checkpoints:
+        if checkpoints.latest() == config.steps and (run.processor / "processor.json").exists():
+            return run
+        prepared.processor.save(run.processor)
+        program = program_of(prepared.processor)
+        mesh = make_mesh(experiment.mesh)
+        optimizer = make_optimizer(experiment.optimizer, config.steps, program.params)
+        state = init_state(
+            *initial(prepared, program),
+            optimizer,
+            mesh,
+            config=experiment.optimizer,
+            plan=experiment.mesh.plan,
+            seed=config.seed,
+        )
+        step = make_train_step(program.graphdef, experiment, optimizer, mesh, state)
+        with train_batches(
+            prepared.train,
+            prepared.processor,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            augment=experiment.data.augment,
+            threads=experiment.data.threads,
+        ) as batches:
+            state = resume(state, batches, checkpoints)
+            train(
+                state,
+                step,
+                batches,
+                steps=config.steps,
+                checkpoints=checkpoints,
+                save_every=config.save_every,
+                log_every=config.log_every,
+                metrics_file=run.metrics,
+                progress=_reporter(progress, experiment, state),
+                stop=stop,
+                max_bad_steps=config.max_bad_steps,
+            )
+    return run
+
+
+def initial(prepared: Prepared, program: Program) -> tuple[dict, dict]:
+    """Parameters and statistics before the first step."""
+    experiment = prepared.experiment
+    params, stats = program.init(experiment.train.seed)
+    if experiment.init_from is not None:
+        params = start_from(params, experiment.init_from, experiment)
+    model = merge(program.graphdef, params, stats)
+    set_statistics(model, prepared)
+    return split_model(model)[1:]
+
+
+def describe(experiment: Experiment) -> dict[str, object]:
+    """What `fit` would do, checked as far as it goes without compiling or writing anything.
+
+    Raises:
+      ConfigError, DataError, CubeError: as `fit`.
+    """
+    prepared = prepare(experiment)
+    program = program_of(prepared.processor)
+    make_mesh(experiment.mesh)
+    make_optimizer(experiment.optimizer, experiment.train.steps, program.params)
+    return {
+        "cube": str(prepared.cube.path),
+        "inputs": {s.name: list(s.band_names) for s in prepared.specs},
+        "training_windows": len(prepared.train),
+        "held_out_windows": len(prepared.split.test),
+        "parameters": program.parameters,
+        "visual_tokens": prepared.processor.visual_tokens,
+        "text_length": prepared.processor.length,
+        "devices": jax.device_count(),
+    }
+
+
+def _reporter(
+    progress: Progress | None, experiment: Experiment, state: TrainState
+) -> Callable[[int, dict], None] | None:
+    if progress is None:
+        return None
+    first, start = int(state.step), time.perf_counter()
+    config = experiment.train
+
+    def report(step: int, row: dict) -> None:
+        seconds = max(time.perf_counter() - start, 1e-9)
+        rate = (step - first) * config.batch_size / seconds
+        loss = float("nan") if row["loss"] is None else row["loss"]
+        progress(step, config.steps, {"loss": loss, "samples_per_second": rate})
+
+    return report

@@ -1,0 +1,290 @@
+"""Checkpoints that prove themselves: Orbax writes, a SHA-256 manifest vouches.
+
+    RUN/checkpoints/
+      200/state/...  data/...      Orbax: arrays (any sharding) and the data iterator's JSON state
+      200/manifest.json            written last; without it the step does not exist
+      300.orbax-checkpoint-tmp-*   an unfinished save, removed by the next writer
+      250.set-aside                a numbered directory that a writer found damaged or unfinished
+
+Saving is asynchronous: `save` returns when the arrays are copied to the host; a thread waits for
+Orbax's commit, writes the manifest, and only then deletes steps beyond `keep`. An error in that
+thread is raised by the next `save`, `wait` or `close`. Reading never changes the directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from rsvlm_jax.config import CheckpointError
+from rsvlm_jax.core import flat, map_with_path
+
+from . import manifest as manifests
+
+SHOWN = 10
+"""Differences that an error lists on each side."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was passed over for an older one."""
+
+
+class Checkpoints:
+    """The checkpoints of one run; one writer at a time.
+
+    Args:
+      directory: made by the first save.
+      keep: newest steps that are kept.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], keep: int = 2) -> None:
+        self.directory = Path(directory).absolute()
+        self.keep = keep
+        self._manager: ocp.CheckpointManager | None = None
+        self._pending: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._damaged: set[int] = set()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def save(self, step: int, state: Any, data: dict[str, Any]) -> None:
+        """Write a state and the JSON state of its data; returns before they are on disk.
+
+        Raises:
+          CheckpointError: the directory cannot be written, or the save before this one failed.
+        """
+        self.wait()
+        tree = {p: (tuple(x.shape), str(x.dtype)) for p, x in flat(state).items()}
+        try:
+            manager = self._open(step)
+            manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(_nested(state)), data=ocp.args.JsonSave(data)
+                ),
+                force=True,
+            )
+        except (OSError, ValueError) as e:
+            raise self._unwritable(step, e) from e
+        self._pending = threading.Thread(
+            target=self._finish, args=(manager, step, tree), name=f"checkpoint-{step}"
+        )
+        self._pending.start()
+
+    def wait(self) -> None:
+        """Return when the last save is on disk and vouched for. Errors as `save`."""
+        if self._pending is not None:
+            self._pending.join()
+            self._pending = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise self._unwritable(None, error) from error
+
+    def close(self) -> None:
+        """`wait`, and let go of Orbax's threads."""
+        try:
+            self.wait()
+        finally:
+            if self._manager is not None:
+                self._manager.close()
+                self._manager = None
+
+    def steps(self) -> list[int]:
+        """Finished steps, ascending: those with a manifest. Their files are not read."""
+        return [s for s in self._numbered() if (self._at(s) / manifests.NAME).is_file()]
+
+    def latest(self) -> int | None:
+        """The newest finished step, or None. `restore` may have to take an older one."""
+        self.wait()
+        steps = self.steps()
+        return steps[-1] if steps else None
+
+    def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """The newest state that verifies, as `abstract` wants it placed.
+
+        Args:
+          abstract: the state as `jax.ShapeDtypeStruct` with shardings (`state.abstract`); any mesh.
+          step: this step and no other.
+
+        Returns:
+          The state, and the JSON state of its data.
+
+        Raises:
+          CheckpointError: no checkpoint, none that verifies, or one of other paths, shapes or
+            dtypes (nothing is ever cast).
+
+        Warns:
+          CheckpointWarning: an older step was taken; names the damaged file.
+        """
+        found, manifest = self._verified(step)
+        _compare(manifest.tree, flat(abstract), self._at(found))
+        return self._read(found, abstract)
+
+    def restore_part(self, abstract: dict[str, Any], step: int | None = None) -> dict[str, Any]:
+        """Some fields of a state, e.g. `{"params": ..., "stats": ...}`, without reading the rest.
+
+        Args and errors as `restore`.
+        """
+        found, manifest = self._verified(step)
+        tree = {p: x for p, x in manifest.tree.items() if p.split("/")[0] in abstract}
+        _compare(tree, flat(abstract), self._at(found))
+        return self._read(found, abstract)[0]
+
+    def tree(self, step: int | None = None) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and dtype by path of a verified step. Errors as `restore`."""
+        return self._verified(step)[1].tree
+
+    def _verified(self, step: int | None) -> tuple[int, manifests.Manifest]:
+        self.wait()
+        numbered = self._numbered()
+        candidates = numbered[::-1] if step is None else [s for s in numbered if s == step]
+        problems: list[str] = []
+        for candidate in candidates:
+            try:
+                manifest = manifests.read(self._at(candidate))
+                manifests.verify(self._at(candidate), manifest)
+            except FileNotFoundError:
+                problems.append(f"{self._at(candidate)} was never finished")
+            except manifests.Damaged as e:
+                self._damaged.add(candidate)
+                problems.append(str(e))
+            else:
+                if problems:
+                    warnings.warn(
+                        f"restoring step {candidate}: {'; '.join(problems)}",
+                        CheckpointWarning,
+                        stacklevel=3,
+                    )
+                return candidate, manifest
+        raise CheckpointError(
+            "no checkpoint can be used" if problems else "no checkpoint",
+            where=str(self.directory),
+            expected="a verified step" if step is None else f"step {step}",
+            found="; ".join(problems[:SHOWN]) if problems else f"steps {self.steps()}",
+            remedy="start again in a new directory" if problems else None,
+        )
+
+    def _read(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
+        nested = _nested(abstract)
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                restored = reader.restore(
+                    self._at(step) / "state",
+                    args=ocp.args.PyTreeRestore(
+                        item=nested,
+                        restore_args=ocp.checkpoint_utils.construct_restore_args(nested),
+                        partial_restore=True,
+                    ),
+                )
+            data = json.loads((self._at(step) / "data" / "metadata").read_text())
+        except (OSError, ValueError) as e:
+            raise CheckpointError(
+                f"a verified checkpoint cannot be read ({type(e).__name__}: {e})",
+                where=str(self._at(step)),
+            ) from e
+        arrays = flat(restored)
+        return map_with_path(lambda path, _: arrays[path], abstract), data
+
+    def _finish(
+        self,
+        manager: ocp.CheckpointManager,
+        step: int,
+        tree: dict[str, tuple[tuple[int, ...], str]],
+    ) -> None:
+        try:
+            manager.wait_until_finished()
+            if jax.process_index() == 0:
+                manifests.write(self._at(step), step, tree)
+                for old in self.steps()[: -self.keep]:
+                    shutil.rmtree(self._at(old))
+        except BaseException as e:
+            self._error = e
+
+    def _open(self, step: int) -> ocp.CheckpointManager:
+        """The manager; before its first save, what cannot stay beside that save is moved away."""
+        if self._manager is None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            finished = set(self.steps())
+            for found in self._numbered():
+                if found >= step or found not in finished or found in self._damaged:
+                    self._set_aside(found)
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=None,  # ours: a step goes only after a newer one is vouched for
+                    create=True,
+                    cleanup_tmp_directories=True,
+                    enable_async_checkpointing=True,
+                ),
+            )
+        return self._manager
+
+    def _set_aside(self, step: int) -> None:
+        target = self.directory / f"{step}.set-aside"
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(self._at(step), target)
+
+    def _numbered(self) -> list[int]:
+        if not self.directory.is_dir():
+            return []
+        names = [p.name for p in self.directory.iterdir() if p.is_dir()]
+        return sorted(int(n) for n in names if n.isdecimal())
+
+    def _at(self, step: int) -> Path:
+        return self.directory / str(step)
+
+    def _unwritable(self, step: int | None, error: BaseException) -> CheckpointError:
+        what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
+        return CheckpointError(
+            f"{what} could not be written ({type(error).__name__}: {error})",
+            where=str(self.directory),
+            remedy="earlier checkpoints are untouched",
+        )
+
+
+def _nested(tree: Any) -> dict[str, Any]:
+    """Any tree as nested dicts with string keys: one form on disk, whatever optax's classes are."""
+    root: dict[str, Any] = {}
+    for path, leaf in flat(tree).items():
+        *parents, last = path.split("/")
+        node = root
+        for word in parents:
+            node = node.setdefault(word, {})
+        node[last] = leaf
+    return root
+
+
+def _compare(
+    saved: dict[str, tuple[tuple[int, ...], str]], wanted: dict[str, Any], where: Path
+) -> None:
+    """Refuse a checkpoint of another model, naming what differs on both sides."""
+    want = {p: (tuple(x.shape), str(x.dtype)) for p, x in wanted.items()}
+    differ = [p for p in want if p in saved and saved[p] != want[p]]
+    missing = [p for p in want if p not in saved]
+    extra = [p for p in saved if p not in want]
+    if not (differ or missing or extra):
+        return
+
+    def show(paths: list[str], of: dict[str, tuple[tuple[int, ...], str]]) -> str:
+        rows = [f"{p} {of[p][1]}{list(of[p][0])}" for p in paths[:SHOWN]]
+        return ", ".join(rows) + (f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else "")
+
+    raise CheckpointError(
+        "a checkpoint of another model",
+        where=str(where),
+        expected=show(differ + missing, want) or "nothing beside the model's own arrays",
+        found=show(differ + extra, saved) or "no such arrays",
+        remedy="use the configuration that it was trained with",
+    )

@@ -1,0 +1,224 @@
+"""The loop: short, in a fixed order, with nothing global.
+
+    stop?  ->  save state and data state  ->  draw a batch  ->  step  ->  log the step before
+
+The order is what makes a resume exact: a checkpoint of step k holds the data state from *before*
+batch k is drawn, so the resumed run draws that batch and no other. Metrics of a step are read one
+step later, so that the host never waits for the device while it could draw.
+
+Several loops may run in threads of one process. SIGTERM is caught only by a loop in the main
+thread; give the others a `stop`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+
+from rsvlm_jax.config import DataError, NonFiniteError, Preempted
+
+from .checkpoint import Checkpoints
+from .state import TrainState, abstract
+
+
+class Batches(Protocol):
+    """An endless iterator whose place can be saved as JSON and taken up again."""
+
+    def __next__(self) -> Any: ...
+    def get_state(self) -> dict[str, Any]: ...
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+StepFn = Callable[[TrainState, Any], tuple[TrainState, Mapping[str, jax.Array]]]
+Row = dict[str, Any]
+
+
+def resume(state: TrainState, batches: Batches, checkpoints: Checkpoints) -> TrainState:
+    """The newest verified state with `batches` set to its place; `state` itself if there is none.
+
+    Raises:
+      CheckpointError: there are checkpoints and none can be used (see `Checkpoints.restore`).
+    """
+    if checkpoints.latest() is None:
+        return state
+    state, data = checkpoints.restore(abstract(state))
+    batches.set_state(data)
+    return state
+
+
+def train(
+    state: TrainState,
+    step_fn: StepFn,
+    batches: Batches,
+    *,
+    steps: int,
+    checkpoints: Checkpoints | None = None,
+    save_every: int = 100,
+    log_every: int = 10,
+    metrics_file: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, Row], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    max_bad_steps: int = 5,
+) -> TrainState:
+    """Train up to `steps` optimiser steps, counted from the state's own step.
+
+    Args:
+      state: donated to the first step.
+      step_fn: from `make_train_step`; its metrics hold `loss` and `skipped` (0 or 1).
+      batches: see `Batches`.
+      checkpoints: None saves nothing.
+      metrics_file: gets a JSON row for every step, floats exact; rows after the state's step are
+        removed first. A value that is not finite is written as null.
+      progress: called with the step and its row, every `log_every` steps and at the end.
+      stop: asked before every step; true stops like SIGTERM.
+      max_bad_steps: skipped steps in a row that are borne.
+
+    Returns:
+      The state after the last step, which is saved and vouched for.
+
+    Raises:
+      Preempted: stopped by SIGTERM or `stop`, with the state saved.
+      NonFiniteError: more than `max_bad_steps` steps in a row were skipped, with the state saved;
+        a skipped step changes no parameter, so that is the last good one.
+      DataError: the batches ended early.
+      CheckpointError: a save failed.
+    """
+    step = first = int(state.step)
+    saved: int | None = None
+    bad = 0
+    pending: tuple[int, Mapping[str, jax.Array]] | None = None
+
+    def save() -> None:
+        nonlocal saved
+        if checkpoints is not None and saved != step:
+            checkpoints.save(step, state, batches.get_state())
+            saved = step
+
+    def settle() -> None:
+        """Read and log the step whose metrics are still on the device."""
+        nonlocal bad, pending
+        if pending is None:
+            return
+        at, metrics = pending
+        pending = None
+        row = rows.write(at, jax.device_get(dict(metrics)))
+        bad = bad + 1 if row["skipped"] else 0
+        if progress is not None and (at % log_every == 0 or at == steps):
+            progress(at, row)
+
+    with contextlib.ExitStack() as stack:
+        if checkpoints is not None:
+            stack.callback(checkpoints.wait)
+        rows = stack.enter_context(_Rows(metrics_file, first))
+        terminated = stack.enter_context(_sigterm())
+        while step < steps:
+            if terminated.is_set() or (stop is not None and stop()):
+                settle()
+                rows.sync()
+                save()
+                _wait(checkpoints)
+                raise Preempted(
+                    f"stopped after step {step} of {steps}",
+                    remedy="run the same command again to go on" if checkpoints else None,
+                )
+            if step % save_every == 0 and step != first:
+                settle()
+                rows.sync()  # a saved step's rows are on disk before it is
+                save()
+            try:
+                batch = next(batches)
+            except StopIteration as e:
+                raise DataError(f"the batches ended at step {step} of {steps}") from e
+            state, metrics = step_fn(state, batch)
+            settle()
+            step += 1
+            pending = step, metrics
+            if bad > 0 or max_bad_steps == 0:
+                settle()  # in a bad spell wait for the device: stop at the step that ends it
+            if bad > max_bad_steps:
+                rows.sync()
+                save()
+                _wait(checkpoints)
+                raise NonFiniteError(
+                    f"loss or gradient not finite in {bad} steps in a row",
+                    where=f"step {step}",
+                    expected=f"at most {max_bad_steps}",
+                    remedy="parameters are those before these steps; lower the learning rate or "
+                    "look at the samples",
+                )
+        settle()
+        rows.sync()
+        save()
+        _wait(checkpoints)
+    return state
+
+
+def _wait(checkpoints: Checkpoints | None) -> None:
+    if checkpoints is not None:
+        checkpoints.wait()
+
+
+class _Rows:
+    """The metrics file, opened at a step: rows after it, and a torn last line, are dropped."""
+
+    def __init__(self, path: str | os.PathLike[str] | None, step: int) -> None:
+        self._path = None if path is None else Path(path)
+        self._step = step
+        self._file: Any = None
+
+    def __enter__(self) -> _Rows:
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            kept = [line for line in self._lines() if json.loads(line)["step"] <= self._step]
+            temporary = self._path.with_name(f".{self._path.name}.tmp")
+            temporary.write_text("".join(kept))
+            os.replace(temporary, self._path)
+            self._file = open(self._path, "a")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> Row:
+        row: Row = {"step": step}
+        for name, value in metrics.items():
+            number = float(value)  # a float32 is a float64 exactly, and repr keeps that
+            row[name] = number if math.isfinite(number) else None
+        if self._file is not None:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        return row
+
+    def sync(self) -> None:
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
+    def _lines(self) -> Iterator[str]:
+        assert self._path is not None
+        if self._path.exists():
+            with open(self._path) as f:
+                yield from (line for line in f if line.endswith("\n"))
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, while in the main thread; elsewhere one that nothing sets."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

@@ -1,0 +1,109 @@
+"""SHA-256 manifests: a directory that says itself whether it is whole.
+
+Orbax commits a checkpoint atomically but does not notice a byte that changes afterwards; measured,
+29 of 30 single flipped bits were restored silently wrong. `manifest.json` is written after the
+commit, so its presence says "finished" and its digests say "unchanged"::
+
+    {"format": 1, "step": 9, "tree": {path: [shape, dtype]}, "files": {name: [bytes, sha256]},
+     "digest": sha256 of all this without "digest"}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+NAME = "manifest.json"
+FORMAT = 1
+
+
+class Damaged(Exception):
+    """A directory is not what its manifest says; the message names the file and the difference."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint directory holds.
+
+    Attributes:
+      step: of the training state.
+      tree: shape and dtype of every array by its path in the state.
+      files: size and SHA-256 of every file by its name relative to the directory.
+    """
+
+    step: int
+    tree: dict[str, tuple[tuple[int, ...], str]]
+    files: dict[str, tuple[int, str]]
+
+
+def write(directory: Path, step: int, tree: dict[str, tuple[tuple[int, ...], str]]) -> None:
+    """Digest all files of a finished directory into its manifest, atomically."""
+    files = {
+        path.relative_to(directory).as_posix(): (path.stat().st_size, _sha256(path))
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != NAME
+    }
+    body = {"format": FORMAT, "step": step, "tree": tree, "files": files}
+    body["digest"] = _digest(body)
+    temporary = directory / f".{NAME}.tmp"
+    with open(temporary, "w") as f:
+        json.dump(body, f, indent=1, sort_keys=True)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, directory / NAME)
+
+
+def read(directory: Path) -> Manifest:
+    """The manifest of a directory, itself checked; the files are not (`verify`).
+
+    Raises:
+      FileNotFoundError: there is none, so the checkpoint was never finished.
+      Damaged: it is unreadable or was changed.
+    """
+    path = directory / NAME
+    try:
+        body: dict[str, Any] = json.loads(path.read_bytes())
+        digest = body.pop("digest")
+    except FileNotFoundError:
+        raise
+    except (ValueError, KeyError, AttributeError, OSError) as e:
+        raise Damaged(f"{path} is unreadable ({type(e).__name__})") from e
+    if digest != _digest(body):
+        raise Damaged(f"{path} does not match its own digest")
+    return Manifest(
+        step=body["step"],
+        tree={p: (tuple(shape), dtype) for p, (shape, dtype) in body["tree"].items()},
+        files={name: (size, sha) for name, (size, sha) in body["files"].items()},
+    )
+
+
+def verify(directory: Path, manifest: Manifest) -> None:
+    """Compare every file with the manifest.
+
+    Raises:
+      Damaged: the first file that is missing, of another size, or of other content.
+    """
+    for name, (size, sha) in manifest.files.items():
+        path = directory / name
+        if not path.is_file():
+            raise Damaged(f"{path} is missing")
+        found = path.stat().st_size
+        if found != size:
+            raise Damaged(f"{path} is {'truncated' if found < size else 'too long'}: "
+                          f"{found} bytes of {size}")  # fmt: skip
+        if _sha256(path) != sha:
+            raise Damaged(f"{path} has changed: its SHA-256 is not the recorded one")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _digest(body: dict[str, Any]) -> str:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,138 @@
+"""AdamW (or SGD, for tests of exactness) with warm-up and cosine decay, by parameter group.
+
+    clip by global norm -> Adam -> + weight decay on kernels -> * schedule -> * scale of the group
+
+A group is a pattern on parameter paths; the first pattern that matches wins, and parameters that
+none matches have scale 1. Scale 0 freezes: no optimiser state, no update, no part in the norm.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rsvlm_jax.config import ConfigError, OptimizerConfig
+from rsvlm_jax.core import flat, map_with_path
+
+EPS = 1e-6
+"""Of Adam. Some gradients are zero but for rounding (the bias of attention keys, for one); with
+the usual 1e-8 Adam blows that rounding up to full steps, which differ from mesh to mesh."""
+
+
+def make_optimizer(
+    config: OptimizerConfig, steps: int, params: Any
+) -> optax.GradientTransformation:
+    """The optimiser of a run.
+
+    Equal arguments give the same object, so that steps made for several folds share one
+    compilation (see `rsvlm_jax.train.step`).
+
+    Args:
+      steps: length of the run, which the schedule needs.
+      params: arrays or shapes; only their paths are read.
+
+    Raises:
+      ConfigError: a group pattern that is no regular expression or takes no parameter, or groups
+        that freeze everything.
+    """
+    return _make(config, steps, tuple(scales(config, params).items()))
+
+
+def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Learning rate by step: linear from peak/(w+1) to peak over w steps, then a cosine to zero.
+
+    Not from zero: the first step of a short run would be lost.
+    """
+    warm = int(config.warmup * steps)
+    rest = max(1, steps - warm)
+
+    def rate(count: Any) -> jax.Array:
+        t = jnp.asarray(count, jnp.float32)
+        rising = (t + 1) / (warm + 1)
+        falling = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip((t - warm) / rest, 0, 1)))
+        return config.learning_rate * jnp.where(t < warm, rising, falling)
+
+    return rate
+
+
+def scales(config: OptimizerConfig, params: Any) -> dict[str, float]:
+    """Factor on the learning rate by parameter path; 0 is frozen. Errors as `make_optimizer`."""
+    groups = []
+    for i, group in enumerate(config.groups):
+        where = f"OptimizerConfig.groups[{i}].pattern"
+        try:
+            groups.append((re.compile(group.pattern), group.scale))
+        except re.error as e:
+            raise ConfigError(
+                f"not a regular expression ({e})", where=where, found=repr(group.pattern)
+            ) from e
+    taken = [0] * len(groups)
+    result: dict[str, float] = {}
+    for path in flat(params):
+        result[path] = 1.0
+        for i, (pattern, scale) in enumerate(groups):
+            if pattern.search(path):
+                result[path] = float(scale)
+                taken[i] += 1
+                break
+    for i, count in enumerate(taken):
+        if not count:
+            raise ConfigError(
+                "a group takes no parameter",
+                where=f"OptimizerConfig.groups[{i}].pattern",
+                expected="a pattern found in a parameter path that no earlier group takes",
+                found=repr(config.groups[i].pattern),
+                remedy=f"paths begin with {', '.join(sorted({p.split('/')[0] for p in result}))}",
+            )
+    if not any(result.values()):
+        raise ConfigError(
+            "all parameters are frozen",
+            where="OptimizerConfig.groups",
+            expected="some parameter with a scale other than 0",
+        )
+    return result
+
+
+def trained_paths(config: OptimizerConfig, params: Any) -> frozenset[str]:
+    """Paths of the parameters that are not frozen."""
+    return frozenset(path for path, scale in scales(config, params).items() if scale)
+
+
+@functools.lru_cache(maxsize=64)
+def _make(
+    config: OptimizerConfig, steps: int, scales: tuple[tuple[str, float], ...]
+) -> optax.GradientTransformation:
+    scale = dict(scales)
+
+    def rescale(updates: Any, params: Any = None) -> Any:
+        del params
+        return map_with_path(lambda path, u: u if scale[path] == 1 else u * scale[path], updates)
+
+    def decayed(params: Any) -> Any:
+        return map_with_path(lambda path, _: path.endswith("/kernel"), params)
+
+    def label(params: Any) -> Any:
+        return map_with_path(lambda path, _: "trained" if scale[path] else "frozen", params)
+
+    chain = [
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        optax.scale_by_adam(config.b1, config.b2, EPS) if config.kind == "adamw" else optax.identity(),
+        optax.add_decayed_weights(config.weight_decay, decayed),
+        optax.scale_by_learning_rate(schedule(config, steps)),
+        optax.stateless(rescale),
+    ]
+    groups = optax.multi_transform(
+        {"trained": optax.chain(*chain), "frozen": optax.set_to_zero()}, label
+    )
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        # optax mixes its integer counts with floats, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            return groups.update(grads, state, params)
+
+    return optax.GradientTransformation(groups.init, update)

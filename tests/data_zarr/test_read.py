@@ -1,0 +1,169 @@
+"""Windows come back as written; damage is named, never read."""
+
+from __future__ import annotations
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import HEIGHT, WIDTH, Small  # tests/data_zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_zarr.cube import open_cube
+from data_zarr.errors import CubeError
+from data_zarr.manifest import shard_keys
+from data_zarr.read import Backend, Reader
+
+BACKENDS: tuple[Backend, ...] = ("tensorstore", "zarr")
+SHARD_KEY = "s2_l1c/pixels/c/0/0/0/0"
+
+
+def reader(small: Small, backend: Backend, *, preload: bool = False) -> Reader:
+    return Reader(small.path, open_cube(small.path).bandsets["s2_l1c"], None,
+                  preload=preload, backend=backend)  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("preload", [False, True])
+def test_window_is_what_was_written(intact: Small, backend: Backend, preload: bool) -> None:
+    pixels, valid = reader(intact, backend, preload=preload).read(50, 40, 30, 30)
+    assert pixels.dtype == np.int16
+    np.testing.assert_array_equal(pixels, intact.pixels[:, :, 50:80, 40:70])
+    np.testing.assert_array_equal(valid, intact.valid[:, None, 50:80, 40:70])
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_any_window_equals_the_slice(intact: Small, data: st.DataObject) -> None:
+    h, w = data.draw(st.integers(1, HEIGHT)), data.draw(st.integers(1, WIDTH))
+    y, x = data.draw(st.integers(0, HEIGHT - h)), data.draw(st.integers(0, WIDTH - w))
+    pixels, valid = open_cube(intact.path).reader("s1_db").read(y, x, h, w)
+    np.testing.assert_array_equal(pixels, intact.radar[:, :, y : y + h, x : x + w])
+    expected = np.isfinite(intact.radar).all(axis=1, keepdims=True)
+    np.testing.assert_array_equal(valid, expected[:, :, y : y + h, x : x + w])
+
+
+def test_nodata_in_one_band_is_not_valid(intact: Small) -> None:
+    cube = open_cube(intact.path)
+    assert not cube.reader("s2_l1c").read(0, 0, 1, 1)[1][0, 0, 0, 0]
+
+
+def test_bands_by_name_in_the_order_asked(intact: Small) -> None:
+    bands = open_cube(intact.path).reader("s2_l1c", ["nir08", "B2", "rededge1"])
+    assert bands.bands == ("B8A", "B02", "B05")
+    pixels, _ = bands.read(0, 0, 9, 9)
+    np.testing.assert_array_equal(pixels, intact.pixels[:, [8, 1, 4], :9, :9])
+
+
+def test_missing_band_is_suggested(intact: Small) -> None:
+    with pytest.raises(CubeError) as caught:
+        open_cube(intact.path).reader("s2_l1c", ["B04", "redd"])
+    line = str(caught.value)
+    assert "no such band in" in line
+    assert "small.zarr: s2_l1c" in line
+    assert "found 'redd'; did you mean 'red'?" in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("window", [(-1, 0, 8, 8), (0, 63, 8, 8), (95, 0, 8, 8), (0, 0, 0, 8)])
+@pytest.mark.parametrize("preload", [False, True])
+def test_window_outside_the_cube(intact: Small, window: tuple[int, ...], preload: bool) -> None:
+    with pytest.raises(CubeError, match=r"window outside the cube.*rows in 0\.\.100, columns in"):
+        open_cube(intact.path).reader("s2_l1c", preload=preload).read(*window)
+
+
+def test_preloaded_reads_are_views_that_cannot_be_written(intact: Small) -> None:
+    loaded = open_cube(intact.path).reader("s2_l1c", preload=True)
+    pixels, valid = loaded.read(0, 0, 8, 8)
+    assert pixels.base is not None
+    for array in (pixels, valid):
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+
+
+@pytest.mark.parametrize("preload", [False, True])
+def test_pickles_as_a_path(intact: Small, preload: bool) -> None:
+    first = open_cube(intact.path).reader("s2_l1c", ["red"], preload=preload)
+    expected, _ = first.read(3, 4, 8, 8)
+    blob = pickle.dumps(first)
+    assert len(blob) < 6000
+    np.testing.assert_array_equal(pickle.loads(blob).read(3, 4, 8, 8)[0], expected)
+
+
+@pytest.mark.parametrize("preload", [False, True])
+def test_threads_share_one_reader(intact: Small, preload: bool) -> None:
+    shared = open_cube(intact.path).reader("s2_l1c", preload=preload)
+    places = [(i % 90, i % 60) for i in range(64)]
+    with ThreadPoolExecutor(8) as pool:
+        for (y, x), (pixels, _) in zip(
+            places, pool.map(lambda p: shared.read(*p, 8, 8), places), strict=True
+        ):
+            np.testing.assert_array_equal(pixels, intact.pixels[:, :, y : y + 8, x : x + 8])
+
+
+def _flip(path: Path, byte: int, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 1 << bit
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("position", [0.001, 0.1, 0.3, 0.5, 0.7, 0.99, 0.9999])
+def test_corrupt_chunk(small: Small, backend: Backend, position: float) -> None:
+    path = small.file(SHARD_KEY)
+    _flip(path, int(path.stat().st_size * position), 3)
+    with pytest.raises(CubeError) as caught:
+        reader(small, backend).read(0, 0, HEIGHT, WIDTH)
+    assert str(caught.value).startswith(f"corrupt chunk in {small.path}: {SHARD_KEY}; expected SHA")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_corrupt_mask(small: Small, backend: Backend) -> None:
+    key = "s2_l1c/valid/c/0/1/1"
+    _flip(small.file(key), 20, 0)
+    with pytest.raises(CubeError, match=f"corrupt chunk in .*{key}"):
+        reader(small, backend).read(70, 64, 8, 6)
+
+
+def test_damage_elsewhere_does_not_stop_a_read(small: Small) -> None:
+    _flip(small.file(SHARD_KEY), 100, 0)
+    pixels, _ = reader(small, "tensorstore").read(64, 0, 8, 8)
+    np.testing.assert_array_equal(pixels, small.pixels[:, :, 64:72, :8])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("opened", [False, True], ids=["before opening", "after opening"])
+def test_missing_chunk(small: Small, backend: Backend, opened: bool) -> None:
+    window = reader(small, backend)
+    if opened:
+        window.read(64, 0, 8, 8)
+    small.file(SHARD_KEY).unlink()
+    with pytest.raises(CubeError, match=rf"missing chunk in .*{SHARD_KEY}; expected a file of \d+"):
+        window.read(0, 0, 8, 8)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("size", [0, 1000], ids=["zero-byte", "cut off"])
+def test_truncated_shard(small: Small, backend: Backend, size: int) -> None:
+    path = small.file(SHARD_KEY)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(CubeError, match=rf"truncated chunk in .*{SHARD_KEY}.*found {size} bytes"):
+        reader(small, backend).read(0, 0, 8, 8)
+
+
+def test_corrupt_target(small: Small) -> None:
+    key = "targets/agb/c/0/0"
+    _flip(small.file(key), 50, 1)
+    with pytest.raises(CubeError, match=f"corrupt chunk in .*{key}"):
+        open_cube(small.path).target("agb")
+
+
+def test_shards_that_a_window_touches() -> None:
+    window = [slice(0, 1), slice(0, 2), slice(60, 65), slice(64, 70)]
+    assert shard_keys("a", (1, 2, 100, 70), (1, 2, 64, 64), window) == [
+        "a/c/0/0/0/1",
+        "a/c/0/0/1/1",
+    ]

@@ -1,0 +1,228 @@
+"""The greedy loop: against a loop without cache, alone and in a batch, `<reg>` blocks, traces."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rsvlm_jax.config import ConfigError, LlamaConfig
+from rsvlm_jax.generate import generate, reg_block
+from rsvlm_jax.models.llama import Llama
+from rsvlm_jax.nn import causal_segment_mask
+
+CONFIG = LlamaConfig(
+    vocab_size=24,
+    width=16,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    mlp_dim=24,
+    max_length=32,
+)
+EOS, IMAGE, REG = 2, 22, 23
+NEW = 8
+RNG = np.random.default_rng(5)
+PREFIX = jnp.asarray(RNG.standard_normal((3, 5, 16)), jnp.float32)
+ALL = jnp.ones((3, 5), bool)
+
+
+def made(kind: type[Llama], seed: int) -> Llama:
+    """A decoder with random variables, without the time of running its initialisers."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: kind(CONFIG, rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        return jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype)
+
+    return nnx.merge(graphdef, jax.tree.map(draw, state))
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Llama:
+    """Random, with variables large enough that what was said changes what is said."""
+    return made(Llama, seed=1)
+
+
+@nnx.jit
+def uncached(model: Llama, x: jax.Array, segment: jax.Array) -> tuple[jax.Array, jax.Array]:
+    position = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32)[None], segment.shape)
+    hidden = model(x, causal_segment_mask(segment, position), position)
+    return hidden, model.logits(hidden)
+
+
+def by_hand(model: Llama, prefix: jax.Array, count: int) -> tuple[list[int], np.ndarray]:
+    """Greedy text of one sample by whole forward passes, and the states at its tokens."""
+    length = prefix.shape[1]
+    x = jnp.pad(prefix, ((0, 0), (0, count), (0, 0)))
+    tokens: list[int] = []
+    for i in range(length, length + count):
+        _, logits = uncached(model, x, jnp.ones(x.shape[:2], jnp.int32))
+        tokens.append(int(jnp.argmax(logits[0, i - 1])))
+        x = x.at[0, i].set(model.embed(jnp.asarray(tokens[-1], jnp.int32)))
+    hidden, _ = uncached(model, x, jnp.ones(x.shape[:2], jnp.int32))
+    return tokens, np.asarray(hidden[0, length:])
+
+
+def silence(model: Llama, *tokens: int) -> tuple[int, ...]:
+    """All ids but these: what to ban so that the model can say nothing else."""
+    return tuple(i for i in range(model.config.vocab_size) if i not in tokens)
+
+
+@pytest.mark.parametrize("row", [0, 1, 2])
+def test_cached_text_and_states_equal_the_uncached(decoder: Llama, row: int) -> None:
+    prefix = PREFIX[row : row + 1]
+    tokens, hidden = by_hand(decoder, prefix, NEW)
+    out = generate(decoder, prefix, ALL[:1], max_new=NEW, eos=EOS)
+    n = tokens.index(EOS) if EOS in tokens else NEW
+    assert len(set(tokens)) > 2  # a text that says something
+    assert out.length.tolist() == [n]
+    assert out.tokens[0, :n].tolist() == tokens[:n]
+    np.testing.assert_allclose(out.hidden[0, :n], hidden[:n], atol=1e-5)
+
+
+def test_a_batch_of_different_lengths_equals_each_alone(decoder: Llama) -> None:
+    # Padding on the right, in the middle (a missing visual token) and on the left, full of junk.
+    valid = jnp.asarray([[1, 1, 1, 0, 0], [1, 1, 0, 1, 1], [0, 1, 1, 1, 1]], bool)
+    junk = jnp.where(valid[:, :, None], PREFIX, jnp.nan)
+    out = generate(decoder, junk, valid, max_new=NEW, eos=EOS)
+    for row in range(3):
+        kept = PREFIX[row][np.asarray(valid[row])][None]
+        alone = generate(decoder, kept, jnp.ones(kept.shape[:2], bool), max_new=NEW, eos=EOS)
+        assert out.tokens[row].tolist() == alone.tokens[0].tolist()
+        assert out.length[row] == alone.length[0]
+        np.testing.assert_allclose(out.hidden[row], alone.hidden[0], atol=1e-5)
+
+
+def test_the_end_token_ends_a_sample_and_no_other(decoder: Llama) -> None:
+    free = generate(decoder, PREFIX, ALL, max_new=NEW, eos=EOS)
+    eos = int(free.tokens[0, 2])  # what the first sample says third now ends a text
+    out = generate(decoder, PREFIX, ALL, max_new=NEW, eos=eos)
+    for row in range(3):
+        said = free.tokens[row].tolist()
+        n = said.index(eos) if eos in said else NEW
+        assert out.length[row] == n
+        assert out.tokens[row].tolist() == said[:n] + [eos] * (NEW - n)
+        assert (np.asarray(out.hidden[row, n:]) == 0).all()
+        np.testing.assert_allclose(out.hidden[row, :n], free.hidden[row, :n], atol=1e-6)
+
+
+def test_an_immediate_end_is_an_empty_text(decoder: Llama) -> None:
+    out = generate(decoder, PREFIX[:1], ALL[:1], max_new=NEW, eos=EOS, banned=silence(decoder, EOS))
+    assert out.length.tolist() == [0]
+    assert out.tokens.tolist() == [[EOS] * NEW]
+
+
+def test_banned_tokens_are_never_said(decoder: Llama) -> None:
+    free = generate(decoder, PREFIX, ALL, max_new=NEW, eos=EOS)
+    banned = int(free.tokens[0, 0])
+    out = generate(decoder, PREFIX, ALL, max_new=NEW, eos=EOS, banned=(banned,))
+    assert banned not in np.asarray(out.tokens)
+
+
+def test_reg_tokens_come_as_one_whole_block(decoder: Llama) -> None:
+    out = generate(
+        decoder,
+        PREFIX,
+        ALL,
+        max_new=NEW,
+        eos=EOS,
+        reg=(REG, 3),
+        banned=silence(decoder, 7, REG),
+    )
+    free = generate(decoder, PREFIX, ALL, max_new=NEW, eos=EOS, banned=silence(decoder, 7, REG))
+    for row in range(3):
+        said = out.tokens[row].tolist()
+        if REG in free.tokens[row, : NEW - 2].tolist():
+            at = free.tokens[row].tolist().index(REG)
+            assert said == [7] * at + [REG] * 3 + [7] * (NEW - at - 3)
+        else:
+            assert said == [7] * NEW
+    assert (np.asarray(out.tokens) == REG).any()  # else nothing was tested
+
+
+def test_a_block_is_forced_although_the_model_would_end(decoder: Llama) -> None:
+    only = silence(decoder, REG)
+    out = generate(decoder, PREFIX[:1], ALL[:1], max_new=4, eos=EOS, reg=(REG, 4), banned=only)
+    assert out.tokens.tolist() == [[REG] * 4]
+    assert out.length.tolist() == [4]
+
+
+def test_no_block_is_begun_that_does_not_fit(decoder: Llama) -> None:
+    out = generate(
+        decoder, PREFIX, ALL, max_new=3, eos=EOS, reg=(REG, 4), banned=silence(decoder, 7, REG)
+    )
+    assert out.tokens.tolist() == [[7] * 3] * 3
+    hidden, has = reg_block(out, (REG, 4))
+    assert hidden.shape == (3, 4, 16)
+    assert not has.any()
+
+
+def test_block_states_are_those_after_the_reg_tokens_are_read(decoder: Llama) -> None:
+    ban = silence(decoder, REG, 7)
+    out = generate(decoder, PREFIX, ALL, max_new=4, eos=EOS, reg=(REG, 2), banned=ban)
+    x = jnp.concatenate([PREFIX, decoder.embed(out.tokens)], axis=1)
+    hidden, _ = uncached(decoder, x, jnp.ones(x.shape[:2], jnp.int32))
+    block, has = reg_block(out, (REG, 2))
+    assert has.any()
+    for row in range(3):
+        said = out.tokens[row].tolist()
+        assert has[row] == (REG in said)
+        at = 5 + (said.index(REG) if REG in said else 0)
+        wanted = hidden[row, at : at + 2] if REG in said else np.zeros((2, 16))
+        np.testing.assert_allclose(block[row], wanted, atol=1e-5)
+
+
+def test_bfloat16(decoder: Llama) -> None:
+    out = generate(decoder, PREFIX.astype(jnp.bfloat16), ALL, max_new=3, eos=EOS)
+    assert out.hidden.dtype == jnp.bfloat16
+    assert jnp.isfinite(out.hidden).all()
+
+
+def test_a_longer_cache_changes_no_text(decoder: Llama) -> None:
+    short = generate(decoder, PREFIX, ALL, max_new=NEW, eos=EOS)
+    long = generate(decoder, PREFIX, ALL, max_new=NEW, eos=EOS, cache_length=20)
+    np.testing.assert_array_equal(short.tokens, long.tokens)
+
+
+class Counting(Llama):
+    """Counts how often its forward pass is traced."""
+
+    traces = 0
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        Counting.traces += 1
+        return super().__call__(*args, **kwargs)
+
+
+def test_one_trace_serves_all_prompts_of_a_shape() -> None:
+    model = made(Counting, seed=2)
+    Counting.traces = 0
+    generate(model, PREFIX, ALL, max_new=NEW, eos=EOS)
+    once = Counting.traces
+    assert once > 0
+    for shift in (1.0, 2.0):
+        valid = ALL.at[0, 3:].set(shift == 1.0)
+        generate(model, PREFIX + shift, valid, max_new=NEW, eos=EOS)
+    other = made(Counting, seed=3)  # other weights, the same program
+    generate(other, PREFIX, ALL, max_new=NEW, eos=EOS)
+    assert Counting.traces == once
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ({"cache_length": 6}, r"the cache does not hold prompt and answer.*>= 5 \+ 8.*found 6"),
+        ({"max_new": 0}, r"max_new >= 1"),
+        ({"max_new": 28}, r"more positions than .* prompt \+ max_new <= 32; found 5 \+ 28"),
+        ({"eos": 24}, r"no such token in generate\(eos\); expected 0 .. 23; found 24"),
+        ({"banned": (-1,)}, r"no such token in generate\(banned\)"),
+        ({"reg": (99, 2)}, r"no such token in generate\(reg\)"),
+        ({"reg": (23, 0)}, r"not a size in generate\(reg\); expected Q > 0; found 0"),
+    ],
+)
+def test_impossible_requests(decoder: Llama, asked: dict, line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        generate(decoder, PREFIX, ALL, **{"max_new": NEW, "eos": EOS, **asked})

@@ -1,0 +1,161 @@
+"""The decoder by itself: packing, cache, dtypes. Its numbers are checked in tests/parity."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rsvlm_jax.config import LlamaConfig
+from rsvlm_jax.core import flat
+from rsvlm_jax.models.llama import Llama
+from rsvlm_jax.nn import KVCache, cache_mask, causal_segment_mask
+
+CONFIG = LlamaConfig(
+    vocab_size=20, width=16, layers=3, heads=4, kv_heads=2, mlp_dim=24, max_length=32
+)
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.standard_normal((2, 6, 16)), jnp.float32)
+
+
+def made(config: LlamaConfig, *, remat: bool = False) -> Llama:
+    """The model with random variables (norms too), without the time of its initialisers."""
+    build = nnx.eval_shape(lambda: Llama(config, remat=remat, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(build)
+    rng = np.random.default_rng(1)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        return jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype)
+
+    return nnx.merge(graphdef, jax.tree.map(draw, state))
+
+
+def llama(**changes: object) -> Llama:
+    return made(dataclasses.replace(CONFIG, **changes))
+
+
+def ints(*rows: list[int]) -> jax.Array:
+    return jnp.asarray(rows, jnp.int32)
+
+
+@nnx.jit
+def forward(model: Llama, x: jax.Array, segment: jax.Array, position: jax.Array) -> jax.Array:
+    return model(x, causal_segment_mask(segment, position), position)
+
+
+@nnx.jit
+def cached(
+    model: Llama, x: jax.Array, valid: jax.Array, position: jax.Array, cache: KVCache
+) -> tuple[jax.Array, KVCache]:
+    cache = cache.claim(valid)
+    return model(x, cache_mask(cache.length, x.shape[1], cache.valid), position, cache)
+
+
+ORDER = jnp.broadcast_to(jnp.arange(6, dtype=jnp.int32)[None], (2, 6))
+ONE = jnp.ones((2, 6), jnp.int32)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_paths_and_shapes(tied: bool) -> None:
+    shapes = {k: v.shape for k, v in flat(nnx.state(llama(tie_embeddings=tied))).items()}
+    wanted = {
+        "embed/embedding": (20, 16),
+        "layers/attention/k/kernel": (3, 16, 8),
+        "layers/attention/o/kernel": (3, 16, 16),
+        "layers/attention/q/kernel": (3, 16, 16),
+        "layers/attention/v/kernel": (3, 16, 8),
+        "layers/mlp/down/kernel": (3, 24, 16),
+        "layers/mlp/gate/kernel": (3, 16, 24),
+        "layers/mlp/up/kernel": (3, 16, 24),
+        "layers/norm1/scale": (3, 16),
+        "layers/norm2/scale": (3, 16),
+        "norm/scale": (16,),
+    }
+    assert shapes == wanted if tied else shapes == wanted | {"lm_head/kernel": (16, 20)}
+
+
+def test_packed_examples_equal_each_alone() -> None:
+    model = llama()
+    packed = forward(
+        model, X, ints([1, 1, 1, 2, 2, 0], [1] * 6), ints([0, 1, 2, 0, 1, 0], [*range(6)])
+    )
+    first = forward(model, X[:1, :3], ONE[:1, :3], ORDER[:1, :3])
+    second = forward(model, X[:1, 3:5], ONE[:1, :2], ORDER[:1, :2])
+    np.testing.assert_allclose(packed[:1, :3], first, atol=1e-5)
+    np.testing.assert_allclose(packed[:1, 3:5], second, atol=1e-5)
+
+
+def test_no_token_sees_the_future() -> None:
+    model = llama()
+    changed = X.at[:, 4].add(1.0)
+    a, b = forward(model, X, ONE, ORDER), forward(model, changed, ONE, ORDER)
+    np.testing.assert_array_equal(a[:, :4], b[:, :4])
+    assert not np.allclose(a[:, 4:], b[:, 4:])
+
+
+@pytest.mark.parametrize("first", [1, 4])
+def test_cached_decode_equals_the_uncached_forward(first: int) -> None:
+    model = llama()
+    wanted = forward(model, X, ONE, ORDER)
+    cache = model.empty_cache(2, 9, jnp.float32)
+    valid = jnp.ones((2, 6), bool)
+    got, cache = cached(model, X[:, :first], valid[:, :first], ORDER[:, :first], cache)
+    parts = [got]
+    for i in range(first, 6):
+        at = slice(i, i + 1)
+        got, cache = cached(model, X[:, at], valid[:, at], ORDER[:, at], cache)
+        parts.append(got)
+    np.testing.assert_allclose(jnp.concatenate(parts, axis=1), wanted, atol=1e-5)
+    assert cache.length.tolist() == [6, 6]
+
+
+def test_padding_in_the_cache_changes_nothing() -> None:
+    model = llama()
+    wanted = forward(model, X[:, :4], ONE[:, :4], ORDER[:, :4])
+    order = np.array([0, 4, 1, 2, 5, 3])  # rows 4 and 5 stand in as padding, in the middle
+    valid = jnp.asarray(np.broadcast_to(order < 4, (2, 6)))
+    position = jnp.asarray(np.broadcast_to(np.where(order < 4, order, 0), (2, 6)), jnp.int32)
+    cache = model.empty_cache(2, 6, jnp.float32)
+    got, _ = cached(model, X[:, order], valid, position, cache)
+    np.testing.assert_allclose(got[:, order < 4], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_bfloat16_compute_and_float32_logits(tied: bool) -> None:
+    model = llama(tie_embeddings=tied)
+    hidden = forward(model, X.astype(jnp.bfloat16), ONE, ORDER)
+    assert hidden.dtype == jnp.bfloat16
+    logits = model.logits(hidden)
+    assert logits.shape == (2, 6, 20)
+    assert logits.dtype == jnp.float32
+    exact = model.logits(forward(model, X, ONE, ORDER))
+    np.testing.assert_allclose(logits, exact, rtol=0.1, atol=0.15)
+
+
+def test_a_bfloat16_cache_serves_both() -> None:
+    model = llama()
+    cache = model.empty_cache(2, 6, jnp.bfloat16)
+    got, cache = cached(model, X, jnp.ones((2, 6), bool), ORDER, cache)
+    assert cache.k.dtype == jnp.bfloat16
+    np.testing.assert_allclose(got, forward(model, X, ONE, ORDER), atol=0.1)
+
+
+def test_every_parameter_has_a_gradient_and_remat_changes_none() -> None:
+    @nnx.jit
+    def gradient(model: Llama) -> nnx.State:
+        def loss(m: Llama) -> jax.Array:
+            x = X + m.embed(ORDER)
+            hidden = m(x, causal_segment_mask(ONE, ORDER), ORDER)
+            return jnp.square(m.logits(hidden)).sum()
+
+        return nnx.grad(loss)(model)
+
+    g = flat(gradient(llama()))
+    h = flat(gradient(made(CONFIG, remat=True)))
+    for path, value in g.items():
+        assert (np.abs(value) > 1e-8).any(), path
+        np.testing.assert_allclose(value, h[path], rtol=1e-3, atol=1e-4)
