@@ -24,11 +24,13 @@ from typing import Any, Literal
 import numpy as np
 
 from data_zarr.errors import CubeError
-from data_zarr.sensors import PLATFORMS, Kind, canonical_band
+from data_zarr.sensors import PLATFORMS, Kind, Number, canonical_band
 
 FORMAT = "rsvlm-cube"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+JOURNAL = ".writing"
+"""Folder of a cube that is being written; gone when it is finished."""
 TARGETS = "targets"
 PIXELS, VALID = "pixels", "valid"
 TIME_UNITS = "seconds since 1970-01-01T00:00:00"
@@ -41,10 +43,10 @@ class BandInfo:
 
     name: str
     common_name: str | None = None
-    wavelength: float | None = None
-    fwhm: float | None = None
-    scale: float = 1.0
-    offset: float = 0.0
+    wavelength: Number | None = None
+    fwhm: Number | None = None
+    scale: Number = 1.0
+    offset: Number = 0.0
     unit: str = "1"
 
     def to_attributes(self) -> dict[str, Any]:
@@ -96,7 +98,7 @@ class BandSetInfo:
     dates: np.ndarray
     platform: np.ndarray
     dtype: np.dtype
-    nodata: float | None
+    nodata: Number | None
     static: bool
     shape: tuple[int, int, int, int]
     chunks: tuple[int, int, int, int]
@@ -140,7 +142,7 @@ class TargetInfo:
     name: str
     long_name: str = ""
     unit: str = "1"
-    bounds: tuple[float, float] | None = None
+    bounds: tuple[Number, Number] | None = None
     kind: TargetKind = "continuous"
     description: str = ""
     categories: tuple[tuple[int, str], ...] = ()
@@ -230,11 +232,11 @@ def band_set_attributes(info: BandSetInfo) -> dict[str, Any]:
     }
 
 
-def encode_number(value: float | None) -> float | str | None:
+def encode_number(value: Number | None) -> Number | str | None:
     """A number for strict JSON: NaN becomes "NaN", as Zarr writes it."""
     return "NaN" if value is not None and np.isnan(value) else value
 
 
-def decode_number(value: float | str | None) -> float | None:
+def decode_number(value: Number | str | None) -> float | None:
     """Inverse of `encode_number`."""
     return None if value is None else float(value)

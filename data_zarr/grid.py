@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from data_zarr.errors import CubeError
+from data_zarr.sensors import Number
 
 CONVENTIONS = [
     {
@@ -81,7 +83,7 @@ class Grid:
     def from_epsg(
         cls,
         epsg: int,
-        transform: tuple[float, float, float, float, float, float],
+        transform: Sequence[Number],
         height: int,
         width: int,
     ) -> Grid:
@@ -90,9 +92,7 @@ class Grid:
         return cls(_crs(f"EPSG:{epsg}").to_wkt(), epsg, (a, b, c, d, e, f), height, width)
 
     @classmethod
-    def from_bounds(
-        cls, epsg: int, bounds: tuple[float, float, float, float], height: int, width: int
-    ) -> Grid:
+    def from_bounds(cls, epsg: int, bounds: Sequence[Number], height: int, width: int) -> Grid:
         """The north-up grid that fills `bounds` = (xmin, ymin, xmax, ymax), outer edges."""
         xmin, ymin, xmax, ymax = bounds
         a, e = (xmax - xmin) / width, (ymin - ymax) / height

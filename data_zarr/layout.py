@@ -18,7 +18,7 @@ import numpy as np
 from data_zarr.errors import CubeError
 from data_zarr.format import BandInfo, BandSetInfo, check_dates
 from data_zarr.grid import Grid
-from data_zarr.sensors import Band, Kind, platform_id
+from data_zarr.sensors import Band, Kind, Number, platform_id
 
 Layout = Literal["series", "image", "balanced"]
 CHUNK, DATES_A_SHARD = 64, 64
@@ -43,9 +43,9 @@ class BandSetData:
     bands: Sequence[Band]
     dates: Any = None
     platform: Any = "unknown"
-    scale: float | Sequence[float] = 1.0
-    offset: float | Sequence[float] = 0.0
-    nodata: float = -9999
+    scale: Number | Sequence[Number] = 1.0
+    offset: Number | Sequence[Number] = 0.0
+    nodata: Number = -9999
     static: bool = False
     dtype: Any = "int16"
     valid_per_band: bool = False

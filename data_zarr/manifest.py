@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_zarr.errors import CubeError
-from data_zarr.format import FORMAT_VERSION, MANIFEST
+from data_zarr.format import FORMAT_VERSION, JOURNAL, MANIFEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +126,21 @@ class Manifest:
         for key in keys:
             if (error := self.problem(key, deep=deep)) is not None:
                 yield error
+
+
+def seal(path: str | os.PathLike[str], known: dict[str, Entry] | None = None) -> None:
+    """Writes the manifest of the files as they lie there, e.g. after a deliberate edit.
+
+    Args:
+      known: entries taken when the files were written; they are believed over the disk.
+    """
+    root = Path(path)
+    entries = dict(known or {})
+    for file in sorted(root.rglob("*")):
+        key = file.relative_to(root).as_posix()
+        if file.is_file() and not key.startswith(JOURNAL) and key != MANIFEST:
+            entries.setdefault(key, digest_file(file))
+    Manifest(root, entries).write()
 
 
 def shard_keys(

@@ -70,7 +70,7 @@ def write_geotiff(
     path: str | os.PathLike[str],
     grid: Grid,
     bands: Mapping[str, np.ndarray],
-    nodata: float | None = np.nan,
+    nodata: int | float | None = np.nan,
     unit: str = "",
     description: str = "",
 ) -> Path:

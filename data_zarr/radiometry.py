@@ -17,14 +17,14 @@ import numpy as np
 
 from data_zarr.errors import CubeError
 from data_zarr.format import near_miss
-from data_zarr.sensors import BANDSETS, BandSet
+from data_zarr.sensors import BANDSETS, BandSet, Number
 
 
 def to_physical(
     stored: np.ndarray,
-    scale: float | Sequence[float] = 1.0,
-    offset: float | Sequence[float] = 0.0,
-    nodata: float | None = None,
+    scale: Number | Sequence[Number] = 1.0,
+    offset: Number | Sequence[Number] = 0.0,
+    nodata: Number | None = None,
     axis: int = -3,
 ) -> np.ndarray:
     """stored * scale + offset as float32, NaN where `stored` is nodata.
@@ -49,7 +49,7 @@ def to_physical(
 
 
 def to_stored(
-    physical: np.ndarray, scale: float, offset: float, nodata: int, dtype: Any = np.int16
+    physical: np.ndarray, scale: Number, offset: Number, nodata: int, dtype: Any = np.int16
 ) -> np.ndarray:
     """The nearest stored number; NaN becomes nodata.
 

@@ -120,7 +120,7 @@ class Reader:
         return pixels, valid & value
 
 
-def usable(pixels: np.ndarray, nodata: float | None) -> np.ndarray:
+def usable(pixels: np.ndarray, nodata: int | float | None) -> np.ndarray:
     """True where a stored number is a value: finite and not nodata."""
     ok = np.isfinite(pixels) if pixels.dtype.kind == "f" else np.ones(pixels.shape, bool)
     if nodata is not None and not np.isnan(nodata):

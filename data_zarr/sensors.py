@@ -18,6 +18,8 @@ from typing import Any, Literal
 from data_zarr.errors import CubeError
 
 Kind = Literal["optical", "sar", "covariate"]
+Number = int | float
+"""A number of either kind: type checkers at run time do not take an int for a float."""
 
 PLATFORMS: tuple[str, ...] = (
     "unknown",
@@ -47,9 +49,9 @@ class Band:
 
     name: str
     common_name: str | None = None
-    wavelength: float | None = None
-    fwhm: float | None = None
-    gsd: float | None = None
+    wavelength: Number | None = None
+    fwhm: Number | None = None
+    gsd: Number | None = None
     unit: str = "1"
 
 
@@ -68,9 +70,9 @@ class BandSet:
     name: str
     kind: Kind
     bands: tuple[Band, ...]
-    scale: float = 1.0
-    offset: float = 0.0
-    nodata: float | None = None
+    scale: Number = 1.0
+    offset: Number = 0.0
+    nodata: Number | None = None
     qa: dict[str, Any] | None = None
     source: str = ""
 
@@ -88,7 +90,7 @@ class Sensor:
     bandsets: tuple[str, ...]
 
 
-def _edges(name: str, common: str | None, low: float, high: float, gsd: float) -> Band:
+def _edges(name: str, common: str | None, low: float, high: float, gsd: Number) -> Band:
     """A band given by its edges in micrometres."""
     return Band(name, common, round((low + high) / 2, 4), round(high - low, 4), gsd)
 
@@ -198,7 +200,7 @@ def _landsat(name: str, bands: Iterable[Band]) -> BandSet:
     return BandSet(name, "optical", tuple(bands), 2.75e-5, -0.2, 0, _QA_PIXEL, _USGS)
 
 
-def _renamed(bands: Iterable[Band], *names: str, gsd: float) -> tuple[Band, ...]:
+def _renamed(bands: Iterable[Band], *names: str, gsd: Number) -> tuple[Band, ...]:
     return tuple(dataclasses.replace(b, name=n, gsd=gsd) for b, n in zip(bands, names, strict=True))
 
 

@@ -151,10 +151,9 @@ def split(
     if buffer < 0:
         raise CubeError("a buffer cannot be negative", expected=">= 0", found=buffer)
     if fold is None:
-        every = np.arange(len(train_table), dtype=np.int64)
-        return _checked(
-            every, np.zeros(0, np.int64), "a split without a held-out fold", test_needed=False
-        )
+        if not len(train_table):
+            raise CubeError("there are no training windows", expected="at least one", found=0)
+        return Split(np.arange(len(train_table), dtype=np.int64), np.zeros(0, np.int64))
     if not (fold_map == fold).any():
         raise CubeError(
             "no such fold", expected=f"one of {np.unique(fold_map).tolist()}", found=fold

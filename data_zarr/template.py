@@ -10,14 +10,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_zarr.errors import CubeError
 from data_zarr.format import (
     FORMAT,
     FORMAT_VERSION,
+    JOURNAL,
+    MANIFEST,
     PIXELS,
     TARGETS,
     TIME_UNITS,
@@ -29,7 +33,10 @@ from data_zarr.format import (
     decode_number,
 )
 from data_zarr.grid import Grid
+from data_zarr.manifest import write_atomic
 from data_zarr.sensors import PLATFORMS
+
+TEMPLATE = f"{JOURNAL}/template.json"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,6 +115,59 @@ def codecs(dtype: np.dtype, level: int = 3) -> list[Any]:
     shuffle = BloscShuffle.shuffle if dtype.itemsize > 1 else BloscShuffle.noshuffle
     blosc = BloscCodec(cname="zstd", clevel=level, shuffle=shuffle, typesize=dtype.itemsize)
     return [blosc, Crc32cCodec()]
+
+
+def claim(root: Path, plan: Plan, overwrite: bool) -> bool:
+    """Makes `root` ours. True when the template is to be written, False to resume."""
+    journal = root / TEMPLATE
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        complete = (root / MANIFEST).is_file()
+        ours = complete or journal.is_file()
+        if not ours:
+            raise CubeError(
+                "something else lies at the output",
+                where=root,
+                expected="nothing, or a cube",
+                found="a file" if root.is_file() else "files that are no cube",
+                remedy="choose another path",
+            )
+        if overwrite:
+            shutil.rmtree(root)
+        elif complete:
+            raise CubeError(
+                "cube exists", where=root, remedy="pass overwrite=True or choose another path"
+            )
+        else:
+            state = json.loads(journal.read_text())
+            if (found := Plan.from_json(state["plan"]).fingerprint()) != (
+                fingerprint := plan.fingerprint()
+            ):
+                raise CubeError(
+                    "an unfinished cube of other arguments",
+                    where=root,
+                    expected=f"template {fingerprint[:12]}",
+                    found=found[:12],
+                    remedy="pass overwrite=True to begin again",
+                )
+            if state["written"]:
+                return False
+            shutil.rmtree(root)  # killed while the template was laid out: no pixels yet
+    mark(root, plan, written=False)
+    return True
+
+
+def mark(root: Path, plan: Plan, *, written: bool) -> None:
+    """Journals the plan, and whether the template has been laid out."""
+    (root / JOURNAL).mkdir(parents=True, exist_ok=True)
+    write_atomic(root / TEMPLATE, json.dumps({"plan": plan.to_json(), "written": written}))
+
+
+def read(root: Path) -> Plan:
+    """The plan of a cube that is being written."""
+    try:
+        return Plan.from_json(json.loads((root / TEMPLATE).read_text())["plan"])
+    except FileNotFoundError as error:
+        raise CubeError("no cube is being written", where=root, found="no journal") from error
 
 
 def write(root: Path, plan: Plan) -> None:

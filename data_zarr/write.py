@@ -11,8 +11,8 @@ share a file: that is how concurrent Zarr writers lose data. Every file is repla
 journalled with its SHA-256; a killed run is run again and only misses what it had not finished.
 A writer pickles as its path, so the regions may be written by many processes; one of them closes.
 
-How a shard is cut into chunks is in `data_zarr.layout`; maps are in `data_zarr.maps`; both are
-exported here.
+How a shard is cut into chunks: `data_zarr.layout`; the empty cube: `data_zarr.template`; maps:
+`data_zarr.maps`. Their public names are exported here.
 """
 
 from __future__ import annotations
@@ -30,17 +30,14 @@ import numpy as np
 
 from data_zarr import template
 from data_zarr.errors import CubeError
-from data_zarr.format import MANIFEST, PIXELS, TARGETS, VALID, TargetInfo
+from data_zarr.format import JOURNAL, PIXELS, TARGETS, VALID, TargetInfo
 from data_zarr.grid import Grid
 from data_zarr.layout import CHUNK, BandSetData, Layout
-from data_zarr.manifest import Entry, Manifest, digest_file, shard_keys, write_atomic
+from data_zarr.manifest import Entry, digest_file, seal, shard_keys, write_atomic
 from data_zarr.maps import write_geotiff, write_map
 from data_zarr.read import usable
 
 __all__ = ["BandSetData", "CubeWriter", "create_cube", "seal", "write_geotiff", "write_map"]
-
-JOURNAL = ".writing"
-TEMPLATE = f"{JOURNAL}/template.json"
 
 
 def create_cube(
@@ -92,9 +89,9 @@ def create_cube(
         {"title": title, "license": license, "provenance": provenance, **(attrs or {})},
     )
     try:
-        if _claim(root, plan, overwrite):
+        if template.claim(root, plan, overwrite):
             template.write(root, plan)
-            _mark(root, plan, written=True)
+            template.mark(root, plan, written=True)
     except OSError as error:
         raise CubeError(
             "cannot write the cube",
@@ -104,50 +101,6 @@ def create_cube(
             remedy="choose another output path, or free space and rights",
         ) from error
     return CubeWriter(root)
-
-
-def _claim(root: Path, plan: template.Plan, overwrite: bool) -> bool:
-    """Makes `root` ours. True when the template is to be written, False to resume."""
-    mark = root / TEMPLATE
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        complete = (root / MANIFEST).is_file()
-        ours = complete or mark.is_file()
-        if not ours:
-            raise CubeError(
-                "something else lies at the output",
-                where=root,
-                expected="nothing, or a cube",
-                found="a file" if root.is_file() else "files that are no cube",
-                remedy="choose another path",
-            )
-        if overwrite:
-            shutil.rmtree(root)
-        elif complete:
-            raise CubeError(
-                "cube exists", where=root, remedy="pass overwrite=True or choose another path"
-            )
-        else:
-            state = json.loads(mark.read_text())
-            if (found := template.Plan.from_json(state["plan"]).fingerprint()) != (
-                fingerprint := plan.fingerprint()
-            ):
-                raise CubeError(
-                    "an unfinished cube of other arguments",
-                    where=root,
-                    expected=f"template {fingerprint[:12]}",
-                    found=found[:12],
-                    remedy="pass overwrite=True to begin again",
-                )
-            if state["written"]:
-                return False
-            shutil.rmtree(root)  # killed while the template was laid out: no pixels yet
-    _mark(root, plan, written=False)
-    return True
-
-
-def _mark(root: Path, plan: template.Plan, *, written: bool) -> None:
-    (root / JOURNAL).mkdir(parents=True, exist_ok=True)
-    write_atomic(root / TEMPLATE, json.dumps({"plan": plan.to_json(), "written": written}))
 
 
 class CubeWriter:
@@ -161,10 +114,7 @@ class CubeWriter:
 
     def __init__(self, path: Path):
         self.path = path
-        try:
-            plan = template.Plan.from_json(json.loads((path / TEMPLATE).read_text())["plan"])
-        except FileNotFoundError as error:
-            raise CubeError("no cube is being written", where=path, found="no journal") from error
+        plan = template.read(path)
         self.grid, self.shard = plan.grid, plan.shard
         self.bandsets = {b.name: b for b in plan.bandsets}
         self.targets = {t.name: t for t in plan.targets}
@@ -328,18 +278,3 @@ class CubeWriter:
                 found=error.strerror or str(error),
                 remedy="free space or rights, and run again: it resumes",
             ) from error
-
-
-def seal(path: str | os.PathLike[str], known: dict[str, Entry] | None = None) -> None:
-    """Writes the manifest of the files as they lie there, e.g. after a deliberate edit.
-
-    Args:
-      known: entries taken when the files were written; they are believed over the disk.
-    """
-    root = Path(path)
-    entries = dict(known or {})
-    for file in sorted(root.rglob("*")):
-        key = file.relative_to(root).as_posix()
-        if file.is_file() and not key.startswith(JOURNAL) and key != MANIFEST:
-            entries.setdefault(key, digest_file(file))
-    Manifest(root, entries).write()

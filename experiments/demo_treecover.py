@@ -4,9 +4,9 @@
     rsvlm demo                    # the same over five spatial folds, with baselines, map and chat
 
 The data: 101x100 pixels, 13 bands, five dates in 2015 of which two are all cloud, masks by date.
-Five spectral frames a date (true colour, NIR, SWIR, red edge, atmosphere as far as the sensor has
-them) and one frame of indices go through one small ViT; dates are fused under their cloud masks to
-eight visual tokens; the decoder is the 260k-parameter TinyStories Llama.
+The three clearest dates of each window become four spectral frames a date (true colour, NIR, SWIR,
+red edge) and one of indices; all frames go through one small ViT; dates are fused under their cloud
+masks to eight visual tokens; the decoder is the 260k-parameter TinyStories Llama.
 """
 
 from rsvlm_jax.config import (
@@ -21,9 +21,17 @@ from rsvlm_jax.config import (
     nano,
 )
 
+LAND_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+"""Without the 60 m bands of the atmosphere: aerosol, water vapour, cirrus."""
+
 
 def experiment() -> Experiment:
-    sentinel2 = InputConfig("s2_l1c", spectral=SpectralConfig(indices=("ndvi", "ndmi", "nbr")))
+    sentinel2 = InputConfig(
+        "s2_l1c",
+        bands=LAND_BANDS,
+        dates=3,
+        spectral=SpectralConfig(indices=("ndvi", "ndmi", "nbr")),
+    )
     return Experiment(
         name="demo_treecover",
         data=DataConfig(

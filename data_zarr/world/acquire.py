@@ -23,7 +23,7 @@ from data_zarr.world.scene import Scene, make_terrain
 GAIN = 0.03
 """Spread of a date's calibration and view angle, a factor common to its bands."""
 
-TEXTURE = 0.05
+TEXTURE = 0.04
 """Spread of crown texture on a date: a factor, common to bands, correlated over some pixels."""
 
 TEXTURE_SCALE = 4.0
@@ -36,7 +36,7 @@ DROUGHT = 0.12
 
 WEATHER_SCALE = 16.0
 
-BAND = 0.03
+BAND = 0.02
 """Spread of what adjacent pixels and correction leave in each band alone: a smooth factor."""
 
 BAND_SCALE = 10.0
@@ -47,12 +47,12 @@ HAZE = 0.016
 NOISE = 0.006
 """Spread of detector noise, as reflectance, per pixel and band."""
 
-WET_DB = 1.2
+WET_DB = 0.9
 """Spread of the radar's canopy wetness and calibration on a date, common to VV and VH, smooth."""
 
 WET_SCALE = 20.0
 
-RAIN = 0.16
+RAIN = 0.12
 """Spread of soil water about its season, one number a radar date."""
 
 LANDSAT_PIXEL = 3
@@ -73,9 +73,7 @@ def optical(
     """Surface reflectance as delivered by acquisition `i` of an optical band set."""
     size, doy = world.size, phenology.day_of_year(date)
     spectra = optics.spectra_at(wavelength, fwhm)
-    surface = optics.reflectance(
-        scene.state, doy, phenology.years_before(date, world.end), spectra
-    )
+    surface = optics.reflectance(scene.state, doy, phenology.years_before(date, world.end), spectra)
     zenith, azimuth = phenology.sun(doy)
     rng = stream(seed, "surface", bandset, i)
     gain = 1.0 + GAIN * float(rng.standard_normal())
@@ -93,16 +91,15 @@ def optical(
         azimuth,
         HAZE,
     )
-    pixels, valid = seen_through(surface, air, wavelength), air.valid
-    if bandset.startswith("landsat"):
-        pixels, valid = coarse(pixels, LANDSAT_PIXEL), coarse(valid[None], LANDSAT_PIXEL)[0] == 1
+    pixels, valid = seen_through(surface, air, wavelength), air.valid[None]
     noise = stream(seed, "noise", bandset, i).standard_normal(pixels.shape, np.float32)
     if bandset.startswith("landsat"):
-        noise = noise[:, *_first_of(size, LANDSAT_PIXEL)]
-    pixels = pixels + np.float32(NOISE) * noise
+        pixels, valid = coarse(pixels, LANDSAT_PIXEL), coarse(valid, LANDSAT_PIXEL) == 1
+        first = np.arange(size) // LANDSAT_PIXEL * LANDSAT_PIXEL
+        noise = noise[:, first[:, None], first]
     if platform == "landsat-7":
         valid = valid & ~scan_gaps(size)
-    return pixels.astype(np.float32), valid[None]
+    return (pixels + np.float32(NOISE) * noise).astype(np.float32), valid
 
 
 def sar(
@@ -140,7 +137,7 @@ def cloud_cover(seed: int, world: Preset, bandset: str, i: int) -> float:
     """Share of the sky on a date: mostly some clouds; the preset may name overcast dates."""
     if (bandset, i) in world.overcast:
         return 1.0
-    return float(stream(seed, "cover", bandset, i).uniform(0.0, 0.3))
+    return float(stream(seed, "cover", bandset, i).uniform(0.0, 0.25))
 
 
 def coarse(x: np.ndarray, n: int) -> Float[np.ndarray, "C H W"]:
@@ -158,8 +155,3 @@ def scan_gaps(size: int) -> Bool[np.ndarray, "H W"]:
     y, x = np.indices((size, size))
     width = 3.0 + 9.0 * np.abs(x - size / 2) / size
     return (y + 0.15 * x) % 33 < width
-
-
-def _first_of(size: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    first = np.arange(size) // n * n
-    return first[:, None], first[None, :]

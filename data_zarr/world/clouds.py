@@ -1,7 +1,7 @@
 """Clouds, their shadows, haze, and a mask that is good but not perfect.
 
-    opacity [H,W] (0 clear, 1 opaque) --threshold, grow--> valid [H,W]
-       what the threshold misses stays in the pixels as thin haze
+opacity [H,W] (0 clear, 1 opaque) --threshold, grow--> valid [H,W]
+   what the threshold misses stays in the pixels as thin haze
 """
 
 from __future__ import annotations
@@ -43,9 +43,7 @@ class Sky:
     valid: Bool[np.ndarray, "H W"]
 
 
-def sky(
-    rng: np.random.Generator, size: int, cover: float, azimuth: float, haze: float
-) -> Sky:
+def sky(rng: np.random.Generator, size: int, cover: float, azimuth: float, haze: float) -> Sky:
     """The atmosphere of one date.
 
     Args:
@@ -57,7 +55,7 @@ def sky(
     """
     field = gaussian_field(rng, size + 2 * _SHIFT, 24.0, roughness=3.4)
     level = float(np.quantile(field, 1.0 - np.clip(cover, 0.0, 1.0)))
-    opacity = 1.0 - np.exp(-np.maximum(2.5 * (field - level + 0.12), 0.0) ** 1.5)
+    opacity = 1.0 - np.exp(-(np.maximum(2.5 * (field - level + 0.12), 0.0) ** 1.5))
     # Row 0 is the north, so a shadow moves by (+cos, -sin) of the sun's azimuth.
     dy, dx = round(_SHIFT * np.cos(azimuth)), round(-_SHIFT * np.sin(azimuth))
     over = opacity[_SHIFT : _SHIFT + size, _SHIFT : _SHIFT + size]
@@ -88,6 +86,6 @@ def seen_through(
 def _grown(mask: Bool[np.ndarray, "H W"], r: int) -> Bool[np.ndarray, "H W"]:
     y, x = np.indices(mask.shape)
     edge = 2 * r + 1
-    return box_sums(integral(mask), y.ravel() - r, x.ravel() - r, edge, edge).reshape(
-        mask.shape
-    ) > 0
+    return (
+        box_sums(integral(mask), y.ravel() - r, x.ravel() - r, edge, edge).reshape(mask.shape) > 0
+    )

@@ -100,9 +100,7 @@ def _posterior_mean(evidence: list[Evidence], rows: slice) -> Float[np.ndarray, 
 
     def predict(u: Float[np.ndarray, "K m"]) -> Float[np.ndarray, "M m"]:
         state = decode(u)
-        parts = [
-            np.where(c, e.predict(state, rows), 0.0) for e, c in zip(used, clear, strict=True)
-        ]
+        parts = [np.where(c, e.predict(state, rows), 0.0) for e, c in zip(used, clear, strict=True)]
         return np.concatenate(parts)
 
     u = np.zeros((k, m), np.float32)
@@ -237,9 +235,7 @@ def _sar_evidence(
     gain = radar.terrain_gain(terrain)
 
     def predict(state: State, rows: slice) -> Float[np.ndarray, "C m"]:
-        return white @ radar.decibel(
-            radar.backscatter(state, doy, before, rain=0.0) * gain[rows]
-        )
+        return white @ radar.decibel(radar.backscatter(state, doy, before, rain=0.0) * gain[rows])
 
     return Evidence(white @ radar.decibel(power), share >= _LEAST_CLEAR, predict)
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from data_zarr.cube import Cube, TargetInfo, open_cube
+from data_zarr.errors import CubeError
 from data_zarr.grid import Grid
 from data_zarr.sensors import BANDSETS, Band
 from data_zarr.world import acquire
@@ -53,10 +54,21 @@ def make_world(
       overwrite: replace a cube that is already there.
 
     Raises:
-      CubeError: no such preset, something already at `path`, or it cannot be written.
+      CubeError: no such preset, an impossible number, something already at `path`, or the path
+        cannot be written.
     """
     world = find_preset(preset)
-    world = dataclasses.replace(world, size=size or world.size, years=years or world.years)
+    world = dataclasses.replace(
+        world,
+        size=world.size if size is None else size,
+        years=world.years if years is None else years,
+    )
+    if seed < 0 or world.size < 16 or not world.years > 0:
+        raise CubeError(
+            "impossible world",
+            expected="seed >= 0, size >= 16, years > 0",
+            found=f"seed {seed}, size {world.size}, years {world.years}",
+        )
     truth = scene(seed, world)
     corner_x, corner_y = _CORNER
     grid = Grid.from_epsg(

@@ -35,6 +35,9 @@ def run(args: Sequence[str]) -> dict[str, object]:
 
     from .progress import Bars
 
+    if options.steps is not None:
+        train = dataclasses.replace(experiment.train, steps=options.steps)
+        experiment = dataclasses.replace(experiment, train=train)
     out = options.out or Path("demo_out") / options.story
     with Bars() as bars:
         return demo(
@@ -43,6 +46,5 @@ def run(args: Sequence[str]) -> dict[str, object]:
             story=options.story,
             buffer=options.buffer,
             members=options.members,
-            steps=options.steps,
-            progress=bars,
+            reporter=bars,
         )

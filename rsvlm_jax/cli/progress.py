@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -22,7 +23,7 @@ class Bars:
     """Several named bars at once; thread-safe. Use as a context manager."""
 
     def __init__(self, *, every: float = 5.0) -> None:
-        self._console = Console(file=sys.stderr)
+        self._console = Console(file=sys.stderr, width=None if sys.stderr.isatty() else 140)
         self._lock = threading.Lock()
         self._every = every
         self._start: dict[str, float] = {}
@@ -67,6 +68,10 @@ class Bars:
             self._said[name] = now
             left = (now - start) / max(done, 1) * (total - done)
             print(f"{name}: {done}/{total}  {note}  ETA {left:.0f} s", file=sys.stderr, flush=True)
+
+    def say(self, what: Any) -> None:
+        """Print text or a rich object, above the bars."""
+        self._console.print(what, markup=False, highlight=False)
 
     def finish(self, name: str) -> None:
         """Take a bar away."""

@@ -62,13 +62,19 @@ class InputConfig:
       bandset: name of the cube's group.
       front: "rgb" (recombination and vision tower) or "pixel" (one linear token a date).
       bands: native or common names in the wanted order; None takes all of the cube's.
+      dates: at most so many dates a window, the clearest ones, in time order; None takes all.
       spectral: recombination of the "rgb" front.
     """
 
     bandset: str
     front: Literal["rgb", "pixel"] = "rgb"
     bands: tuple[str, ...] | None = None
+    dates: int | None = None
     spectral: SpectralConfig = SpectralConfig()
+
+    def __post_init__(self) -> None:
+        if self.dates is not None:
+            _positive(self, "dates")
 
 
 @dataclasses.dataclass(frozen=True)

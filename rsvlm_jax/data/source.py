@@ -62,6 +62,7 @@ class CubeSource:
         table: WindowTable,
         *,
         rows: np.ndarray | None = None,
+        dates: Sequence[int | None] | None = None,
         preload: bool | None = None,
         error_budget: float = 0.1,
     ) -> None:
@@ -73,6 +74,7 @@ class CubeSource:
           target: what to predict; None: no sample has a target (prediction).
           table: windows of the cube.
           rows: those to use; None: all.
+          dates: for each input, at most so many dates a window, the clearest; None: all.
           preload: keep the inputs in memory; None: when they are small (`PRELOAD_BYTES`).
           error_budget: share of unreadable windows that is borne.
 
@@ -116,10 +118,37 @@ class CubeSource:
             s.name: cube.reader(s.name, bands=list(s.band_names), preload=self.preload)
             for s in self.specs
         }
+        limits = [None] * len(self.specs) if dates is None else dates
+        self._limit = {
+            s.name: min(len(self._dates[s.name]), limit or len(self._dates[s.name]))
+            for s, limit in zip(self.specs, limits, strict=True)
+        }
         self._chunks = infos[self.specs[0].name].chunks[-2:] if self.specs else (1, 1)
         self.error_budget = error_budget
         self.bad: dict[int, str] = {}
         self._lock = threading.Lock()
+
+    @classmethod
+    def of(
+        cls,
+        processor: Processor,
+        cube: Cube | str | os.PathLike[str],
+        table: WindowTable,
+        *,
+        rows: np.ndarray | None = None,
+        target: TargetConfig | None = None,
+        error_budget: float = 0.1,
+    ) -> CubeSource:
+        """The windows as a processor reads them: its bands, in its order, its limits of dates."""
+        return cls(
+            cube,
+            processor.bandsets,
+            target,
+            table,
+            rows=rows,
+            dates=[i.dates for i in processor.config.inputs],
+            error_budget=error_budget,
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -145,22 +174,28 @@ class CubeSource:
         obs: dict[str, dict[str, np.ndarray]] = {}
         for name, reader in self._readers.items():
             info, c = reader.info, len(reader.bands)
-            t, masks = info.shape[0], c if info.valid_per_band else 1
+            t, masks = self._limit[name], c if info.valid_per_band else 1
             pixels = np.zeros((b, t, c, size, size), info.dtype)
             valid = np.zeros((b, t, masks, size, size), bool)
+            date, platform = np.zeros((b, t), np.float32), np.zeros((b, t), np.int32)
             for i in range(b):
+                date[i], platform[i] = self._dates[name][:t], self._platform[name][:t]
                 try:
                     window = self._window(name, y[i], x[i])
                 except CubeError as e:
                     self._record(int(self.rows[index[i]]), e)
                     sample[i] = -1
                     continue
+                if t < info.shape[0]:
+                    keep = clearest(window[1], t)
+                    window = window[0][keep], window[1][keep]
+                    date[i], platform[i] = self._dates[name][keep], self._platform[name][keep]
                 pixels[i], valid[i] = turned(window[0], turns[i]), turned(window[1], turns[i])
             obs[name] = {
                 "pixels": pixels,
                 "valid": valid,
-                "date": np.tile(self._dates[name], (b, 1)),
-                "platform": np.tile(self._platform[name], (b, 1)),
+                "date": date,
+                "platform": platform,
                 "lonlat": self._lonlat[index],
                 "gsd": np.full(b, self._gsd),
             }
@@ -233,6 +268,16 @@ class CubeSource:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
+
+
+def clearest(valid: np.ndarray, count: int) -> np.ndarray:
+    """Positions of the `count` dates with the largest valid share, in time order.
+
+    Args:
+      valid: bool [T,C,H,W]. Of equally clear dates the earlier ones are taken.
+    """
+    share = valid.reshape(len(valid), -1).mean(axis=1)
+    return np.sort(np.argsort(-share, kind="stable")[:count])
 
 
 def turned(a: np.ndarray, element: int) -> np.ndarray:

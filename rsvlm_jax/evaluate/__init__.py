@@ -7,4 +7,9 @@ Contents (import the submodules; scikit-learn and matplotlib load on first use):
   report      rows as a rich table, Markdown, JSON and CSV; `write_report`
   figure      `demo_figure`: image, prediction, interval, reference, scatter
   cubeplots   `show_cube`: every pseudo-RGB frame with its bands and wavelengths
+  panels      parts of both figures: stretches, maps with coordinates, saving
+  crossval    train and predict an experiment fold by fold; the held-out map
+  cubeframes  a cube's frames for `show_cube` and for the background of a figure
+  cubeinfo    what a cube is, in words and as facts
+  runs, demo  `rsvlm evaluate` and `rsvlm demo` as functions
 """

@@ -95,7 +95,7 @@ def derived(
         extra = np.clip(extra, -1, 1)
     elif spec.kind == "sar" and len(spec.bands) == 2:
         extra = values[:, 0] - values[:, 1]
-        known = valid.all(axis=1)
+        known = valid[:, 0] & valid[:, 1]
     else:
         return values, valid
     return np.concatenate([values, extra[:, None]], 1), np.concatenate([valid, known[:, None]], 1)

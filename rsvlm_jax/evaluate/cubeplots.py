@@ -107,7 +107,8 @@ def show_cube(
     height, width = panels[0].valid.shape
     tall = float(np.clip(height / width, 0.4, 2.5))
     side = 2.6
-    figure = new_figure(side * max(len(groups), 2) + 0.6, (side * tall + 0.75) * len(shown) + 0.9)
+    size = side * max(len(groups), 2) + 0.6, (side * tall + 0.6) * len(shown) + 0.9
+    figure = new_figure(*size, layout="compressed")
     figure.suptitle(title, fontsize=12, color=INK, x=0.01, ha="left", weight="bold")
     axes = figure.subplots(len(shown), len(groups), squeeze=False)
     for i, date in enumerate(shown):

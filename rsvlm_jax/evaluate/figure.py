@@ -14,25 +14,28 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from data_zarr.grid import Grid
+
 from .panels import (
     ACCENT,
     INK,
     SOFT,
-    GridLike,
     color_bar,
     fold_edges,
     new_figure,
+    place,
     save,
     scale_bar,
     show_map,
     stretch,
+    tallness,
 )
 from .regression import Row
 
@@ -42,6 +45,11 @@ FOLD_COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00",
 VALUE_COLORS = "viridis"
 WIDTH_COLORS = "magma"
 
+LEFT, PITCH, SIDE, HEAD, GAP, FOOT, MAX_HEIGHT = 0.75, 4.35, 3.1, 0.75, 1.05, 0.8, 4.5
+"""Inches: left margin, distance of columns, edge of a panel; height of the heading, between the
+rows, under them; tallest map. Fixed: layout engines shrink what stands beside a wide map."""
+
+TITLE: dict[str, Any] = {"fontsize": 14, "weight": "bold", "color": INK}
 HEADING: dict[str, object] = {"fontsize": 10, "weight": "bold"}
 MONO: dict[str, object] = {"family": "monospace"}
 NOTE: dict[str, object] = {"fontsize": 8, "color": SOFT}
@@ -60,7 +68,7 @@ def demo_figure(
     lo: np.ndarray,
     hi: np.ndarray,
     fold: np.ndarray,
-    grid: GridLike,
+    grid: Grid,
     title: str,
     label: str,
     unit: str = "1",
@@ -69,7 +77,7 @@ def demo_figure(
     limits: tuple[float, float] | None = None,
     row: Row | None = None,
     notes: Sequence[str] = (),
-    table: Sequence[Mapping[str, object]] = (),
+    table: Sequence[Row] = (),
 ) -> Path:
     """Draws and writes the PNG.
 
@@ -92,41 +100,43 @@ def demo_figure(
     Raises:
       ConfigError: the path cannot be written.
     """
-    figure = new_figure(12.6, 8.4)
-    figure.suptitle(title, fontsize=14, color=INK, x=0.012, ha="left", weight="bold")
-    axes = figure.subplots(2, 3)
+    tall = tallness(grid)
+    wide = min(SIDE, MAX_HEIGHT / tall)
+    map_height = wide * tall
+    second = HEAD + map_height + GAP
+    height = second + max(map_height, SIDE) + FOOT
+    figure = new_figure(LEFT + 3 * PITCH, height)
+    figure.text(LEFT / 3 / (LEFT + 3 * PITCH), 1 - 0.12 / height, title, va="top", **TITLE)
+    image_ax, reference_ax, prediction_ax = (
+        place(figure, LEFT + k * PITCH, HEAD, wide, map_height) for k in range(3)
+    )
+    width_ax = place(figure, LEFT, second, wide, map_height)
+    scatter_ax = place(figure, LEFT + PITCH, second, SIDE, SIDE)
+    text_ax = place(figure, LEFT + 2 * PITCH, second, PITCH, height - second - FOOT / 2)
     name = label if unit in ("", "1") else f"{label} ({unit})"
     if limits is None:
         shown = np.concatenate([np.ravel(a) for a in (prediction, reference, y, oof)])
         limits = float(np.nanmin(shown)), float(np.nanmax(shown))
     scale = {"vmin": limits[0], "vmax": limits[1], "cmap": VALUE_COLORS}
 
-    show_map(axes[0, 0], stretch(rgb), grid, image_title)
-    scale_bar(axes[0, 0], grid)
-    shown = show_map(axes[0, 1], reference, grid, f"Reference: {label}", **scale)
-    color_bar(shown, axes[0, 1], name)
+    show_map(image_ax, stretch(rgb), grid, image_title, first=True)
+    scale_bar(image_ax, grid)
+    lines = "" if fold_map is None else " (lines: tiles of the folds)"
+    shown = show_map(reference_ax, reference, grid, f"Reference: {label}{lines}", **scale)
+    color_bar(shown, reference_ax, name)
     if fold_map is not None:
-        fold_edges(axes[0, 1], fold_map, grid)
-        axes[0, 1].set_title(
-            f"Reference: {label} (lines: tiles of the folds)", fontsize=10, loc="left"
-        )
-    shown = show_map(axes[0, 2], prediction, grid, f"Prediction: {label}", **scale)
-    color_bar(shown, axes[0, 2], name)
+        fold_edges(reference_ax, fold_map, grid)
+    shown = show_map(prediction_ax, prediction, grid, f"Prediction: {label}", **scale)
+    color_bar(shown, prediction_ax, name)
     spread = upper - lower
-    shown = show_map(
-        axes[1, 0], spread, grid, "Width of the 90 % interval", cmap=WIDTH_COLORS, vmin=0
-    )
-    color_bar(shown, axes[1, 0], f"width of {name}" if unit in ("", "1") else unit)
-    _scatter(axes[1, 1], y, oof, lo, hi, fold, limits, name)
-    _figures(axes[1, 2], row, table, notes, unit)
+    style = {"cmap": WIDTH_COLORS, "vmin": 0, "first": True}
+    shown = show_map(width_ax, spread, grid, "Width of the 90 % interval", **style)
+    color_bar(shown, width_ax, f"width of {name}" if unit in ("", "1") else unit)
+    _scatter(scatter_ax, y, oof, lo, hi, fold, limits, name)
+    _figures(text_ax, row, table, notes, unit)
     crs = f"EPSG:{grid.epsg}" if grid.epsg else "CRS without EPSG code"
-    figure.supxlabel(
-        f"{crs} · {grid.height} × {grid.width} pixels of {grid.gsd:.1f} m",
-        fontsize=8,
-        color=SOFT,
-        x=0.012,
-        ha="left",
-    )
+    about = f"{crs} · {grid.height} × {grid.width} pixels of {grid.gsd:.1f} m"
+    figure.text(LEFT / 3 / (LEFT + 3 * PITCH), 0.12 / height, about, fontsize=8, color=SOFT)
     return save(figure, path)
 
 
@@ -143,7 +153,8 @@ def _scatter(
     known = np.isfinite(y)
     y, oof, lo, hi, fold = (np.asarray(a)[known] for a in (y, oof, lo, hi, fold))
     error = np.stack([np.maximum(oof - lo, 0), np.maximum(hi - oof, 0)])
-    ax.errorbar(y, oof, yerr=error, fmt="none", ecolor=SOFT, elinewidth=0.5, alpha=0.35, zorder=1)
+    alpha = float(np.clip(50 / max(len(y), 1), 0.05, 0.4))  # many bars must not hide the points
+    ax.errorbar(y, oof, yerr=error, fmt="none", ecolor=SOFT, elinewidth=0.5, alpha=alpha, zorder=1)
     folds = np.unique(fold)
     for i, f in enumerate(folds):
         here = fold == f
@@ -179,12 +190,13 @@ def _scatter(
 def _figures(
     ax: Axes,
     row: Row | None,
-    table: Sequence[Mapping[str, object]],
+    table: Sequence[Row],
     notes: Sequence[str],
     unit: str,
 ) -> None:
     """Metrics of the model, the other models beneath, then notes; wrapped to the panel."""
     ax.set_axis_off()
+    inches = ax.figure.get_figure(root=True).get_size_inches()[1] * ax.get_position().height
     suffix = "" if unit in ("", "1") else f" {unit}"
     lines: list[tuple[str, dict[str, object]]] = []
     if row is not None:
@@ -204,7 +216,8 @@ def _figures(
         lines.append(("", {}))
         wrapped = [part for note in notes for part in textwrap.wrap(note, 58)]
         lines += [(part, NOTE) for part in wrapped]
-    step = min(0.062, 0.99 / max(len(lines), 1))
+    # Shares of the panel's height: a line takes 0.185 inches, less where there are too many.
+    step = min(0.185 / inches, 0.99 / max(len(lines), 1))
     top = 1.0
     for text, style in lines:
         options: dict[str, Any] = {"fontsize": 9, "color": INK, **style}

@@ -6,9 +6,8 @@ Figures are `Figure` objects on the Agg canvas; pyplot and its global state are 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,6 +17,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from data_zarr.grid import Grid
 from rsvlm_jax.config import ConfigError
 
 INK, SOFT, ACCENT = "#222222", "#777777", "#d1495b"
@@ -29,28 +29,17 @@ GAMMA = 0.8
 """Reflectance is linear, screens are not; forests would be black."""
 
 
-class GridLike(Protocol):
-    """What a map panel needs of `data_zarr.cube.Grid`."""
-
-    @property
-    def transform(self) -> tuple[float, float, float, float, float, float]: ...
-    @property
-    def epsg(self) -> int | None: ...
-    @property
-    def geographic(self) -> bool: ...
-    @property
-    def gsd(self) -> float: ...
-    @property
-    def height(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure in inches, ready for constrained layout."""
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+def new_figure(width: float, height: float, layout: Literal["compressed"] | None = None) -> Figure:
+    """An empty figure in inches."""
+    figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes by inches from the left and upper edges of the figure."""
+    w, h = figure.get_size_inches()
+    return figure.add_axes((left / w, 1 - (top + height) / h, width / w, height / h))
 
 
 def save(figure: Figure, path: str | os.PathLike[str], dpi: int = 150) -> Path:
@@ -82,8 +71,8 @@ def stretch(
       rgb: float [H, W, 3], any units, NaN where unknown.
       valid: bool [H, W] or None.
     """
-    known = np.isfinite(rgb).all(axis=-1)
-    known = known if valid is None else known & valid
+    known = np.asarray(np.isfinite(rgb).all(axis=-1))
+    known = known if valid is None else np.logical_and(known, valid)
     if not known.any():
         return np.full(rgb.shape, GREY)
     low, high = np.percentile(rgb[known], percentiles, axis=0)
@@ -98,29 +87,42 @@ def rescale(rgb: np.ndarray, low: Any, high: Any, valid: np.ndarray) -> np.ndarr
     return np.where(valid[..., None], np.clip(scaled, 0, 1) ** GAMMA, GREY)
 
 
-def extent(grid: GridLike) -> tuple[float, float, float, float]:
+def extent(grid: Grid) -> tuple[float, float, float, float]:
     """(left, right, bottom, top) of the outer edges: kilometres, or degrees."""
     a, _, c, _, e, f = grid.transform
     k = 1.0 if grid.geographic else 1e-3
     return c * k, (c + a * grid.width) * k, (f + e * grid.height) * k, f * k
 
 
+def stretch_of_y(grid: Grid) -> float:
+    """Length of a unit of y over that of a unit of x, on the ground: 1 but for degrees."""
+    _, _, bottom, top = extent(grid)
+    return float(1 / np.cos(np.radians((bottom + top) / 2))) if grid.geographic else 1.0
+
+
+def tallness(grid: Grid) -> float:
+    """Height over width of the map on the ground."""
+    left, right, bottom, top = extent(grid)
+    return (top - bottom) / (right - left) * stretch_of_y(grid)
+
+
 def show_map(
     ax: Axes,
     image: np.ndarray,
-    grid: GridLike,
+    grid: Grid,
     title: str,
     *,
-    labels: bool = True,
+    first: bool = False,
     **kwargs: Any,
 ) -> ScalarMappable:
-    """An image in its coordinates. Equal distances on the ground look equal, in degrees too."""
-    left, right, bottom, top = extent(grid)
-    latitude = np.radians((bottom + top) / 2) if grid.geographic else 0.0
+    """An image in its coordinates. Equal distances on the ground look equal, in degrees too.
+
+    The first map of a row also gets the name of its vertical axis.
+    """
     mappable = ax.imshow(
         image,
-        extent=(left, right, bottom, top),
-        aspect=float(1 / np.cos(latitude)),
+        extent=extent(grid),
+        aspect=stretch_of_y(grid),
         interpolation="nearest",
         **kwargs,
     )
@@ -129,33 +131,31 @@ def show_map(
     ax.tick_params(labelsize=7, colors=SOFT, length=2)
     ax.locator_params(nbins=4)
     ax.ticklabel_format(useOffset=False, style="plain")
-    if labels:
-        names = ("longitude (°)", "latitude (°)") if grid.geographic else ("E (km)", "N (km)")
-        ax.set_xlabel(names[0], fontsize=7, color=SOFT, labelpad=1)
+    names = ("longitude (°)", "latitude (°)") if grid.geographic else ("E (km)", "N (km)")
+    ax.set_xlabel(names[0], fontsize=7, color=SOFT, labelpad=1)
+    if first:
         ax.set_ylabel(names[1], fontsize=7, color=SOFT, labelpad=1)
-    else:
-        ax.tick_params(labelbottom=False, labelleft=False)
     for spine in ax.spines.values():
         spine.set_edgecolor(SOFT)
         spine.set_linewidth(0.5)
     return mappable
 
 
-def scale_bar(ax: Axes, grid: GridLike) -> None:
-    """A bar of a round length, about a quarter of the width, at the lower left."""
+def scale_bar(ax: Axes, grid: Grid) -> None:
+    """A bar of a round length, at most a quarter of the width, at the lower left."""
     metres = grid.gsd * grid.width
     length = 10.0 ** np.floor(np.log10(metres / 4))
     length *= max(k for k in (1, 2, 5) if k * length <= metres / 4)
     share = length / metres
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
-    box = Rectangle((0.03, 0.03), share + 0.05, 0.105, transform=ax.transAxes)
-    box.set(facecolor="white", alpha=0.75, edgecolor="none", zorder=4)
-    bar = Rectangle((0.055, 0.055), share, 0.014, transform=ax.transAxes)
-    bar.set(facecolor=INK, edgecolor="none", zorder=5)
-    ax.add_patch(box)
-    ax.add_patch(bar)
+    inch = 1 / (ax.figure.get_figure(root=True).get_size_inches()[1] * ax.get_position().height)
+    style: dict[str, Any] = {"transform": ax.transAxes, "edgecolor": "none"}
+    box = (0.03, 0.1 * inch), share + 0.05, 0.3 * inch
+    ax.add_patch(Rectangle(*box, facecolor="white", alpha=0.75, zorder=4, **style))
+    bar = (0.055, 0.16 * inch), share, 0.04 * inch
+    ax.add_patch(Rectangle(*bar, facecolor=INK, zorder=5, **style))
     ax.text(
-        *(0.055 + share / 2, 0.078, text),
+        *(0.055 + share / 2, 0.23 * inch, text),
         transform=ax.transAxes,
         ha="center",
         va="bottom",
@@ -165,13 +165,13 @@ def scale_bar(ax: Axes, grid: GridLike) -> None:
     )
 
 
-def fold_edges(ax: Axes, fold_map: np.ndarray, grid: GridLike, color: str = "white") -> None:
+def fold_edges(ax: Axes, fold_map: np.ndarray, grid: Grid, color: str = "white") -> None:
     """Thin lines between pixels of different folds."""
     left, right, bottom, top = extent(grid)
     height, width = fold_map.shape
     x = np.linspace(left, right, width + 1)
     y = np.linspace(top, bottom, height + 1)
-    segments: list[Sequence[tuple[float, float]]] = []
+    segments: list[list[tuple[Any, Any]]] = []
     for i, j in np.argwhere(fold_map[:, 1:] != fold_map[:, :-1]):
         segments.append([(x[j + 1], y[i]), (x[j + 1], y[i + 1])])
     for i, j in np.argwhere(fold_map[1:] != fold_map[:-1]):
@@ -182,7 +182,7 @@ def fold_edges(ax: Axes, fold_map: np.ndarray, grid: GridLike, color: str = "whi
 def color_bar(mappable: ScalarMappable, ax: Axes, label: str) -> None:
     """A bar as high as its map, right beside it."""
     cax = ax.inset_axes((1.02, 0.0, 0.035, 1.0))
-    bar = ax.figure.colorbar(mappable, cax=cax)
+    bar = ax.figure.get_figure(root=True).colorbar(mappable, cax=cax)
     bar.set_label(label, fontsize=7, color=SOFT)
     cax.tick_params(labelsize=7, colors=SOFT, length=2)
     bar.outline.set_linewidth(0.4)  # type: ignore[operator]

@@ -22,8 +22,9 @@ import numpy as np
 
 from rsvlm_jax.config import DataError
 from rsvlm_jax.metrics import binomial_interval, picp, ratio, regression_table, width
+from rsvlm_jax.metrics.conformal import Bounds, known
 
-from .conformal import Bounds, cross_conformal, cross_crps
+from .conformal import cross_conformal, cross_crps
 
 COLUMNS = (
     *("model", "split", "n", "rmse", "mae", "bias", "r2", "rrmse", "r"),
@@ -49,7 +50,7 @@ class OutOfFold:
       mean: [n], clipped to the bounds.
       scale: [n] or None.
       lo, hi: [n], 90 % interval.
-      scores: [n], absolute (normalised) errors; the processor saves them for `predict`.
+      scores: [n], absolute (normalised) errors, NaN where the target is unknown.
       crps: [n].
       seconds: of training and prediction, all folds.
     """
@@ -61,6 +62,11 @@ class OutOfFold:
     scores: np.ndarray
     crps: np.ndarray
     seconds: float
+
+    @property
+    def calibration(self) -> tuple[float, ...]:
+        """The known scores: what the processor saves for the intervals of `predict`."""
+        return tuple(float(s) for s in known(self.scores))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from rsvlm_jax.config import ConfigError
@@ -64,7 +65,13 @@ def cells(row: Row) -> dict[str, str]:
 
 def rich_table(rows: Sequence[Row], title: str | None = None) -> Table:
     """For a terminal. The best R² and RMSE are bold."""
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(
+        title=title,
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     shown = _columns(rows)
     for k in shown:
         text = k in TEXT_COLUMNS

@@ -7,7 +7,7 @@
 The prefix is given as embeddings because visual tokens stand between those of the text. Samples of
 different length share a batch by their `valid` mask, padding anywhere; positions count valid
 tokens only, so a sample's text does not depend on its neighbours. One trace and one compilation
-serve all prompts of a shape.
+serve all prompts of a shape, whatever the end token, the banned tokens and Q.
 
 `<reg>` tokens come as one block: once the model emits the first, the rest of the Q follow without
 asking, and after the block (or where no whole block fits any more) the token is not offered again.
@@ -48,15 +48,18 @@ class Generated:
     length: Int[Array, " B"]
 
 
+@pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Rules:
-    """The static part of a request."""
+    """What may be said. Arrays, so that other rules need no other program.
 
-    max_new: int
-    eos: int
-    slots: int
-    reg: tuple[int, int] | None
-    banned: tuple[int, ...]
+    `size` is Q, and 0 where there is no `<reg>`.
+    """
+
+    eos: Int[Array, ""]
+    reg: Int[Array, ""]
+    size: Int[Array, ""]
+    barred: Bool[Array, " V"]
 
 
 @pytree_dataclass
@@ -133,17 +136,31 @@ def generate(
     if reg is not None and reg[1] < 1:
         raise ConfigError("not a size", where="generate(reg)", expected="Q > 0", found=reg[1])
     graphdef, state = nnx.split(decoder)
-    rules = _Rules(max_new, eos, slots, reg, banned)
-    return _greedy(graphdef, rules, state, prefix, prefix_valid)
+    reg_id, size = (0, 0) if reg is None else reg
+    rules = _Rules(
+        eos=jnp.asarray(eos, jnp.int32),
+        reg=jnp.asarray(reg_id, jnp.int32),
+        size=jnp.asarray(size, jnp.int32),
+        barred=jnp.asarray([i in banned for i in range(config.vocab_size)]),
+    )
+    return _greedy(graphdef, max_new, slots, state, rules, prefix, prefix_valid)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _greedy(graphdef: Any, rules: _Rules, state: Any, prefix: Array, valid: Array) -> Generated:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _greedy(
+    graphdef: Any,
+    max_new: int,
+    slots: int,
+    state: Any,
+    rules: _Rules,
+    prefix: Array,
+    valid: Array,
+) -> Generated:
     decoder: Llama = nnx.merge(graphdef, state)
     b, length, width = prefix.shape
     prefix = jnp.where(valid[:, :, None], prefix, jnp.zeros_like(prefix))
     position = jnp.maximum(jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1, 0)
-    cache = decoder.empty_cache(b, rules.slots, prefix.dtype).claim(valid)
+    cache = decoder.empty_cache(b, slots, prefix.dtype).claim(valid)
     mask = cache_mask(cache.length, length, cache.valid)
     hidden, cache = decoder(prefix, mask, position, cache)
     last = length - 1 - jnp.argmax(valid[:, ::-1], axis=1)
@@ -151,7 +168,8 @@ def _greedy(graphdef: Any, rules: _Rules, state: Any, prefix: Array, valid: Arra
 
     nothing = jnp.zeros((b,), jnp.int32)
     never = jnp.zeros((b,), bool)
-    token, owed, spent = _choose(decoder, rules, hidden, jnp.int32(0), nothing, never)
+    left = jnp.int32(max_new)
+    token, owed, spent = _choose(decoder, rules, hidden, left, nothing, never)
     start = _Loop(
         step=jnp.int32(0),
         token=token,
@@ -161,14 +179,14 @@ def _greedy(graphdef: Any, rules: _Rules, state: Any, prefix: Array, valid: Arra
         done=token == rules.eos,
         cache=cache,
         out=Generated(
-            tokens=jnp.full((b, rules.max_new), rules.eos, jnp.int32),
-            hidden=jnp.zeros((b, rules.max_new, width), prefix.dtype),
+            tokens=jnp.broadcast_to(rules.eos, (b, max_new)),
+            hidden=jnp.zeros((b, max_new, width), prefix.dtype),
             length=nothing,
         ),
     )
 
     def go_on(s: _Loop) -> Array:
-        return (s.step < rules.max_new) & ~s.done.all()
+        return (s.step < max_new) & ~s.done.all()
 
     def read_and_choose(s: _Loop) -> _Loop:
         alive = ~s.done
@@ -183,7 +201,7 @@ def _greedy(graphdef: Any, rules: _Rules, state: Any, prefix: Array, valid: Arra
             length=s.out.length + alive.astype(jnp.int32),
         )
         step = s.step + 1
-        token, owed, spent = _choose(decoder, rules, hidden, step, s.owed, s.spent)
+        token, owed, spent = _choose(decoder, rules, hidden, max_new - step, s.owed, s.spent)
         token = jnp.where(s.done, rules.eos, token)
         return _Loop(
             step=step,
@@ -200,25 +218,21 @@ def _greedy(graphdef: Any, rules: _Rules, state: Any, prefix: Array, valid: Arra
 
 
 def _choose(
-    decoder: Llama, rules: _Rules, hidden: Array, step: Array, owed: Array, spent: Array
+    decoder: Llama, rules: _Rules, hidden: Array, left: Array, owed: Array, spent: Array
 ) -> tuple[Array, Array, Array]:
-    """The next token [B] from hidden [B,1,D], and what is owed and spent after it."""
+    """The next token [B] from hidden [B,1,D], and what is owed and spent after it.
+
+    `left` positions remain, the one to be chosen included.
+    """
     scores = decoder.logits(hidden)[:, 0]
-    token_id = jnp.arange(scores.shape[1], dtype=jnp.int32)[None, :]
-    barred = jnp.zeros_like(token_id, bool)
-    for banned in rules.banned:
-        barred |= token_id == banned
-    if rules.reg is None:
-        token = jnp.argmax(jnp.where(barred, -jnp.inf, scores), axis=1).astype(jnp.int32)
-        return token, owed, spent
-    reg, size = rules.reg
-    no_block = spent | (step + size > rules.max_new)
-    barred = barred | ((token_id == reg) & no_block[:, None])
+    is_reg = (jnp.arange(scores.shape[1], dtype=jnp.int32) == rules.reg) & (rules.size > 0)
+    no_block = spent | (left < rules.size)
+    barred = rules.barred[None, :] | (is_reg[None, :] & no_block[:, None])
     token = jnp.argmax(jnp.where(barred, -jnp.inf, scores), axis=1).astype(jnp.int32)
     forced = owed > 0
-    token = jnp.where(forced, reg, token)
-    first = ~forced & (token == reg)
-    owed = jnp.where(first, size - 1, jnp.maximum(owed - 1, 0))
+    token = jnp.where(forced, rules.reg, token)
+    first = ~forced & (token == rules.reg) & (rules.size > 0)
+    owed = jnp.where(first, rules.size - 1, jnp.maximum(owed - 1, 0))
     return token, owed, spent | first
 
 

@@ -151,9 +151,7 @@ def resolve(params: Any, rules: Iterable[Rule], mesh: Mesh) -> Any:
     return map_with_path(lambda path, _: placed[path], params)
 
 
-def _spec(
-    rule: Rule, path: str, shape: tuple[int, ...], sizes: dict[str, int]
-) -> PartitionSpec:
+def _spec(rule: Rule, path: str, shape: tuple[int, ...], sizes: dict[str, int]) -> PartitionSpec:
     if len(rule.dims) > len(shape):
         raise ConfigError(
             "a sharding rule for more axes than the parameter has",

@@ -4,6 +4,7 @@ Contents:
   regression   `RegressionSums` (sums that add up over batches and devices), `regression_table`,
                `by_bin`
   calibration  coverage, width, interval score, pinball loss, CRPS, `binomial_interval`
+  conformal    intervals of new predictions from saved held-out scores (NumPy)
   sums         `ratio` and the masking that all share
 
 A metric is a pair `(sum, weight)` or a pytree of sums: add (or `psum`) the parts, then divide once

@@ -1,7 +1,7 @@
 """How far intervals and predictive distributions can be trusted.
 
 Scores of given intervals and distributions, not a way to make them: that is
-`rsvlm_jax.evaluate.conformal`. All but `binomial_interval` return `(sum, weight)`; NaN targets are
+`conformal`. All but `binomial_interval` return `(sum, weight)`; NaN targets are
 ignored, as in `rsvlm_jax.metrics.regression`.
 
     y, lo, hi [...]           -> picp, width, interval_score

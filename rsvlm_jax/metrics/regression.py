@@ -17,6 +17,7 @@ NaN, where scikit-learn's `r2_score` says 0 or 1.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -143,7 +144,7 @@ def by_bin(y: Any, pred: Any, edges: Sequence[float], mask: Any = None) -> list[
     w, y, pred = valid_weight(y, pred, mask)
     rows = []
     last = len(edges) - 2
-    for i, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for i, (low, high) in enumerate(itertools.pairwise(edges)):
         inside = (y >= low) & ((y <= high) if i == last else (y < high))
         found = regression_sums(y, pred, xp.where(inside, w, 0)).metrics()
         rows.append(

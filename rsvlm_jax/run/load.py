@@ -129,7 +129,7 @@ class Loaded:
 
     def _numbers(self, predictive: Gaussian) -> Numbers:
         mean = np.asarray(predictive.mean[:, 0], np.float64)
-        scale = np.asarray((predictive.scale*predictive.target_std[None])[:,0], np.float64)
+        scale = np.asarray((predictive.scale * predictive.target_std[None])[:, 0], np.float64)
         scores = self.processor.conformal
         if scores is None:
             lo = np.asarray(predictive.quantile(ALPHA / 2)[:, 0], np.float64)
@@ -217,7 +217,7 @@ class Loaded:
             those of the training cube.
         """
         table = WindowTable(np.array([y]), np.array([x]), self.experiment.data.window)
-        source = CubeSource(cube, self.processor.bandsets, None, table, error_budget=0.0)
+        source = CubeSource.of(self.processor, cube, table, error_budget=0.0)
         with eval_batches(source, self.processor, batch_size=1, threads=0) as batches:
             return next(batches)
 

@@ -68,7 +68,7 @@ def predict(
 
     def fn(y: np.ndarray, x: np.ndarray) -> dict[str, np.ndarray]:
         table = WindowTable(y, x, size)
-        source = CubeSource(cube, loaded.processor.bandsets, None, table)
+        source = CubeSource.of(loaded.processor, cube, table)
         numbers = loaded.regress_source(source, batch_size=batch_size)
         return {"mean": numbers.mean, "scale": numbers.scale, "lo": numbers.lo, "hi": numbers.hi}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -25,9 +26,9 @@ from rsvlm_jax.data.processor import Processor
 from rsvlm_jax.data.source import CubeSource
 from rsvlm_jax.data.specs import bandset_specs, facts, target_spec
 from rsvlm_jax.data.tokenizer import Tokenizer
-from rsvlm_jax.models.vlm import VisionLanguageModel
 from rsvlm_jax.models.connector import token_count
 from rsvlm_jax.models.spectral import frame_stats, make_plan
+from rsvlm_jax.models.vlm import VisionLanguageModel
 
 from .cubes import find_cube
 
@@ -64,10 +65,11 @@ class Prepared:
     def source(self, table: WindowTable, rows: np.ndarray) -> CubeSource:
         """Windows by row; those without a target are left out."""
         target = self.experiment.data.target
-        found = CubeSource(self.cube, self.specs, target, table, rows=rows)
+        found = CubeSource.of(self.processor, self.cube, table, rows=rows, target=target)
         if found.has_target.all():
             return found
-        return CubeSource(self.cube, self.specs, target, table, rows=rows[found.has_target])
+        rows = rows[found.has_target]
+        return CubeSource.of(self.processor, self.cube, table, rows=rows, target=target)
 
 
 def prepare(experiment: Experiment) -> Prepared:
@@ -113,7 +115,7 @@ def visual_tokens(experiment: Experiment, cube: Cube, specs: tuple[BandSetSpec, 
     """N: the budget, or all tokens of all dates."""
     frames = points = 0
     for read, spec in zip(experiment.model.inputs, specs, strict=True):
-        dates = len(cube.bandsets[spec.name].dates)
+        dates = min(len(cube.bandsets[spec.name].dates), read.dates or sys.maxsize)
         if read.front == "rgb":
             frames += dates * len(make_plan(spec, read.spectral).groups)
         else:

@@ -58,5 +58,6 @@ __all__ = [
     "split_model",
     "text_loss",
     "total",
+    "train",
     "trained_paths",
 ]

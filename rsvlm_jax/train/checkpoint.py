@@ -33,6 +33,10 @@ SHOWN = 10
 """Differences that an error lists on each side."""
 
 
+_saving = threading.Lock()
+"""Orbax numbers its saves by a global counter; only their start has to be alone."""
+
+
 class CheckpointWarning(UserWarning):
     """A checkpoint was passed over for an older one."""
 
@@ -68,14 +72,16 @@ class Checkpoints:
         self.wait()
         tree = {p: (tuple(x.shape), str(x.dtype)) for p, x in flat(state).items()}
         try:
-            manager = self._open(step)
-            manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_nested(state)), data=ocp.args.JsonSave(data)
-                ),
-                force=True,
-            )
+            with _saving:
+                manager = self._open(step)
+                manager.save(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(_nested(state)),
+                        data=ocp.args.JsonSave(data),
+                    ),
+                    force=True,
+                )
         except (OSError, ValueError) as e:
             raise self._unwritable(step, e) from e
         self._pending = threading.Thread(
@@ -227,6 +233,9 @@ class Checkpoints:
                     create=True,
                     cleanup_tmp_directories=True,
                     enable_async_checkpointing=True,
+                    # Created later, directories are announced under a number that is global to
+                    # the process: two runs that save at once would hear each other's.
+                    async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
                 ),
             )
         return self._manager

@@ -20,7 +20,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -30,6 +30,7 @@ from .checkpoint import Checkpoints
 from .state import TrainState, abstract
 
 
+@runtime_checkable
 class Batches(Protocol):
     """An endless iterator whose place can be saved as JSON and taken up again."""
 
@@ -93,7 +94,7 @@ def train(
       CheckpointError: a save failed.
     """
     step = first = int(state.step)
-    saved: int | None = None
+    saved = None if checkpoints is None else checkpoints.latest()
     bad = 0
     pending: tuple[int, Mapping[str, jax.Array]] | None = None
 

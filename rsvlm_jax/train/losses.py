@@ -87,7 +87,7 @@ def text_loss(
       chunk: logits that may exist at once.
     """
     hidden, labels, weight = hidden[:, :-1], tokens[:, 1:], weight[:, 1:]
-    b, length, d = hidden.shape
+    b, length, _ = hidden.shape
     # Before the loss: a label that is never used must not make it NaN.
     labels = jnp.where(weight > 0, labels, 0)
 

@@ -119,16 +119,16 @@ def _make(
     def label(params: Any) -> Any:
         return map_with_path(lambda path, _: "trained" if scale[path] else "frozen", params)
 
-    chain = [
-        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        optax.scale_by_adam(config.b1, config.b2, EPS) if config.kind == "adamw" else optax.identity(),
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    adam = optax.scale_by_adam(config.b1, config.b2, EPS)
+    trained = optax.chain(
+        clip,
+        adam if config.kind == "adamw" else optax.identity(),
         optax.add_decayed_weights(config.weight_decay, decayed),
         optax.scale_by_learning_rate(schedule(config, steps)),
         optax.stateless(rescale),
-    ]
-    groups = optax.multi_transform(
-        {"trained": optax.chain(*chain), "frozen": optax.set_to_zero()}, label
     )
+    groups = optax.multi_transform({"trained": trained, "frozen": optax.set_to_zero()}, label)
 
     def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         # optax mixes its integer counts with floats, which strict promotion refuses.

@@ -64,9 +64,7 @@ def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
 
-def create(
-    make: Callable[[nnx.Rngs], nnx.Module], *, seed: int
-) -> tuple[nnx.GraphDef, Tree, Tree]:
+def create(make: Callable[[nnx.Rngs], nnx.Module], *, seed: int) -> tuple[nnx.GraphDef, Tree, Tree]:
     """`split_model` of a new model, initialised by one program that all seeds share.
 
     Constructing the model outside dispatches (and the first time compiles) every small operation

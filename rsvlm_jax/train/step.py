@@ -145,7 +145,7 @@ def _train_step(
     # The gradient is taken of the trained part only: nothing is computed for frozen towers.
     part = pick(state.params, trained)
     (loss, parts), grads = jax.value_and_grad(objective, has_aux=True)(part)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
     # optax wants a tree of all parameters; what stands for the frozen ones is never read.

@@ -17,7 +17,7 @@ from data_zarr.errors import CubeError
 from data_zarr.sampling import WindowTable, window_table
 from rsvlm_jax.config import DataError, InputConfig, TargetConfig, VLMConfig
 from rsvlm_jax.data import CubeSource, assemble, bandset_specs, collate
-from rsvlm_jax.data.source import turned
+from rsvlm_jax.data.source import clearest, turned
 
 TARGET = TargetConfig("tree_cover")
 SIZE = 8
@@ -241,3 +241,21 @@ def test_missing_chunk_is_never_zeros(cube_path: Path, tmp_path, config, table):
         DataError, match=r"too many windows cannot be read.*s2_l1c/pixels/c/0/0/1/2"
     ):
         source.read(np.arange(20))
+
+
+def test_the_clearest_dates_are_taken_in_time_order():
+    share = np.array([0, 4, 2, 4, 3])
+    valid = np.arange(4)[None, None, None, :] < share[:, None, None, None]
+    assert clearest(valid, 3).tolist() == [1, 3, 4]
+    assert clearest(np.ones((4, 1, 2, 2), bool), 2).tolist() == [0, 1]
+
+
+def test_a_limit_of_dates_keeps_pixels_masks_and_dates_together(
+    cube_path: Path, config: VLMConfig, table: WindowTable
+):
+    whole = CubeSource(cube_path, config.inputs, TARGET, table)
+    limits = [2 if i.bandset == "s2_l1c" else None for i in config.inputs]
+    fewer = CubeSource(cube_path, config.inputs, TARGET, table, dates=limits)
+    a, b = whole[6]["obs"]["s2_l1c"], fewer[6]["obs"]["s2_l1c"]
+    for key in ("pixels", "valid", "date", "platform"):
+        equal(b[key], a[key][1:])  # the first date of this window is partly masked

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from conftest import Small, create, grid  # tests/data_zarr
+from small_cube import Small, create, grid, optical
 
 from data_zarr.cube import open_cube
 from data_zarr.errors import CubeError
@@ -81,8 +81,6 @@ def test_opens_in_plain_xarray_georeferenced(intact: Small) -> None:
 
 
 def test_to_xarray_decodes_a_scale_for_each_band(tmp_path: Path) -> None:
-    from conftest import optical
-
     path = tmp_path / "c.zarr"
     scales = tuple(np.linspace(1e-4, 2e-4, 13))
     pixels = np.full((3, 13, 100, 70), 1000, np.int16)

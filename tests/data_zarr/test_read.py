@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import HEIGHT, WIDTH, Small  # tests/data_zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_cube import HEIGHT, WIDTH, Small
 
 from data_zarr.cube import open_cube
 from data_zarr.errors import CubeError

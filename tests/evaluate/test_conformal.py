@@ -62,9 +62,9 @@ def test_cross_conformal_coverage_is_nominal_on_exchangeable_folds():
 def test_a_fold_takes_no_part_in_its_own_calibration():
     rng = np.random.default_rng(0)
     y, fold = rng.normal(size=100), np.repeat(np.arange(5), 20)
-    lo, hi, scores = cross_conformal(y, np.zeros(100), None, fold, 0.1)
+    _, hi, scores = cross_conformal(y, np.zeros(100), None, fold, 0.1)
     far = np.where(fold == 2, y * 1000, y)
-    lo2, hi2, scores2 = cross_conformal(far, np.zeros(100), None, fold, 0.1)
+    _, hi2, scores2 = cross_conformal(far, np.zeros(100), None, fold, 0.1)
     np.testing.assert_array_equal(hi[fold == 2], hi2[fold == 2])
     assert (hi2[fold != 2] > hi[fold != 2]).all()
     np.testing.assert_array_equal(scores[fold != 2], scores2[fold != 2])
@@ -87,9 +87,7 @@ def test_unknown_targets_get_an_interval_and_give_no_score():
 
 
 def test_one_fold_is_refused():
-    with pytest.raises(
-        DataError, match="no other fold to calibrate on .* at least 2 folds; found 1"
-    ):
+    with pytest.raises(DataError, match=r"no other fold .* at least 2 folds; found 1"):
         cross_conformal(np.ones(9), np.ones(9), None, np.zeros(9, int), 0.1)
 
 
@@ -119,3 +117,8 @@ def test_cross_crps_is_the_empirical_crps_of_the_other_folds(bounds):
         x = mean[i] + scale[i] * s
         x = x if bounds is None else np.clip(x, *bounds)
         assert found[i] == pytest.approx(float(ratio(crps_empirical(y[i : i + 1], x[None]))))
+
+
+def test_a_spread_of_another_shape_is_refused():
+    with pytest.raises(DataError, match=r"another shape .* expected \(3,\); found \(1,\)"):
+        interval(np.zeros(3), np.ones(1), np.ones(30), 0.1)

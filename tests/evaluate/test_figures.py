@@ -20,6 +20,7 @@ from rsvlm_jax.evaluate.figure import decimals, demo_figure
 from rsvlm_jax.evaluate.regression import regression_benchmark
 
 UTM = Grid.from_bounds(32633, (465000.0, 5079000.0, 465300.0, 5079400.0), 40, 30)
+WIDE = Grid.from_bounds(32633, (465000.0, 5079000.0, 467000.0, 5079400.0), 40, 30)
 DEGREES = Grid.from_bounds(4326, (-3.01, 38.0, -3.0, 38.01), 40, 30)
 
 
@@ -95,15 +96,16 @@ def overlaps(figure: Figure) -> list[tuple[str, str]]:
     [
         {},
         {"grid": DEGREES},
+        {"grid": WIDE},
         {"unit": "Mg/ha", "top": 412.0},
         {"folds": 12},
     ],
-    ids=["utm", "degrees", "biomass", "many folds"],
+    ids=["utm", "degrees", "wide", "biomass", "many folds"],
 )
 def test_demo_figure_is_written_and_nothing_overlaps(tmp_path, drawn, kwargs):
     path = demo_figure(tmp_path / "deep" / "demo.png", **arguments(**kwargs))
     with Image.open(path) as image:
-        assert image.size == (1890, 1260)
+        assert image.size[0] == 2070
         assert np.asarray(image.convert("RGB")).std() > 20
     assert [p.name for p in path.parent.iterdir()] == ["demo.png"]
     assert overlaps(drawn[0]) == []

@@ -67,20 +67,12 @@ def test_bfloat16_compute() -> None:
     np.testing.assert_allclose(out.astype(jnp.float32), apply(tower(), IMAGES), atol=0.1)
 
 
-def test_every_parameter_has_a_gradient_and_remat_changes_none() -> None:
-    plain = tower()
-    remat = made(CONFIG, remat=True)
-
-    @nnx.jit
-    def gradient(model: CLIPVisionTower) -> nnx.State:
-        return nnx.grad(lambda m: jnp.square(m(IMAGES)).sum())(model)
-
-    g, h = flat(gradient(plain)), flat(gradient(remat))
-    for path, value in g.items():
+def test_every_parameter_has_a_gradient() -> None:
+    gradient = nnx.jit(nnx.grad(lambda model: jnp.square(model(IMAGES)).sum()))
+    for path, value in flat(gradient(made(CONFIG, remat=True))).items():
         # A shift of all keys changes no softmax: the key bias never has a gradient.
         if path != "layers/attention/k/bias":
             assert (np.abs(value) > 1e-8).any(), path
-        np.testing.assert_allclose(value, h[path], rtol=1e-4, atol=1e-5)
 
 
 def test_no_such_feature_layer() -> None:

@@ -83,7 +83,7 @@ def test_blocks_of_another_model_are_refused(tmp_path):
 
 
 def test_window_larger_than_the_cube(tmp_path):
-    with pytest.raises(DataError, match="larger than the cube.*expected <= 16 pixels; found 32"):
+    with pytest.raises(DataError, match=r"larger than the cube.*expected <= 16 pixels; found 32"):
         tiles((16, 64), centre, tmp_path, key="k", tile=32, overlap=4)
 
 

@@ -22,7 +22,14 @@ from rsvlm_jax.config import (
 from rsvlm_jax.data.batch import Batch, Observation
 from rsvlm_jax.mesh import make_mesh
 from rsvlm_jax.models.vlm import VisionLanguageModel
-from rsvlm_jax.train import TrainState, create, init_state, make_optimizer, make_train_step
+from rsvlm_jax.train import (
+    TrainState,
+    create,
+    init_state,
+    make_optimizer,
+    make_train_step,
+    split_model,
+)
 
 IMAGE, REG = 512, 513
 N, Q, L, SIZE = 8, 2, 20, 8
@@ -44,11 +51,12 @@ BANDSETS = (
 )
 
 
+INPUTS = (InputConfig("s2"), InputConfig("ndvi", front="pixel"))
+
+
 def config() -> VLMConfig:
-    made = nano((InputConfig("s2"), InputConfig("ndvi", front="pixel")))
-    return dataclasses.replace(
-        made, temporal=dataclasses.replace(made.temporal, date_dropout=0.25)
-    )
+    made = nano(INPUTS)
+    return dataclasses.replace(made, temporal=dataclasses.replace(made.temporal, date_dropout=0.25))
 
 
 def experiment(kind: str = "adamw", **optimizer: object) -> Experiment:
@@ -61,8 +69,15 @@ def experiment(kind: str = "adamw", **optimizer: object) -> Experiment:
     )
 
 
-def model(rngs: nnx.Rngs) -> VisionLanguageModel:
-    return VisionLanguageModel(config(), BANDSETS, image_token=IMAGE, reg_token=REG, rngs=rngs)
+def model(rngs: nnx.Rngs, of: VLMConfig | None = None) -> VisionLanguageModel:
+    return VisionLanguageModel(
+        of or config(), BANDSETS, image_token=IMAGE, reg_token=REG, rngs=rngs
+    )
+
+
+def shapes(of: VLMConfig):
+    """The parameters of a model that need not fit anywhere."""
+    return split_model(nnx.eval_shape(lambda: model(nnx.Rngs(0), of)))[1]
 
 
 def batch(seed: int, size: int = SIZE) -> Batch:
@@ -117,6 +132,3 @@ def steps(state: TrainState, step, count: int) -> tuple[TrainState, list[dict[st
         state, metrics = step(state, batch(i))
         rows.append({k: float(v) for k, v in jax.device_get(metrics).items()})
     return state, rows
-
-
-__all__ = ["BANDSETS", "batch", "experiment", "model", "start", "steps"]

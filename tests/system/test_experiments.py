@@ -1,4 +1,4 @@
-"""Every experiment on its one page: it loads, is hashable, survives JSON, and trains with --tiny."""
+"""Every experiment on its page: it loads, is hashable, survives JSON, trains with --tiny."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Benchmarks: every figure that the README names, each printed by one command."""

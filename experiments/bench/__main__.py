@@ -1,0 +1,39 @@
+"""`python -m experiments.bench [NAME ...] [--json]`: lines `NAME value unit goal ok|short`.
+
+    startup   import and help times
+    demo      the main job: wall time, scores, coverage
+    radar     the second story
+    devices   1 device against 8 simulated ones (2x2x2), five steps
+    resume    kill -9 and run again: the loss sequence, bit by bit
+    biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
+
+Without names: all but `biomass`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+NAMES = ("startup", "demo", "radar", "devices", "resume", "biomass")
+
+
+def main() -> int:
+    words = [w for w in sys.argv[1:] if w != "--json"]
+    unknown = [w for w in words if w not in NAMES]
+    if unknown:
+        print(f"error: unknown benchmark {unknown[0]!r}; expected {', '.join(NAMES)}")
+        return 2
+    results = []
+    for name in words or NAMES[:-1]:
+        for figure in importlib.import_module(f".{name}", __package__).figures():
+            print(figure, flush=True)
+            results.append(figure.as_dict())
+    if "--json" in sys.argv:
+        print(json.dumps({"figures": results}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

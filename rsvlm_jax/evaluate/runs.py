@@ -1,0 +1,129 @@
+"""Score one run on the windows that it held out, beside baselines trained on the same ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from rsvlm_jax.config import ConfigError
+from rsvlm_jax.metrics import (
+    binomial_interval,
+    crps_gaussian,
+    picp,
+    ratio,
+    regression_table,
+    width,
+)
+from rsvlm_jax.run.load import load
+from rsvlm_jax.run.prepare import Prepared, prepare
+from rsvlm_jax.run.rundir import RunDir
+
+from .baselines import BASELINES, features
+from .regression import COLUMNS, EXTRA_COLUMNS, Row
+from .report import ReportContext, rich_table, write_report
+
+
+def evaluate_run(
+    path: str | os.PathLike[str],
+    *,
+    cube: str | None = None,
+    baselines: Sequence[str] = ("mean", "ridge", "random_forest"),
+    batch_size: int = 64,
+) -> dict[str, Any]:
+    """Score a run; prints the table and writes RUN/report/.
+
+    Intervals are those of the run: conformal once it is calibrated, its own Gaussian before.
+    Baselines have none here, because one held-out fold leaves nothing to calibrate them on.
+
+    Raises:
+      ConfigError: an unknown baseline, or a run that held nothing out.
+      CheckpointError, DataError, CubeError: as `load` and `prepare`.
+    """
+    unknown = [b for b in baselines if b not in BASELINES]
+    if unknown:
+        raise ConfigError("unknown baseline", expected=" | ".join(BASELINES), found=unknown[0])
+    loaded = load(path)
+    experiment = loaded.experiment
+    if experiment.data.split.fold is None:
+        raise ConfigError(
+            "the run held nothing out", where=path, remedy="train with --data.split.fold 0"
+        )
+    if cube is not None:
+        data = dataclasses.replace(experiment.data, cube=cube)
+        experiment = dataclasses.replace(experiment, data=data)
+    prepared = prepare(experiment)
+    y = prepared.test.target.astype(np.float64)
+    rows = [_baseline(name, prepared, y) for name in baselines]
+    start = time.perf_counter()
+    numbers = loaded.regress_source(prepared.test, batch_size=batch_size)
+    hits, n = picp(y, numbers.lo, numbers.hi)
+    low, high = binomial_interval(round(float(hits)), round(float(n)))
+    intervals = {
+        "picp90": float(ratio((hits, n))),
+        "width90": float(ratio(width(numbers.lo, numbers.hi))),
+        "crps": float(ratio(crps_gaussian(y, numbers.mean, numbers.scale))),
+        "picp90_lo": low,
+        "picp90_hi": high,
+    }
+    name = "rsvlm" if experiment.model.decoder is not None else "no_lm"
+    rows.append(_row(name, prepared, y, numbers.mean, time.perf_counter() - start, intervals))
+    target = loaded.processor.target
+    report = write_report(
+        RunDir(Path(path)).report,
+        rows,
+        ReportContext(
+            title=f"{experiment.name}: held-out fold {experiment.data.split.fold}",
+            target=target.long_name or target.name,
+            unit=target.unit,
+            cube=f"{prepared.cube.title}, {prepared.cube.digest()[:16]}",
+            split=split_words(experiment),
+            command=f"rsvlm evaluate {path}",
+        ),
+    )
+    Console().print(rich_table(rows, f"{target.long_name or target.name}"))
+    return {"table": rows, "report": str(report)}
+
+
+def split_words(experiment: Any) -> str:
+    """How windows are held out, in words."""
+    s = experiment.data.split
+    guard = f", guard of {s.buffer:g} windows" if s.buffer else ""
+    return f"{s.folds} spatial folds of {s.block}-pixel tiles{guard}"
+
+
+def _baseline(name: str, prepared: Prepared, y: np.ndarray) -> Row:
+    start = time.perf_counter()
+    cube, inputs, train = prepared.cube, prepared.experiment.model.inputs, prepared.train
+    training = prepared.train_table.take(train.rows)
+    x = features(cube, inputs, training)
+    x_test = features(cube, inputs, prepared.eval_table.take(prepared.test.rows))
+    groups = prepared.fold_map[training.centre]
+    found = BASELINES[name](x, train.target.astype(np.float64), groups, x_test)
+    return _row(name, prepared, y, found, time.perf_counter() - start, {})
+
+
+def _row(
+    name: str,
+    prepared: Prepared,
+    y: np.ndarray,
+    mean: np.ndarray,
+    seconds: float,
+    intervals: dict[str, float],
+) -> Row:
+    point = {k: float(v) for k, v in regression_table(y, mean).items()}
+    known = {
+        "model": name,
+        "split": f"fold {prepared.experiment.data.split.fold}",
+        **point,
+        "n": len(y),
+        "seconds": seconds,
+        **intervals,
+    }
+    return {k: known.get(k, float("nan")) for k in (*COLUMNS, *EXTRA_COLUMNS)}

@@ -1,0 +1,318 @@
+"""The composed model: gradients in every tower, masks, sets of dates, sizes by name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from bandsets import L1C, LANDSAT, WEATHER, garbage, random_observation, sar, text_batch
+from filled import filled
+from flax import nnx
+
+from rsvlm_jax.config import (
+    ConfigError,
+    DataError,
+    HeadConfig,
+    InputConfig,
+    LlamaConfig,
+    SpectralConfig,
+    TemporalConfig,
+    ViTConfig,
+    VLMConfig,
+    llava15_7b,
+    nano,
+)
+from rsvlm_jax.core import flat
+from rsvlm_jax.models.spectral import make_plan, patch_valid, recombine
+from rsvlm_jax.models.vlm import VisionLanguageModel, readable
+
+Q, N = 2, 4
+S1 = sar("VV", "VH")
+INPUTS = (InputConfig("s2"), InputConfig("era5", "pixel"), InputConfig("s1"))
+BANDSETS = (L1C, WEATHER, S1)
+TINY = VLMConfig(
+    inputs=INPUTS,
+    vision=ViTConfig(
+        image_size=8, patch_size=4, width=16, layers=2, heads=2, mlp_dim=32, feature_layers=(-1,)
+    ),
+    temporal=TemporalConfig(budget=N, heads=2, date_dropout=0.5),
+    decoder=LlamaConfig(
+        vocab_size=514, width=24, layers=2, heads=4, kv_heads=2, mlp_dim=32, tie_embeddings=True
+    ),
+    head=HeadConfig(layers=2, reg_tokens=Q, token_dim=8, channel_dim=16),
+)
+
+
+def build(config: VLMConfig = TINY, bandsets=BANDSETS, **options) -> VisionLanguageModel:
+    given = {"image_token": 512, "reg_token": 513, **options}
+    return filled(lambda: VisionLanguageModel(config, bandsets, rngs=nnx.Rngs(0), **given))
+
+
+def abstract(config: VLMConfig, bandsets=BANDSETS, **options) -> VisionLanguageModel:
+    given = {"image_token": 512, "reg_token": 513, **options}
+    return nnx.eval_shape(lambda: VisionLanguageModel(config, bandsets, rngs=nnx.Rngs(0), **given))
+
+
+def batch(b: int = 2, t: int = 3, n: int = N):
+    obs = {
+        "s2": random_observation(L1C, b, t, 8, seed=0),
+        "era5": random_observation(WEATHER, b, t, 1, seed=1, share=0.9),
+        "s1": random_observation(S1, b, 2, 8, seed=2),
+    }
+    return text_batch(obs, n=n, q=Q, length=16)
+
+
+@pytest.fixture(scope="module")
+def model() -> VisionLanguageModel:
+    return build()
+
+
+@pytest.fixture(scope="module")
+def forward(model):
+    return jax.jit(lambda b: (e := model(b), model.head(e)))
+
+
+@pytest.fixture(scope="module")
+def gradients(model) -> tuple[dict, jax.Array]:
+    """Of the regression loss: by parameter path, and in the Sentinel-2 pixels."""
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    given = batch()
+
+    @jax.jit
+    def loss(params, pixels):
+        obs = {**given.obs, "s2": dataclasses.replace(given.obs["s2"], pixels=pixels)}
+        made = nnx.merge(graphdef, params, rest)
+        encoded = made(dataclasses.replace(given, obs=obs))
+        return made.head(encoded).nll(given.target).mean()
+
+    by_path, by_pixel = jax.grad(loss, (0, 1))(params, given.obs["s2"].pixels)
+    return flat(nnx.to_pure_dict(by_path)), by_pixel
+
+
+@pytest.mark.parametrize("tower", ["vision", "pixel", "temporal", "connector", "decoder", "head"])
+def test_regression_loss_reaches(tower, gradients):
+    of_tower = {p: g for p, g in gradients[0].items() if p.startswith(f"{tower}/")}
+    assert of_tower
+    for path, g in of_tower.items():
+        assert jnp.isfinite(g).all(), path
+        # A key bias shifts all scores of a query alike: softmax does not see it.
+        if not path.endswith("/k/bias"):
+            assert jnp.abs(g).max() > 0, path
+
+
+def test_regression_loss_reaches_spectral(gradients):
+    """Spectral recombination has no parameters: its gradient is that of the bands it read."""
+    obs = batch().obs["s2"]
+    by_pixel = np.asarray(gradients[1])
+    assert np.isfinite(by_pixel).all()
+    assert (np.abs(by_pixel).sum(axis=(0, 1, 3, 4)) > 0).all()
+    assert (by_pixel[~np.asarray(obs.valid)] == 0).all()
+
+
+def test_shapes(forward):
+    encoded, made = forward(batch())
+    assert encoded.hidden.shape == (2, 16, 24)
+    assert encoded.visual.shape == (2, N, 16)
+    assert encoded.knowledge.shape == (2, Q, 24)
+    assert encoded.has_knowledge.all()
+    assert made.mean.shape == (2, 1)
+
+
+def test_towers_start_the_paths(model):
+    towers = {path.split("/")[0] for path in flat(nnx.to_pure_dict(nnx.state(model)))}
+    assert towers == {
+        "spectral",
+        "vision",
+        "pixel",
+        "temporal",
+        "connector",
+        "decoder",
+        "head",
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_invalid_values_change_no_bit(forward, seed):
+    given = batch()
+    dirty = {n: garbage(o, seed) for n, o in given.obs.items()}
+    again = forward(dataclasses.replace(given, obs=dirty))
+    for a, b in zip(jax.tree.leaves(forward(given)), jax.tree.leaves(again), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_gradients_stay_finite_over_garbage(model):
+    given = batch()
+    given = dataclasses.replace(given, obs={n: garbage(o) for n, o in given.obs.items()})
+    nothing = jnp.zeros_like(given.obs["s2"].valid).at[1].set(given.obs["s2"].valid[1])
+    obs = {n: dataclasses.replace(o, valid=o.valid & False) for n, o in given.obs.items()}
+    obs["s2"] = dataclasses.replace(given.obs["s2"], valid=nothing)
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(params):
+        made = nnx.merge(graphdef, params, rest)
+        encoded = made(dataclasses.replace(given, obs=obs), rng=jax.random.key(0))
+        return made.head(encoded).nll(given.target).mean()
+
+    value, gradients = loss(params)
+    assert jnp.isfinite(value)
+    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(gradients))
+
+
+def test_order_of_dates_does_not_matter(forward):
+    given = batch()
+    order = np.array([2, 0, 1])
+    s2 = given.obs["s2"]
+    moved = dataclasses.replace(
+        s2,
+        pixels=s2.pixels[:, order],
+        valid=s2.valid[:, order],
+        date=s2.date[:, order],
+        platform=s2.platform[:, order],
+    )
+    again = forward(dataclasses.replace(given, obs={**given.obs, "s2": moved}))
+    for a, b in zip(jax.tree.leaves(forward(given)), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_dates_matter(forward):
+    given = batch()
+    s2 = given.obs["s2"]
+    later = {**given.obs, "s2": dataclasses.replace(s2, date=s2.date + 180)}
+    moved = forward(dataclasses.replace(given, obs=later))[1].loc
+    assert np.abs(moved - forward(given)[1].loc).max() > 1e-5
+
+
+def test_knowledge_is_the_hidden_state_at_reg(model, forward):
+    given = batch()
+    encoded, _ = forward(given)
+    np.testing.assert_array_equal(encoded.knowledge, encoded.hidden[:, 13:15])
+    tokens = given.tokens.at[1, 14].set(7)
+    encoded, made = forward(dataclasses.replace(given, tokens=tokens))
+    assert encoded.has_knowledge.tolist() == [True, False]
+    assert (encoded.knowledge[1] == 0).all()
+    assert np.isfinite(made.loc).all()
+
+
+def test_placeholders_take_their_visual_token(model):
+    given = batch()
+
+    @jax.jit
+    def run(visual):
+        x = model.embed(given.tokens, given.image_slot, visual)
+        return x, model.connector(visual), model.decoder.embed(given.tokens)
+
+    visual = jax.random.normal(jax.random.key(0), (2, N, 16))
+    x, connected, text = run(visual)
+    np.testing.assert_allclose(x[:, 1 : N + 1], connected, atol=1e-6)
+    outside = np.r_[0, N + 1 : 16]
+    np.testing.assert_array_equal(x[:, outside], text[:, outside])
+
+
+def test_placeholders_of_missing_tokens_are_not_read():
+    slot = jnp.asarray([[-1, 0, 1, -1]])
+    assert readable(slot, jnp.asarray([[False, True]])).tolist() == [[True, False, True, True]]
+
+
+def test_text_sees_only_what_stands_before_it(forward):
+    given = batch()
+    changed = dataclasses.replace(given, tokens=given.tokens.at[:, 9].set(99))
+    a, b = forward(given)[0].hidden, forward(changed)[0].hidden
+    np.testing.assert_array_equal(a[:, :9], b[:, :9])
+    assert np.abs(a[:, 9:] - b[:, 9:]).max() > 0
+
+
+def test_dates_are_hidden_only_with_an_rng(model):
+    given = batch()
+    train = jax.jit(lambda key: model.encode_visual(given, rng=key)[0])
+    shown = [train(jax.random.key(s)) for s in range(6)]
+    assert any(not np.array_equal(shown[0], s) for s in shown[1:])
+
+
+def test_without_a_language_model():
+    model = build(dataclasses.replace(TINY, decoder=None))
+    assert model.decoder is model.connector is None
+    encoded, made = jax.jit(lambda b: (e := model(b), model.head(e)))(batch())
+    assert encoded.hidden.shape == (2, 16, 0)
+    assert encoded.knowledge.shape[:2] == (2, 0)
+    assert not encoded.has_knowledge.any()
+    assert np.isfinite(made.loc).all()
+
+
+def test_without_a_head():
+    model = abstract(dataclasses.replace(TINY, head=None))
+    assert jax.eval_shape(lambda b: model(b), batch()).knowledge.shape == (2, 0, 24)
+
+
+def test_without_a_budget_every_token_stays():
+    """5 groups x 3 dates and 1 x 2 of radar, 4 patches and CLS of two layers each, 3 points."""
+    config = dataclasses.replace(
+        TINY,
+        vision=dataclasses.replace(TINY.vision, keep_cls=True, feature_layers=(1, 2)),
+        temporal=dataclasses.replace(TINY.temporal, budget=None),
+    )
+    count = (5 * 3 + 2) * (4 + 1) * 2 + 3
+    model, given = build(config, visual_tokens=count), batch()
+    visual, valid = jax.jit(lambda b: model.encode_visual(b))(given)
+    assert visual.shape[1] == count
+    np.testing.assert_array_equal(valid[:, -3:], given.obs["era5"].valid.any(axis=(2, 3, 4)))
+    first_frame = patch_valid(recombine(given.obs["s2"], make_plan(L1C, SpectralConfig())), 8, 4)
+    np.testing.assert_array_equal(valid[:, 1:5], first_frame[:, 0, 0])
+    np.testing.assert_array_equal(valid[:, 0], first_frame[:, 0, 0].any(axis=1))
+
+
+def test_a_head_needs_to_know_the_number_of_tokens():
+    config = dataclasses.replace(TINY, temporal=dataclasses.replace(TINY.temporal, budget=None))
+    with pytest.raises(ConfigError, match=r"number of visual tokens is unknown in Vision"):
+        abstract(config)
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
+    model = abstract(dataclasses.replace(TINY, dtype="bfloat16"))
+    encoded, made = jax.eval_shape(lambda b: (e := model(b), model.head(e)), batch())
+    assert encoded.hidden.dtype == encoded.visual.dtype == jnp.bfloat16
+    assert made.loc.dtype == jnp.float32
+    assert {x.dtype for x in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
+
+
+def test_nano_is_half_a_million_parameters():
+    model = abstract(nano((InputConfig("s2"),)), (L1C,))
+    params = nnx.state(model, nnx.Param)
+    assert 3e5 < sum(x.size for x in jax.tree.leaves(params)) < 6e5
+
+
+def test_7b_has_its_size_without_being_allocated():
+    config = llava15_7b((InputConfig("landsat"),))
+    model = abstract(config, (LANDSAT,), image_token=32000, reg_token=32001)
+    sizes = dict.fromkeys(("vision", "connector", "decoder"), 0)
+    for path, leaf in flat(nnx.to_pure_dict(nnx.state(model, nnx.Param))).items():
+        tower = path.split("/")[0]
+        if tower in sizes:
+            sizes[tower] += leaf.size
+    assert sizes["decoder"] == pytest.approx(6.74e9, rel=0.01)
+    assert sizes["connector"] == 1024 * 4096 + 4096 + 4096 * 4096 + 4096
+    assert sizes["vision"] == pytest.approx(303e6, rel=0.01)
+
+
+def test_a_missing_band_set_is_named():
+    given = batch()
+    obs = {n: o for n, o in given.obs.items() if n != "s1"}
+    with pytest.raises(DataError, match=r"lacks a band set in Batch\.obs; expected s1; found s2"):
+        abstract(TINY).encode_visual(dataclasses.replace(given, obs=obs))
+
+
+def test_a_missing_band_is_named():
+    given = batch()
+    s2 = given.obs["s2"]
+    short = dataclasses.replace(s2, pixels=s2.pixels[:, :, :12], valid=s2.valid[:, :, :12])
+    with pytest.raises(DataError, match=r"expected 13 bands \(B01, .*, B12\); found 12"):
+        abstract(TINY).encode_visual(dataclasses.replace(given, obs={**given.obs, "s2": short}))
+
+
+def test_band_sets_of_another_order_are_refused():
+    with pytest.raises(ConfigError, match="expected s2, era5, s1; found s2, s1, era5"):
+        abstract(TINY, (L1C, S1, WEATHER))

@@ -1,0 +1,220 @@
+"""The loop: order, metrics, stops, threads."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+from rsvlm_jax.config import DataError, MeshConfig, NonFiniteError, Preempted
+from rsvlm_jax.core import flat
+from rsvlm_jax.mesh import make_mesh
+from rsvlm_jax.testing import StandIn, Stream, standin_experiment
+from rsvlm_jax.train import (
+    Checkpoints,
+    abstract,
+    create,
+    init_state,
+    make_optimizer,
+    make_train_step,
+    resume,
+    train,
+)
+
+
+def start(seed: int = 0):
+    experiment = standin_experiment()
+    mesh = make_mesh(MeshConfig())
+    graphdef, params, stats = create(lambda rngs: StandIn(rngs=rngs), seed=seed)
+    optimizer = make_optimizer(experiment.optimizer, 20, params)
+    state = init_state(
+        params, stats, optimizer, mesh, config=experiment.optimizer, plan="replicated", seed=seed
+    )
+    return state, make_train_step(graphdef, experiment, optimizer, mesh, state)
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def values(state):
+    return {path: np.asarray(x) for path, x in flat(state).items()}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """20 steps without a break: the metrics file's bytes and the last state."""
+    path = tmp_path_factory.mktemp("unbroken") / "metrics.jsonl"
+    state, step = start()
+    state = train(state, step, Stream(), steps=20, metrics_file=path)
+    return path.read_bytes(), values(state)
+
+
+def test_every_step_has_a_row_with_exact_floats(unbroken):
+    text, _ = unbroken
+    parsed = [json.loads(line) for line in text.splitlines()]
+    assert [row["step"] for row in parsed] == list(range(1, 21))
+    state, step = start()
+    _, metrics = step(state, next(Stream()))
+    assert np.float32(parsed[0]["loss"]) == np.asarray(metrics["loss"])
+
+
+def test_progress_is_told_every_few_steps_and_at_the_end(tmp_path):
+    told = []
+    state, step = start()
+    train(
+        state, step, Stream(), steps=7, log_every=3, progress=lambda at, row: told.append((at, row))
+    )
+    assert [at for at, _ in told] == [3, 6, 7]
+    assert all(np.isfinite(row["loss"]) for _, row in told)
+
+
+def test_a_resumed_run_is_bitwise_the_unbroken_one(tmp_path, unbroken):
+    path = tmp_path / "metrics.jsonl"
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        asked = iter(range(100))
+        state, step = start()
+        with pytest.raises(Preempted) as error:
+            train(
+                state, step, Stream(), steps=20, checkpoints=checkpoints, save_every=5,
+                metrics_file=path, stop=lambda: next(asked) == 13,
+            )  # fmt: skip
+        assert (
+            str(error.value) == "stopped after step 13 of 20; run the same command again to go on"
+        )
+        assert checkpoints.latest() == 13
+    with open(path, "a") as f:  # steps that were taken after the save, and a torn line
+        f.write('{"step": 14, "loss": 1.0}\n{"step": 15, "lo')
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        state, step = start(seed=5)  # what it starts from does not matter
+        batches = Stream()
+        state = resume(state, batches, checkpoints)
+        assert (int(state.step), batches.index) == (13, 13)
+        state = train(state, step, batches, steps=20, checkpoints=checkpoints, metrics_file=path)
+    text, last = unbroken
+    assert path.read_bytes() == text
+    for name, x in values(state).items():
+        assert x.tobytes() == last[name].tobytes(), name
+
+
+def test_the_data_state_is_saved_before_the_next_batch_is_drawn(tmp_path):
+    with Checkpoints(tmp_path, keep=9) as checkpoints:
+        state, step = start()
+        train(state, step, Stream(), steps=6, checkpoints=checkpoints, save_every=2)
+        assert checkpoints.steps() == [2, 4, 6]
+        for at in checkpoints.steps():
+            batches = Stream()
+            data = checkpoints.restore(abstract(start()[0]), at)[1]
+            batches.set_state(data)
+            assert batches.index == at
+
+
+def test_resume_of_nothing_is_the_start(tmp_path):
+    with Checkpoints(tmp_path / "none") as checkpoints:
+        state, _ = start()
+        batches = Stream()
+        assert resume(state, batches, checkpoints) is state
+        assert batches.index == 0
+
+
+def test_a_finished_run_trains_no_further(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        state, step = start()
+        state = train(state, step, Stream(), steps=3, checkpoints=checkpoints)
+        again = train(state, step, Stream(), steps=3, checkpoints=checkpoints)
+        assert int(again.step) == 3
+
+
+def test_sigterm_saves_and_raises_preempted(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def progress(at, row):
+        if at == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with Checkpoints(tmp_path) as checkpoints:
+        state, step = start()
+        with pytest.raises(Preempted) as error:
+            train(
+                state, step, Stream(), steps=20, checkpoints=checkpoints, log_every=1,
+                progress=progress,
+            )  # fmt: skip
+        assert error.value.exit_code == 75
+        assert checkpoints.latest() == 5  # step 4 is told of while step 5 runs
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_bad_batches_are_skipped_and_written_as_null(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    state, step = start()
+    bad = frozenset({2, 3, 6})
+    state = train(state, step, Stream(bad=bad), steps=9, metrics_file=path, max_bad_steps=2)
+    assert [row["step"] - 1 for row in rows(path) if row["skipped"]] == [2, 3, 6]
+    assert [row["loss"] is None for row in rows(path)] == [i in bad for i in range(9)]
+    assert all(np.isfinite(x).all() for x in values(state.params).values())
+
+
+@pytest.mark.parametrize("borne", [0, 1, 3])
+def test_too_many_bad_batches_end_the_run_with_the_last_good_state_saved(tmp_path, borne):
+    first = 4
+    good, step = start()
+    good = train(good, step, Stream(), steps=first)
+    with Checkpoints(tmp_path) as checkpoints:
+        state, step = start()
+        batches = Stream(bad=frozenset(range(first, 20)))
+        with pytest.raises(NonFiniteError) as error:
+            train(
+                state, step, batches, steps=20, checkpoints=checkpoints, max_bad_steps=borne,
+                metrics_file=tmp_path / "metrics.jsonl",
+            )  # fmt: skip
+        assert error.value.exit_code == 5
+        at = first + borne + 1
+        assert str(error.value).startswith(
+            f"loss or gradient not finite in {borne + 1} steps in a row in step {at}; "
+            f"expected at most {borne}"
+        )
+        restored, _ = checkpoints.restore(abstract(start()[0]))
+    for name, x in values(good.params).items():
+        assert x.tobytes() == values(restored.params)[name].tobytes(), name
+    assert len(rows(tmp_path / "metrics.jsonl")) == at
+
+
+def test_batches_that_end_early_are_an_error():
+    class Short(Stream):
+        def __next__(self):
+            if self.index == 3:
+                raise StopIteration
+            return super().__next__()
+
+    state, step = start()
+    with pytest.raises(DataError, match="the batches ended at step 3 of 20"):
+        train(state, step, Short(), steps=20)
+
+
+def test_two_runs_train_in_two_threads(tmp_path, unbroken):
+    results: dict[int, object] = {}
+
+    def one(seed: int) -> None:
+        with Checkpoints(tmp_path / str(seed) / "checkpoints") as checkpoints:
+            state, step = start(seed)
+            results[seed] = values(
+                train(
+                    state, step, Stream(), steps=20, checkpoints=checkpoints, save_every=3,
+                    metrics_file=tmp_path / str(seed) / "metrics.jsonl",
+                )
+            )  # fmt: skip
+
+    threads = [threading.Thread(target=one, args=(seed,)) for seed in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    text, last = unbroken
+    assert (tmp_path / "0" / "metrics.jsonl").read_bytes() == text
+    assert (tmp_path / "1" / "metrics.jsonl").read_bytes() != text
+    for name, x in results[0].items():
+        assert x.tobytes() == last[name].tobytes(), name

@@ -1,0 +1,135 @@
+"""Schedule, groups, freezing and weight decay."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rsvlm_jax.config import ConfigError, GroupConfig, OptimizerConfig
+from rsvlm_jax.core import flat
+from rsvlm_jax.train import make_optimizer, schedule, trained_paths
+
+PARAMS = {
+    "decoder": {"embed": {"embedding": jnp.ones((3, 2))}, "norm": {"scale": jnp.ones(2)}},
+    "head": {"out": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}},
+}
+
+
+def step(config: OptimizerConfig, grads, count: int = 1):
+    optimizer = make_optimizer(config, 10, PARAMS)
+    params, state = PARAMS, optimizer.init(PARAMS)
+    for _ in range(count):
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def grads(value: float = 1.0):
+    return jax.tree.map(lambda x: jnp.full_like(x, value), PARAMS)
+
+
+@settings(deadline=None, max_examples=40)
+@given(steps=st.integers(1, 500), warmup=st.floats(0, 0.9), peak=st.floats(1e-5, 1.0))
+def test_the_rate_rises_to_its_peak_and_falls_to_zero(steps, warmup, peak):
+    rate = schedule(OptimizerConfig(learning_rate=peak, warmup=warmup), steps)
+    warm = int(warmup * steps)
+    rising = np.asarray(rate(np.linspace(0, warm, 9).astype(int)))
+    falling = np.asarray(rate(np.linspace(warm, steps, 9).astype(int)))
+    assert rising[0] > 0
+    assert rising[-1] == falling[0] == pytest.approx(peak, rel=1e-5)
+    assert falling[-1] == pytest.approx(0, abs=1e-6 * peak)
+    assert (np.diff(rising) >= 0).all()
+    assert (np.diff(falling) <= 0).all()
+
+
+def test_adam_agrees_with_optax():
+    config = OptimizerConfig(warmup=0.0, weight_decay=0.0, clip_norm=0.0)
+    ours, _ = step(config, grads(0.1), count=3)
+    with jax.numpy_dtype_promotion("standard"):
+        reference = optax.adam(optax.cosine_decay_schedule(1e-3, 10), b2=0.99, eps=1e-6)
+        params, state = PARAMS, reference.init(PARAMS)
+        for _ in range(3):
+            updates, state = reference.update(grads(0.1), state)
+            params = optax.apply_updates(params, updates)
+    for got, want in zip(flat(ours).values(), flat(params).values(), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_only_kernels_decay():
+    config = OptimizerConfig(kind="sgd", learning_rate=0.1, warmup=0.0, weight_decay=0.5)
+    moved, _ = step(config, grads(0.0))
+    assert {path: float(x.ravel()[0]) for path, x in flat(moved).items()} == {
+        "decoder/embed/embedding": 1.0,
+        "decoder/norm/scale": 1.0,
+        "head/out/bias": 1.0,
+        "head/out/kernel": pytest.approx(0.95),
+    }
+
+
+def test_a_group_scales_the_rate_and_the_first_match_wins():
+    config = OptimizerConfig(
+        kind="sgd",
+        learning_rate=0.1,
+        warmup=0.0,
+        weight_decay=0.0,
+        clip_norm=0.0,
+        groups=(GroupConfig("norm", 0.5), GroupConfig("^decoder/", 0.1)),
+    )
+    moved, _ = step(config, grads())
+    assert {path: float(x.ravel()[0]) for path, x in flat(moved).items()} == {
+        "decoder/embed/embedding": pytest.approx(0.99),
+        "decoder/norm/scale": pytest.approx(0.95),
+        "head/out/bias": pytest.approx(0.9),
+        "head/out/kernel": pytest.approx(0.9),
+    }
+
+
+def test_frozen_parameters_have_no_state_and_no_part_in_the_norm():
+    config = OptimizerConfig(
+        kind="sgd", learning_rate=0.1, warmup=0.0, weight_decay=0.0,
+        groups=(GroupConfig("^decoder/", 0.0),),
+    )  # fmt: skip
+    assert trained_paths(config, PARAMS) == {"head/out/kernel", "head/out/bias"}
+    huge = {**grads(1.0), "decoder": jax.tree.map(lambda x: x * 1e6, grads()["decoder"])}
+    moved, _ = step(config, huge)
+    # The norm of six ones, clipped to 1.
+    assert float(moved["head"]["out"]["bias"][0]) == pytest.approx(1 - 0.1 / np.sqrt(6))
+    np.testing.assert_array_equal(moved["decoder"]["norm"]["scale"], 1)
+
+    adam = make_optimizer(OptimizerConfig(groups=config.groups), 10, PARAMS)
+    paths = [path for path in flat(adam.init(PARAMS)) if "decoder" in path]
+    assert paths == []
+
+
+def test_equal_arguments_give_the_same_optimiser():
+    first = make_optimizer(OptimizerConfig(), 10, PARAMS)
+    assert make_optimizer(OptimizerConfig(), 10, jax.eval_shape(lambda: PARAMS)) is first
+    assert make_optimizer(OptimizerConfig(), 11, PARAMS) is not first
+
+
+@pytest.mark.parametrize(
+    ("groups", "line"),
+    [
+        (
+            (GroupConfig("^vision/", 0.1),),
+            "a group takes no parameter in OptimizerConfig.groups[0].pattern; expected a pattern "
+            "found in a parameter path that no earlier group takes; found '^vision/'; "
+            "paths begin with decoder, head",
+        ),
+        (
+            (GroupConfig("decoder", 0.1), GroupConfig("^decoder/norm", 0.0)),
+            "a group takes no parameter in OptimizerConfig.groups[1].pattern",
+        ),
+        ((GroupConfig("(", 0.1),), "not a regular expression"),
+        ((GroupConfig("", 0.0),), "all parameters are frozen in OptimizerConfig.groups"),
+    ],
+)
+def test_wrong_groups_are_refused(groups, line):
+    with pytest.raises(ConfigError) as error:
+        make_optimizer(OptimizerConfig(groups=groups), 10, PARAMS)
+    assert str(error.value).startswith(line)
