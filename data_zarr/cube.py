@@ -169,7 +169,7 @@ def _root_attributes(path: Path) -> dict[str, Any]:
             where=path,
             expected="zarr.json",
             found="Zarr v2" if old else "none",
-            remedy="convert it with `rsvlm cube build`" if old else None,
+            remedy="write it again with data_zarr.create_cube" if old else None,
         )
     try:
         attrs = json.loads(document.read_text())["attributes"]

@@ -1,4 +1,4 @@
-"""The error of this package, in the form of `rsvlm_jax.config.errors`: one line that says it all."""
+"""The error of this package, in the form of `rsvlm_jax.config.errors`: one line says it all."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def _known_bands(info: BandSetInfo) -> Iterator[Row]:
         yield Row("bands and wavelengths", "ok", info.name)
 
 
-def _sample(cube: Cube, info: BandSetInfo) -> tuple[np.ndarray, np.ndarray]:
+def _sample(cube: Cube, info: BandSetInfo) -> tuple[np.ndarray, float]:
     """(physical values [C, n] with NaN where not valid, share of valid pixels)."""
     reader, edge = cube.reader(info.name), info.chunks[2]
     starts = [
@@ -164,7 +164,7 @@ def _sample(cube: Cube, info: BandSetInfo) -> tuple[np.ndarray, np.ndarray]:
         physical = np.where(valid, pixels.astype(np.float32) * scale + offset, np.nan)
         values.append(physical.transpose(1, 0, 2, 3).reshape(len(info.bands), -1))
         valids.append(valid.ravel())
-    return np.concatenate(values, axis=1), np.concatenate(valids).mean()
+    return np.concatenate(values, axis=1), float(np.concatenate(valids).mean())
 
 
 def _numbers(cube: Cube, info: BandSetInfo) -> Iterator[Row]:

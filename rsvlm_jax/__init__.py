@@ -1,0 +1,42 @@
+"""Remote-sensing vision-language models in JAX: any sensor, real dates, numbers with intervals.
+
+    load(RUN) -> Loaded         .regress(batch) .chat(question, batch) .window(cube, y, x)
+    fit(experiment, out=RUN)    train; resumes by itself
+    predict(loaded, cube, OUT)  a wall-to-wall map with its interval
+    open_cube(path) -> Cube     from `data_zarr`
+    find_cube(name) -> Cube     by path, "sample:NAME" or "world:PRESET"
+
+Names are imported when they are first used: `import rsvlm_jax` itself loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from data_zarr import open_cube
+    from rsvlm_jax.run.cubes import find_cube
+    from rsvlm_jax.run.fit import fit
+    from rsvlm_jax.run.load import load
+    from rsvlm_jax.run.predict import predict
+
+_HOME = {
+    "find_cube": "rsvlm_jax.run.cubes",
+    "fit": "rsvlm_jax.run.fit",
+    "load": "rsvlm_jax.run.load",
+    "open_cube": "data_zarr",
+    "predict": "rsvlm_jax.run.predict",
+}
+
+__all__ = ["find_cube", "fit", "load", "open_cube", "predict"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

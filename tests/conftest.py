@@ -20,3 +20,5 @@ import jax
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tests run each program a few times: compiling takes longer than running it badly.
+jax.config.update("jax_disable_most_optimizations", True)

@@ -124,9 +124,10 @@ class VisionLanguageModel(nnx.Module):
         Tokens enter the fusion in this order: frames (band sets as in `config.inputs`, dates,
         groups, patches), then points (band sets, dates).
         """
+        observations = {i.bandset: self._observation(batch, i.bandset) for i in self.config.inputs}
         parts, images, group = [], [], 0
         for name in self._inputs("rgb"):
-            obs = self._observation(batch, name)
+            obs = observations[name]
             made, valid = self.spectral[name](obs)
             images.append(made.astype(self.dtype))
             ids = group + jnp.arange(valid.shape[2], dtype=jnp.int32)
@@ -138,7 +139,7 @@ class VisionLanguageModel(nnx.Module):
             y = self.vision(x.reshape(-1, *x.shape[2:]))
             tokens.append(y.reshape(x.shape[0], -1, y.shape[2]))
         for name in self._inputs("pixel"):
-            obs = self._observation(batch, name)
+            obs = observations[name]
             made, valid = self.pixel[name](obs)
             tokens.append(made.astype(self.dtype))
             parts.append(_known(obs, valid[:, :, None, None], jnp.full((1,), group, jnp.int32)))

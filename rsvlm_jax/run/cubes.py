@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from data_zarr.cube import Cube, open_cube
+from data_zarr.format import MANIFEST
 from data_zarr.samples import SAMPLES, sample_path
 from rsvlm_jax.config import ConfigError
 
@@ -34,7 +35,8 @@ def find_cube(name: str | os.PathLike[str]) -> Cube:
         preset, _, seed = rest.partition(":")
         if not (seed or "0").isdigit():
             raise ConfigError("not a seed", where=str(name), expected="world:NAME:SEED", found=seed)
-        return make_world(
-            cache_folder() / f"world_{preset}_{seed or 0}.zarr", seed=int(seed or 0), preset=preset
-        )
+        path = cache_folder() / f"world_{preset}_{seed or 0}.zarr"
+        if (path / MANIFEST).is_file():
+            return open_cube(path)
+        return make_world(path, seed=int(seed or 0), preset=preset)
     return open_cube(name)

@@ -90,7 +90,7 @@ def test_to_xarray_decodes_a_scale_for_each_band(tmp_path: Path) -> None:
     np.testing.assert_allclose(data["pixels"][0, :, 0, 0], 1000 * np.asarray(scales), rtol=1e-6)
 
 
-def test_rasterio_opens_what_xarray_says(intact: Small) -> None:
+def test_geozarr_attributes_say_the_same_as_cf(intact: Small) -> None:
     """The two spellings of the transform name the same corner."""
     attrs = json.loads((intact.path / "s2_l1c" / "zarr.json").read_text())["attributes"]
     assert attrs["spatial:transform"] == [10.0, 0.0, 500000.0, 0.0, -10.0, 5080000.0]

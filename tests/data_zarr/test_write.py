@@ -262,7 +262,8 @@ def test_map_opens_georeferenced_in_plain_xarray(tmp_path: Path) -> None:
 
 
 def test_geotiff(tmp_path: Path) -> None:
-    rasterio = pytest.importorskip("rasterio", reason="the geo extra is not installed")
+    import rasterio
+
     values = np.arange(HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)
     out = write_geotiff(
         tmp_path / "map.tif", grid(), {"agb": values, "width": values * 2}, unit="Mg ha-1",

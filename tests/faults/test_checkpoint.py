@@ -168,7 +168,7 @@ def test_when_all_are_damaged_it_is_an_error_that_names_them(saved):
 def test_no_checkpoint_at_all(tmp_path):
     with Checkpoints(tmp_path / "none") as checkpoints:
         assert checkpoints.latest() is None
-        with pytest.raises(CheckpointError, match="no checkpoint in .*; expected a verified step"):
+        with pytest.raises(CheckpointError, match=r"no checkpoint in .*; expected a verified"):
             checkpoints.restore(abstract(state(0)))
     assert not (tmp_path / "none").exists()
 
@@ -278,9 +278,9 @@ def test_a_part_of_a_state_is_read_alone(saved):
 
 def test_an_unwritable_directory_is_a_checkpoint_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with Checkpoints(tmp_path / "file" / "checkpoints") as checkpoints:
-        with pytest.raises(CheckpointError) as error:
-            checkpoints.save(1, state(1), {})
+    checkpoints = Checkpoints(tmp_path / "file" / "checkpoints")
+    with pytest.raises(CheckpointError) as error:
+        checkpoints.save(1, state(1), {})
     assert str(error.value).startswith("the checkpoint of step 1 could not be written (NotADirect")
 
 
@@ -292,7 +292,7 @@ def test_a_save_that_fails_in_the_background_is_raised_and_deletes_nothing(saved
         with monkeypatch.context() as patch:
             patch.setattr("rsvlm_jax.train.manifest.write", full)
             checkpoints.save(3, state(3), {})
-            with pytest.raises(CheckpointError, match="No space left on device.*untouched"):
+            with pytest.raises(CheckpointError, match=r"No space left on device.*untouched"):
                 checkpoints.wait()
         assert checkpoints.steps() == [1, 2]
     assert restored_step_quietly(saved) == 2

@@ -1,7 +1,7 @@
-"""Modules with random variables everywhere, made without compiling an initialiser.
+"""Modules for tests: with random variables everywhere, or as they are initialised.
 
-Initial values hide mistakes (fusion blocks start as the identity, biases at 0), and making them
-costs more than the test that uses them.
+Initial values hide mistakes (fusion blocks start as the identity, biases at 0), and compiling
+an initialiser costs more than most tests that use it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from flax import nnx
 from rsvlm_jax.core import map_with_path
 
 M = TypeVar("M", bound=nnx.Module)
+
+FAST = {"xla_backend_optimization_level": 0}
+"""Compiler options of what runs once or twice: compiles in a third of the time."""
 
 CONSTANT = {
     "mean": 0.0,
@@ -48,3 +51,15 @@ def filled(make: Callable[[], M], seed: int = 0) -> M:
 
     graphdef, state = nnx.split(nnx.eval_shape(make))
     return nnx.merge(graphdef, map_with_path(fill, state))
+
+
+def initialised(make: Callable[[], M]) -> M:
+    """What `make` returns, its initialisers compiled as one program, without optimisation."""
+    graphdef, _ = nnx.split(nnx.eval_shape(make))
+    return nnx.merge(graphdef, jax.jit(lambda: nnx.state(make()), compiler_options=FAST)())
+
+
+def shapes(model: nnx.Module, fn: Callable[..., Any], *args: Any) -> Any:
+    """`fn(model, *args)` in shapes and dtypes only; the model may be abstract."""
+    graphdef, state = nnx.split(model)
+    return jax.eval_shape(lambda s, *a: fn(nnx.merge(graphdef, s), *a), state, *args)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from filled import filled
+from filled import FAST, filled, initialised, shapes
 from flax import nnx
 
 from rsvlm_jax.config import HeadConfig
@@ -62,7 +62,7 @@ def test_scale_has_a_floor():
 
 
 def test_an_untrained_head_predicts_the_training_distribution():
-    model = MixerHead(CONFIG, N, DV, D, rngs=nnx.Rngs(0))
+    model = initialised(lambda: MixerHead(CONFIG, N, DV, D, rngs=nnx.Rngs(0)))
     model.set_target(
         jnp.asarray([5.0, 0.0]),
         jnp.asarray([2.0, 1.0]),
@@ -90,7 +90,7 @@ def test_a_sample_with_nothing_is_finite_with_finite_gradients():
     given = encoded()
     graphdef, params, rest = nnx.split(head(), nnx.Param, ...)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=FAST)
     @jax.value_and_grad
     def loss(params):
         made = nnx.merge(graphdef, params, rest)(given)
@@ -111,7 +111,7 @@ def test_both_kinds_of_tokens_are_read(part):
 def test_without_a_language_model():
     model = head(None)
     assert model.reverse is None
-    assert jax.eval_shape(lambda e: model(e), encoded(0, 0)).loc.shape == (B, 2)
+    assert shapes(model, lambda model, e: model(e), encoded(0, 0)).loc.shape == (B, 2)
 
 
 def test_dropout_is_for_training():

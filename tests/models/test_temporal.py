@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from filled import filled
+from filled import FAST, filled, initialised, shapes
 from flax import nnx
 
 from rsvlm_jax.config import TemporalConfig
@@ -88,7 +88,7 @@ def test_gap_counts_from_the_latest_earlier_valid_date():
 
 def test_a_new_fusion_starts_near_the_masked_mean():
     given = inputs()
-    model = fusion(scale_init=0.0, layers=1)
+    model = initialised(lambda: fusion(scale_init=0.0))
     model.platform.embedding[...] = jnp.zeros((64, D))
     model.group.embedding[...] = jnp.zeros((GROUPS, D))
     out, valid = jax.jit(lambda given: model(**given))(given)
@@ -125,6 +125,7 @@ def test_every_input_matters(part, other):
     assert np.abs(moved - out).max(axis=(1, 2)).min() > 1e-4
 
 
+@pytest.mark.parametrize("budget", [5, None])
 def test_what_is_not_valid_changes_no_bit(budget):
     given = inputs()
     run = compiled(budget=budget)
@@ -157,14 +158,12 @@ def test_nothing_valid_gives_zeros_and_finite_gradients(budget):
     given["valid"] = given["valid"].at[1].set(False)
     graphdef, params = nnx.split(model)
 
-    @jax.jit
-    def run(params, tokens):
+    def total(params, tokens):
         out, valid = nnx.merge(graphdef, params)(**{**given, "tokens": tokens})
         return jnp.square(out).sum(), (out, valid)
 
-    (_, (out, valid)), gradients = jax.value_and_grad(run, (0, 1), has_aux=True)(
-        params, given["tokens"]
-    )
+    run = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True), compiler_options=FAST)
+    (_, (out, valid)), gradients = run(params, given["tokens"])
     assert (out[1] == 0).all()
     assert valid.any(axis=1).tolist() == [True, False, True]
     assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(gradients))
@@ -173,7 +172,7 @@ def test_nothing_valid_gives_zeros_and_finite_gradients(budget):
 
 def test_date_dropout_hides_whole_samples_in_training_only():
     model, given = trained(date_dropout=0.5), inputs()
-    run = jax.jit(lambda given, rng=None: model(**given, rng=rng)[0])
+    run = jax.jit(lambda given, rng=None: model(**given, rng=rng)[0], compiler_options=FAST)
     never = run({**given, "date": jnp.full((B, S), jnp.nan)})
     always = run(given)
     hidden = []
@@ -188,13 +187,12 @@ def test_date_dropout_hides_whole_samples_in_training_only():
 
 
 def test_scale_starts_where_the_config_says():
-    assert fusion(budget=None).date_scale[...].tolist() == [np.float32(0.1)]
+    assert initialised(lambda: fusion(budget=None)).date_scale[...].tolist() == [np.float32(0.1)]
 
 
 def test_bfloat16_stays_bfloat16():
     given = inputs()
     given["tokens"] = given["tokens"].astype(jnp.bfloat16)
     for budget in (5, None):
-        model = trained(budget=budget)
-        made = jax.eval_shape(lambda given, model=model: model(**given), given)
+        made = shapes(trained(budget=budget), lambda model, given: model(**given), given)
         assert made[0].dtype == jnp.bfloat16

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from bandsets import L1C, LANDSAT, WEATHER, garbage, random_observation, sar, text_batch
-from filled import filled
+from filled import FAST, filled, shapes
 from flax import nnx
 
 from rsvlm_jax.config import (
@@ -72,24 +72,28 @@ def model() -> VisionLanguageModel:
 
 @pytest.fixture(scope="module")
 def forward(model):
-    return jax.jit(lambda b: (e := model(b), model.head(e)))
+    return jax.jit(lambda b: (e := model(b), model.head(e)), compiler_options=FAST)
 
 
 @pytest.fixture(scope="module")
-def gradients(model) -> tuple[dict, jax.Array]:
-    """Of the regression loss: by parameter path, and in the Sentinel-2 pixels."""
+def regression(model):
+    """The loss, and its gradients in the parameters and in the Sentinel-2 pixels."""
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    given = batch()
 
-    @jax.jit
-    def loss(params, pixels):
+    def loss(params, pixels, given):
         obs = {**given.obs, "s2": dataclasses.replace(given.obs["s2"], pixels=pixels)}
         made = nnx.merge(graphdef, params, rest)
         encoded = made(dataclasses.replace(given, obs=obs))
         return made.head(encoded).nll(given.target).mean()
 
-    by_path, by_pixel = jax.grad(loss, (0, 1))(params, given.obs["s2"].pixels)
-    return flat(nnx.to_pure_dict(by_path)), by_pixel
+    run = jax.jit(jax.value_and_grad(loss, (0, 1)), compiler_options=FAST)
+    return lambda given: run(params, given.obs["s2"].pixels, given)
+
+
+@pytest.fixture(scope="module")
+def gradients(regression) -> tuple[dict, jax.Array]:
+    by_parameter, by_pixel = regression(batch())[1]
+    return flat(nnx.to_pure_dict(by_parameter)), by_pixel
 
 
 @pytest.mark.parametrize("tower", ["vision", "pixel", "temporal", "connector", "decoder", "head"])
@@ -143,22 +147,14 @@ def test_invalid_values_change_no_bit(forward, seed):
         assert np.array_equal(a, b)
 
 
-def test_gradients_stay_finite_over_garbage(model):
+def test_loss_and_gradients_stay_finite_where_nothing_is_valid(regression):
+    """The first sample has no valid value at all, the second a single image; garbage elsewhere."""
     given = batch()
-    given = dataclasses.replace(given, obs={n: garbage(o) for n, o in given.obs.items()})
-    nothing = jnp.zeros_like(given.obs["s2"].valid).at[1].set(given.obs["s2"].valid[1])
-    obs = {n: dataclasses.replace(o, valid=o.valid & False) for n, o in given.obs.items()}
-    obs["s2"] = dataclasses.replace(given.obs["s2"], valid=nothing)
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-
-    @jax.jit
-    @jax.value_and_grad
-    def loss(params):
-        made = nnx.merge(graphdef, params, rest)
-        encoded = made(dataclasses.replace(given, obs=obs), rng=jax.random.key(0))
-        return made.head(encoded).nll(given.target).mean()
-
-    value, gradients = loss(params)
+    obs = {n: dataclasses.replace(o, valid=jnp.zeros_like(o.valid)) for n, o in given.obs.items()}
+    one_left = obs["s2"].valid.at[1].set(given.obs["s2"].valid[1])
+    obs["s2"] = dataclasses.replace(obs["s2"], valid=one_left)
+    obs = {n: garbage(o) for n, o in obs.items()}
+    value, gradients = regression(dataclasses.replace(given, obs=obs))
     assert jnp.isfinite(value)
     assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(gradients))
 
@@ -228,7 +224,7 @@ def test_text_sees_only_what_stands_before_it(forward):
 
 def test_dates_are_hidden_only_with_an_rng(model):
     given = batch()
-    train = jax.jit(lambda key: model.encode_visual(given, rng=key)[0])
+    train = jax.jit(lambda key: model.encode_visual(given, rng=key)[0], compiler_options=FAST)
     shown = [train(jax.random.key(s)) for s in range(6)]
     assert any(not np.array_equal(shown[0], s) for s in shown[1:])
 
@@ -236,7 +232,8 @@ def test_dates_are_hidden_only_with_an_rng(model):
 def test_without_a_language_model():
     model = build(dataclasses.replace(TINY, decoder=None))
     assert model.decoder is model.connector is None
-    encoded, made = jax.jit(lambda b: (e := model(b), model.head(e)))(batch())
+    run = jax.jit(lambda b: (e := model(b), model.head(e)), compiler_options=FAST)
+    encoded, made = run(batch())
     assert encoded.hidden.shape == (2, 16, 0)
     assert encoded.knowledge.shape[:2] == (2, 0)
     assert not encoded.has_knowledge.any()
@@ -245,7 +242,7 @@ def test_without_a_language_model():
 
 def test_without_a_head():
     model = abstract(dataclasses.replace(TINY, head=None))
-    assert jax.eval_shape(lambda b: model(b), batch()).knowledge.shape == (2, 0, 24)
+    assert shapes(model, lambda model, b: model(b), batch()).knowledge.shape == (2, 0, 24)
 
 
 def test_without_a_budget_every_token_stays():
@@ -257,7 +254,7 @@ def test_without_a_budget_every_token_stays():
     )
     count = (5 * 3 + 2) * (4 + 1) * 2 + 3
     model, given = build(config, visual_tokens=count), batch()
-    visual, valid = jax.jit(lambda b: model.encode_visual(b))(given)
+    visual, valid = jax.jit(lambda b: model.encode_visual(b), compiler_options=FAST)(given)
     assert visual.shape[1] == count
     np.testing.assert_array_equal(valid[:, -3:], given.obs["era5"].valid.any(axis=(2, 3, 4)))
     first_frame = patch_valid(recombine(given.obs["s2"], make_plan(L1C, SpectralConfig())), 8, 4)
@@ -273,7 +270,7 @@ def test_a_head_needs_to_know_the_number_of_tokens():
 
 def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
     model = abstract(dataclasses.replace(TINY, dtype="bfloat16"))
-    encoded, made = jax.eval_shape(lambda b: (e := model(b), model.head(e)), batch())
+    encoded, made = shapes(model, lambda model, b: (e := model(b), model.head(e)), batch())
     assert encoded.hidden.dtype == encoded.visual.dtype == jnp.bfloat16
     assert made.loc.dtype == jnp.float32
     assert {x.dtype for x in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}

@@ -125,7 +125,7 @@ BAD = {
     "an empty split": (
         lambda e: replaced_data(e, split=SplitConfig(block=25, folds=5, fold=0, buffer=50.0)),
         CubeError,
-        "no training windows",
+        "a split is empty",
     ),
 }
 

@@ -213,6 +213,7 @@ def test_two_runs_train_in_two_threads(tmp_path, unbroken):
         thread.start()
     for thread in threads:
         thread.join()
+    assert sorted(results) == [0, 1]
     text, last = unbroken
     assert (tmp_path / "0" / "metrics.jsonl").read_bytes() == text
     assert (tmp_path / "1" / "metrics.jsonl").read_bytes() != text
