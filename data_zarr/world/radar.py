@@ -1,8 +1,8 @@
 """State and date -> C-band backscatter, VV and VH; speckle.
 
 A water-cloud model (Attema and Ulaby 1978, Radio Science 13): a canopy that saturates with
-biomass over a ground that depends on soil water. Radar sees the stand of the *law*, without the
-density that nothing sees, and loses it above about 200 Mg/ha.
+the size of the stand, over a ground that depends on soil water. Radar does not tell light wood
+from heavy: for that one needs to know the trees, which optical dates do.
 
     State [...] , doy, rain  -->  power [2, ...]  (VV, VH)   --speckle, dB-->  pixels
 """
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from data_zarr.world import phenology
-from data_zarr.world.scene import State, Terrain, agb
+from data_zarr.world.scene import State, Terrain, stand
 
 POLARISATIONS = ("VV", "VH")
 LOOKS = 5.0
@@ -49,7 +49,7 @@ def backscatter(
     water = np.clip(np.float32(0.6) * state.moisture + season, 0.0, 1.0)
     ground = np.float32(10.0) ** ((pol(_GROUND_DB) + pol(_WATER_DB) * water) / np.float32(10.0))
     ground = ground + pol(_GRASS) * (np.float32(phenology.grass_share(doy)) * state.grass)
-    through = np.exp(-agb(state, years_before=years_before) / pol(_SATURATION))
+    through = np.exp(-stand(state, years_before) / pol(_SATURATION))
     volume = np.float32(10.0) ** (pol(_VOLUME_DB) / np.float32(10.0))
     return volume * (np.float32(1.0) - through) + ground * through
 

@@ -112,13 +112,17 @@ def agb(
 ) -> Shaped[np.ndarray, ...]:
     """The law: above-ground biomass in Mg/ha.
 
-    Cover times an allometric power of height times wood density, where deciduous wood is heavier:
-    `4 + 1.9 cover height**1.5 (1.2 - 0.4 evergreen) wood`, at most `AGB_MAX`. The form follows
-    lidar allometries of plot biomass (Asner and Mascaro 2014, Remote Sens. Environ. 140).
+    The stand times wood density, where deciduous wood is heavier:
+    `4 + stand (1.35 - 0.7 evergreen) wood`, at most `AGB_MAX`. The form follows lidar allometries
+    of plot biomass (Asner and Mascaro 2014, Remote Sens. Environ. 140).
     """
-    density = 1.2 - 0.4 * state.evergreen
-    stand = 1.9 * state.cover_at(years_before) * state.height**1.5 * density
-    return np.minimum(4.0 + stand * wood, AGB_MAX)
+    density = 1.35 - 0.7 * state.evergreen
+    return np.minimum(4.0 + stand(state, years_before) * density * wood, AGB_MAX)
+
+
+def stand(state: State, years_before: float) -> Shaped[np.ndarray, "..."]:
+    """The size of a stand, `1.9 cover height**1.5`: biomass in Mg/ha for wood of density 1."""
+    return 1.9 * state.cover_at(years_before) * state.height**1.5
 
 
 def scene(seed: int, preset: str | Preset = "small") -> Scene:

@@ -71,7 +71,7 @@ class Bars:
 
     def say(self, what: Any) -> None:
         """Print text or a rich object, above the bars."""
-        self._console.print(what, markup=False, highlight=False)
+        self._console.print(what, markup=not isinstance(what, str), highlight=False)
 
     def finish(self, name: str) -> None:
         """Take a bar away."""

@@ -57,14 +57,14 @@ class StandIn(nnx.Module):
     def __call__(self, batch: Batch, *, rng: Array | None = None) -> Encoded:
         StandIn.traces += 1
         obs = batch.obs["standin"]
-        x = jnp.tanh(self.vision(obs.pixels[:, :, :, 0, 0]))
+        x = jnp.tanh(self.vision(jnp.asarray(obs.pixels)[:, :, :, 0, 0]))
         if rng is not None:
             x = x + 0.01 * jax.random.normal(rng, x.shape)
         b = x.shape[0]
         return Encoded(
             hidden=_empty((b, batch.tokens.shape[1], 0)),
             visual=x,
-            visual_valid=obs.valid[:, :, 0, 0, 0],
+            visual_valid=jnp.asarray(obs.valid)[:, :, 0, 0, 0],
             knowledge=_empty((b, 0, 0)),
             has_knowledge=jnp.zeros((b,), bool),
         )

@@ -50,7 +50,7 @@ def losses(
     used = batch.sample >= 0
     if config.text:
         weight = jnp.where(used[:, None], batch.weight, 0.0)
-        parts["text"] = text_loss(model.decoder, encoded.hidden, batch.tokens, weight)
+        parts["text"] = text_loss(model.decoder, encoded.hidden, jnp.asarray(batch.tokens), weight)
     if config.huber or config.scale:
         predictive = model.head(encoded, rng=rng)
         if config.huber:
@@ -62,9 +62,10 @@ def losses(
 
 def total(parts: Sums, config: LossConfig) -> Float[Array, ""]:
     """The weighted sum of mean losses; a loss without weight in the batch counts 0, not 0 / 0."""
-    return sum(
-        (getattr(config, name) * mean(*part) for name, part in parts.items()), jnp.float32(0)
-    )
+    loss = jnp.float32(0)
+    for name, part in parts.items():
+        loss = loss + getattr(config, name) * mean(*part)
+    return loss
 
 
 def mean(total: Float[Array, ""], weight: Float[Array, ""]) -> Float[Array, ""]:

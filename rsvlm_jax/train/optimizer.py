@@ -130,9 +130,9 @@ def _make(
     )
     groups = optax.multi_transform({"trained": trained, "frozen": optax.set_to_zero()}, label)
 
-    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         # optax mixes its integer counts with floats, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
-            return groups.update(grads, state, params)
+            return groups.update(updates, state, params)
 
     return optax.GradientTransformation(groups.init, update)

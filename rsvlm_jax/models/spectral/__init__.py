@@ -8,8 +8,9 @@ front           SpectralFront: the three together, with the statistics of a band
 
 from .encoder_input import FrameStats, frame_stats, patch_valid, to_encoder
 from .front import SpectralFront
-from .plan import INDICES, Group, RecombinePlan, Slot, SlotRow, make_plan
+from .plan import Group, RecombinePlan, Slot, SlotRow, make_plan
 from .recombine import Frames, recombine
+from .windows import INDICES
 
 __all__ = [
     "INDICES",
