@@ -28,10 +28,10 @@ TEXTURE = 0.04
 
 TEXTURE_SCALE = 4.0
 
-VIGOUR = 0.08
+VIGOUR = 0.06
 """Spread of leaf pigment and structure about the season: a smooth factor on the near infrared."""
 
-DROUGHT = 0.12
+DROUGHT = 0.09
 """Spread of leaf and soil water about the season: a smooth factor on the short-wave infrared."""
 
 WEATHER_SCALE = 16.0
@@ -47,7 +47,7 @@ HAZE = 0.016
 NOISE = 0.006
 """Spread of detector noise, as reflectance, per pixel and band."""
 
-WET_DB = 0.9
+WET_DB = 0.7
 """Spread of the radar's canopy wetness and calibration on a date, common to VV and VH, smooth."""
 
 WET_SCALE = 20.0

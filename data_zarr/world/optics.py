@@ -32,7 +32,7 @@ SPECTRA = {
 
 _EXTINCTION = np.float32(0.6)
 _LEAF_AREA = np.float32(5.0)
-_SHADOW_DEPTH = np.float32(10.0)
+_SHADOW_DEPTH = np.float32(7.0)
 
 
 class Spectra(NamedTuple):

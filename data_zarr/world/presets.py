@@ -36,9 +36,9 @@ class Preset:
 
 
 PRESETS = {
-    "small": Preset(size=128, dates={"s2_l2a": 5, "landsat_sr6": 3, "s1_db": 6}),
+    "small": Preset(size=128, dates={"s2_l2a": 5, "landsat_sr6": 2, "s1_db": 6}),
     "full": Preset(
-        size=512, dates={"s2_l2a": 10, "landsat_sr6": 8, "s1_db": 8}, overcast=(("s2_l2a", 5),)
+        size=512, dates={"s2_l2a": 8, "landsat_sr6": 4, "s1_db": 8}, overcast=(("s2_l2a", 5),)
     ),
 }
 

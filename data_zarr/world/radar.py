@@ -23,7 +23,7 @@ INCIDENCE = float(np.deg2rad(38.0))
 LOOK_AZIMUTH = float(np.deg2rad(100.0))
 """The beam comes from the west: it travels towards this azimuth."""
 
-_SATURATION = np.array([45.0, 65.0], np.float32)
+_SATURATION = np.array([60.0, 100.0], np.float32)
 _VOLUME_DB = np.array([-8.5, -13.5], np.float32)
 _GROUND_DB = np.array([-15.0, -23.0], np.float32)
 _WATER_DB = np.array([8.0, 4.0], np.float32)

@@ -113,10 +113,10 @@ def agb(
     """The law: above-ground biomass in Mg/ha.
 
     The stand times wood density, where deciduous wood is heavier:
-    `4 + stand (1.35 - 0.7 evergreen) wood`, at most `AGB_MAX`. The form follows lidar allometries
+    `4 + stand (1.45 - 0.9 evergreen) wood`, at most `AGB_MAX`. The form follows lidar allometries
     of plot biomass (Asner and Mascaro 2014, Remote Sens. Environ. 140).
     """
-    density = 1.35 - 0.7 * state.evergreen
+    density = 1.45 - 0.9 * state.evergreen
     return np.minimum(4.0 + stand(state, years_before) * density * wood, AGB_MAX)
 
 
