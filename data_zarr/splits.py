@@ -177,7 +177,7 @@ def group_split(groups: Shaped[np.ndarray, " n"], held: Any | Collection[Any]) -
     Raises:
       CubeError: a group that does not occur, or no other group is left.
     """
-    names = list(held) if isinstance(held, list | tuple | set | frozenset) else [held]
+    names: list[Any] = list(held) if isinstance(held, list | tuple | set | frozenset) else [held]
     absent = [name for name in names if not np.any(groups == name)]
     if absent:
         raise CubeError(

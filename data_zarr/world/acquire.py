@@ -145,8 +145,9 @@ def coarse(x: np.ndarray, n: int) -> Float[np.ndarray, "C H W"]:
     height, width = x.shape[-2:]
     rows, columns = np.arange(0, height, n), np.arange(0, width, n)
     total = np.add.reduceat(np.add.reduceat(x.astype(np.float32), rows, -2), columns, -1)
-    count = np.diff(np.append(rows, height))[:, None] * np.diff(np.append(columns, width))
-    mean = total / count.astype(np.float32)
+    tall = np.diff(np.append(rows, height)).astype(np.float32)
+    wide = np.diff(np.append(columns, width)).astype(np.float32)
+    mean = total / (tall[:, None] * wide)
     return mean.repeat(n, -2)[..., :height, :].repeat(n, -1)[..., :width]
 
 

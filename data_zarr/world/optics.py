@@ -59,7 +59,7 @@ def spectra_at(wavelength: Float[np.ndarray, " C"], fwhm: Float[np.ndarray, " C"
 
 def reflectance(
     state: State, doy: float, years_before: float, spectra: Spectra
-) -> Float[np.ndarray, C * S]:
+) -> Float[np.ndarray, "C *S"]:
     """Surface reflectance on flat ground.
 
     Args:
@@ -69,7 +69,7 @@ def reflectance(
       spectra: of the sensor.
     """
 
-    def band(x: Float[np.ndarray, " C"]) -> Float[np.ndarray, C * S]:
+    def band(x: Float[np.ndarray, " C"]) -> Float[np.ndarray, "C *S"]:
         return x.reshape(-1, *([1] * np.ndim(state.cover)))
 
     water = state.moisture * np.float32(phenology.wetness(doy))
@@ -85,7 +85,7 @@ def reflectance(
     return seen * (np.float32(1.0) - band(spectra.shadow) * shadow)
 
 
-def illumination(terrain: Terrain, zenith: float, azimuth: float) -> Shaped[np.ndarray, ...]:
+def illumination(terrain: Terrain, zenith: float, azimuth: float) -> Shaped[np.ndarray, "..."]:
     """Brightness of a slope over that of flat ground (Minnaert with k = 0.7, at least 0.1).
 
     `cos i = cos z cos s + sin z sin s cos(azimuth - aspect)`; Teillet et al. 1982, Can. J. Remote

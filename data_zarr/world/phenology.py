@@ -31,7 +31,7 @@ def _season(doy: float, rise: float, fall: float, width: float) -> float:
     return float(up * down)
 
 
-def leaf_share(doy: float, evergreen: Shaped[np.ndarray, ...]) -> Shaped[np.ndarray, ...]:
+def leaf_share(doy: float, evergreen: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
     """Share of the full leaf area that is on the trees; bare crowns keep 0.15 as wood."""
     deciduous = 0.15 + 0.85 * _season(doy, rise=118.0, fall=292.0, width=7.0)
     return np.float32(deciduous) + np.float32(1.0 - deciduous) * evergreen

@@ -32,7 +32,7 @@ _GRASS = np.array([0.006, 0.002], np.float32)
 
 def backscatter(
     state: State, doy: float, years_before: float, rain: float
-) -> Float[np.ndarray, 2 * S]:
+) -> Float[np.ndarray, "2 *S"]:
     """Linear power on flat ground.
 
     Args:
@@ -42,7 +42,7 @@ def backscatter(
       rain: departure of soil water from its season, on that date.
     """
 
-    def pol(x: Float[np.ndarray, " 2"]) -> Float[np.ndarray, 2 * S]:
+    def pol(x: Float[np.ndarray, " 2"]) -> Float[np.ndarray, "2 *S"]:
         return x.reshape(-1, *([1] * np.ndim(state.cover)))
 
     season = np.float32(0.3 * phenology.wetness(doy) + rain)
@@ -54,7 +54,7 @@ def backscatter(
     return volume * (np.float32(1.0) - through) + ground * through
 
 
-def terrain_gain(terrain: Terrain) -> Shaped[np.ndarray, ...]:
+def terrain_gain(terrain: Terrain) -> Shaped[np.ndarray, "..."]:
     """Power of a slope over that of flat ground: slopes that face the beam are brighter."""
     towards = LOOK_AZIMUTH + np.pi
     cos_local = np.cos(INCIDENCE) * np.cos(terrain.slope) + np.sin(INCIDENCE) * np.sin(
@@ -63,10 +63,10 @@ def terrain_gain(terrain: Terrain) -> Shaped[np.ndarray, ...]:
     return (np.maximum(cos_local / np.cos(INCIDENCE), 0.1) ** 2).astype(np.float32)
 
 
-def speckle(rng: np.random.Generator, shape: tuple[int, ...]) -> Float[np.ndarray, ...]:
+def speckle(rng: np.random.Generator, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
     """Multiplicative, of mean 1."""
     return (rng.standard_gamma(LOOKS, shape) / LOOKS).astype(np.float32)
 
 
-def decibel(power: Shaped[np.ndarray, ...]) -> Shaped[np.ndarray, ...]:
+def decibel(power: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
     return np.float32(10.0) * np.log10(np.maximum(power, np.float32(1e-6)))

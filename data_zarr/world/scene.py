@@ -53,15 +53,15 @@ class State(NamedTuple):
       loss: yearly loss of cover, as a share of the cover at the end; 0 where nothing changes.
     """
 
-    cover: Shaped[np.ndarray, ...]
-    height: Shaped[np.ndarray, ...]
-    evergreen: Shaped[np.ndarray, ...]
-    grass: Shaped[np.ndarray, ...]
-    soil: Shaped[np.ndarray, ...]
-    moisture: Shaped[np.ndarray, ...]
-    loss: Shaped[np.ndarray, ...]
+    cover: Shaped[np.ndarray, "..."]
+    height: Shaped[np.ndarray, "..."]
+    evergreen: Shaped[np.ndarray, "..."]
+    grass: Shaped[np.ndarray, "..."]
+    soil: Shaped[np.ndarray, "..."]
+    moisture: Shaped[np.ndarray, "..."]
+    loss: Shaped[np.ndarray, "..."]
 
-    def cover_at(self, years_before: float) -> Shaped[np.ndarray, ...]:
+    def cover_at(self, years_before: float) -> Shaped[np.ndarray, "..."]:
         """Canopy cover some years before the end of the series."""
         return np.minimum(self.cover * (1.0 + self.loss * np.float32(years_before)), 1.0)
 
@@ -69,9 +69,9 @@ class State(NamedTuple):
 class Terrain(NamedTuple):
     """elevation in m; slope and aspect in radians (aspect: downhill, clockwise from north)."""
 
-    elevation: Shaped[np.ndarray, ...]
-    slope: Shaped[np.ndarray, ...]
-    aspect: Shaped[np.ndarray, ...]
+    elevation: Shaped[np.ndarray, "..."]
+    slope: Shaped[np.ndarray, "..."]
+    aspect: Shaped[np.ndarray, "..."]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ class Scene:
     agb_trend: Float[np.ndarray, "H W"]
 
 
-def decode(u: Shaped[np.ndarray, K * S]) -> State:
+def decode(u: Shaped[np.ndarray, "K *S"]) -> State:
     """Quantities from standard normal fields; dense stands tend to be tall."""
     cover, height, evergreen, grass, soil, moisture, loss = u
     return State(
@@ -108,8 +108,8 @@ def decode(u: Shaped[np.ndarray, K * S]) -> State:
 
 
 def agb(
-    state: State, wood: Shaped[np.ndarray, ...] | float = 1.0, *, years_before: float = 0.0
-) -> Shaped[np.ndarray, ...]:
+    state: State, wood: Shaped[np.ndarray, "..."] | float = 1.0, *, years_before: float = 0.0
+) -> Shaped[np.ndarray, "..."]:
     """The law: above-ground biomass in Mg/ha.
 
     The stand times wood density, where deciduous wood is heavier:
@@ -156,5 +156,5 @@ def terrain_of(elevation: Float[np.ndarray, "H W"], gsd: float) -> Terrain:
     return Terrain(elevation.astype(np.float32), slope, aspect)
 
 
-def _sigmoid(x: Shaped[np.ndarray, ...]) -> Shaped[np.ndarray, ...]:
+def _sigmoid(x: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
     return 1.0 / (1.0 + np.exp(-x))

@@ -87,7 +87,7 @@ def _decoder() -> str:
     text = "Once upon a time"
     if tokenizer.decode(tokenizer.encode(text)).strip() != text:
         raise ValueError("the tokenizer does not round-trip")
-    return f"{tokenizer.vocab_size} tokens"
+    return f"{tokenizer.size} tokens"
 
 
 def _cubes() -> str:

@@ -8,7 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import tyro
 
@@ -43,7 +43,7 @@ def parse(cls: type[T], args: Sequence[str], *, prog: str, default: T | None = N
     if unknown:
         options = [w for w in unknown if w.startswith("-")] or unknown
         raise unknown_word("option", options[0], _options(default if default else cls))
-    return value
+    return cast(T, value)
 
 
 def _options(source: Any, prefix: str = "--") -> list[str]:

@@ -315,7 +315,7 @@ def _logits(graphdef: Any, params: Tree, stats: Tree, batch: Batch) -> jax.Array
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _prefix(graphdef: Any, params: Tree, stats: Tree, batch: Batch) -> tuple[jax.Array, ...]:
+def _prefix(graphdef: Any, params: Tree, stats: Tree, batch: Any) -> tuple[jax.Array, ...]:
     """Embedded prompts, which positions may be read, and the visual tokens."""
     model = merge(graphdef, params, stats)
     visual, visual_valid = model.encode_visual(batch)

@@ -70,7 +70,7 @@ class StandIn(nnx.Module):
         )
 
 
-def _empty(shape: tuple[int, ...]) -> Float[Array, ...]:
+def _empty(shape: tuple[int, ...]) -> Float[Array, "..."]:
     return jnp.zeros(shape, jnp.float32)
 
 
