@@ -6,6 +6,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+HOOK := rsvlm_jax,data_zarr,beartype.beartype
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -21,10 +22,10 @@ demo-radar: install  ## the second story: greenness from radar alone
 	$(BIN)/rsvlm demo --story radar $(ARGS)
 
 test: install-dev lint  ## lint, types, contracts and every test file (short repetitions)
-	$(PYTEST) -n 2 --dist loadfile --jaxtyping-packages=rsvlm_jax,data_zarr,beartype.beartype $(ARGS)
+	$(PYTEST) -n 2 --dist loadfile -m "not slow" --jaxtyping-packages=$(HOOK) $(ARGS)
 
 test-full: install-dev lint  ## the same with full sizes and repetitions
-	RSVLM_TEST_FULL=1 $(PYTEST) -n 2 --dist loadfile $(ARGS)
+	$(PYTEST) -n 2 --dist loadfile --jaxtyping-packages=$(HOOK) $(ARGS)
 
 test-py312:  ## the same suite on Python 3.12 with the newest JAX
 	@command -v python3.12 >/dev/null || { echo "python3.12 not found"; exit 1; }

@@ -25,16 +25,7 @@ from data_zarr.errors import CubeError
 from data_zarr.world import acquire, optics, phenology, radar
 from data_zarr.world.clouds import aerosol
 from data_zarr.world.fields import stream
-from data_zarr.world.scene import (
-    AGB_MAX,
-    STATE,
-    WOOD_SPREAD,
-    State,
-    Terrain,
-    agb,
-    decode,
-    terrain_of,
-)
+from data_zarr.world.scene import STATE, WOOD_SPREAD, State, Terrain, agb, decode, terrain_of
 
 if TYPE_CHECKING:
     from data_zarr.cube import BandSetInfo, Cube
@@ -46,6 +37,8 @@ _ITERATIONS = 10
 _DRAWS = 96
 _FREEDOM = 8.0
 _LEAST_CLEAR = 0.25
+_DB_PER_WATER = np.array([4.0, 1.0])
+"""What soil water does to VV and VH of an average place: about half of its effect on bare soil."""
 _STEP = np.float32(1e-2)
 _BATCH = 4096
 
@@ -115,13 +108,13 @@ def _posterior_mean(evidence: list[Evidence], rows: slice) -> Float[np.ndarray, 
         best, cost = np.where(better, u, best), np.where(better, new, cost)
         damping = np.clip(np.where(better, damping * 0.3, damping * 5.0), 0.01, 1e4)
         jacobian = np.stack([predict(_bumped(u, j)) - f for j in range(k)]) / _STEP
-        # A step that was worse starts again from `best` with the newest curvature, shortened.
         gradient = np.einsum("jMm,Mm->mj", jacobian, residual) - u.T
         precision_new = np.einsum("iMm,jMm->mij", jacobian, jacobian) + np.eye(k, dtype=np.float32)
         precision = np.where(better[:, None, None], precision_new, precision)
         lifted = precision_new + damping[:, None, None] * np.eye(k, dtype=np.float32)
         step = np.linalg.solve(lifted, gradient[..., None])[..., 0].T
         step = np.clip(step, -1.0, 1.0).astype(np.float32)
+        # A step that made it worse is taken back by half, and the next one is damped.
         u = np.where(better, u + step, 0.5 * (u + best)).astype(np.float32)
 
     def log_posterior(u: Float[np.ndarray, "K m"]) -> Float[np.ndarray, " m"]:
@@ -152,10 +145,9 @@ def _expected(
     wood = float(np.exp(WOOD_SPREAD**2 / 2))
     top = np.full(m, -np.inf, np.float32)
     weights, total = np.zeros(m, np.float32), np.zeros(m, np.float32)
-    for draw in range(_DRAWS):
-        if draw % 2 == 0:
-            z = rng.standard_normal(k) * np.sqrt(_FREEDOM / rng.chisquare(_FREEDOM))
-        z = -z
+    half = rng.standard_normal((_DRAWS // 2, k))
+    half *= np.sqrt(_FREEDOM / rng.chisquare(_FREEDOM, (_DRAWS // 2, 1)))
+    for z in np.concatenate([half, -half]):
         point = u + 1.1 * np.einsum("mij,j->im", factor, z.astype(np.float32))
         density = -0.5 * (_FREEDOM + k) * np.log1p(float(z @ z) / _FREEDOM)
         log_weight = log_posterior(point) - np.float32(density)
@@ -163,7 +155,7 @@ def _expected(
         new_top = np.maximum(top, log_weight)
         old, new = np.exp(top - new_top), np.exp(log_weight - new_top)
         weights = weights * old + new
-        total = total * old + new * np.minimum(agb(decode(point), wood), AGB_MAX)
+        total = total * old + new * agb(decode(point), wood)
         top = new_top
     return (total / weights).astype(np.float32)
 
@@ -229,7 +221,7 @@ def _sar_evidence(
     looks = radar.LOOKS * CELL**2
     white = _whitener(
         np.full(2, 10.0 / np.log(10.0) / np.sqrt(looks)),
-        [np.full(2, acquire.WET_DB), acquire.RAIN * np.array([4.0, 1.0])],
+        [np.full(2, acquire.WET_DB), acquire.RAIN * _DB_PER_WATER],
     )
     doy, before = phenology.day_of_year(date), phenology.years_before(date, end)
     gain = radar.terrain_gain(terrain)

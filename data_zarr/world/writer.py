@@ -149,9 +149,10 @@ def _stored(
     dates = 1 if data.static else len(data.dates)
     pixels = np.empty((dates, len(data.bands), world.size, world.size), np.int16)
     valid = np.empty((dates, 1, world.size, world.size), bool)
+    scale, offset = (np.asarray(v, np.float32) for v in (data.scale, data.offset))
     limits = np.iinfo(np.int16)
     for i, (physical, clear) in enumerate(_acquisitions(seed, world, truth, data)):
-        number = np.rint((physical - np.float32(data.offset)) / np.float32(data.scale))
+        number = np.rint((physical - offset) / scale)
         pixels[i] = np.clip(number, NODATA + 1, limits.max).astype(np.int16)
         valid[i] = clear
     return pixels, valid
