@@ -7,8 +7,6 @@ Two optical platform families on different dates, speckled dual-polarisation rad
 model; clouds, haze and saturation. The oracle knows the law and sees the same noisy pixels.
 """
 
-import dataclasses
-
 from rsvlm_jax.config import (
     DataConfig,
     Experiment,
@@ -35,17 +33,16 @@ ABLATIONS = {
 
 
 def experiment(inputs: str = "all") -> Experiment:
-    model = nano(ABLATIONS[inputs])
     return Experiment(
         name=f"synthetic_biomass_{inputs}",
         data=DataConfig(
             cube="world:full",
             target=TargetConfig("agb", "above-ground biomass"),
             window=8,
-            stride=8,
-            split=SplitConfig(block=64),
+            stride=4,
+            split=SplitConfig(block=32),
         ),
-        model=dataclasses.replace(model, head=dataclasses.replace(model.head, reg_tokens=2)),
+        model=nano(ABLATIONS[inputs]),
         optimizer=OptimizerConfig(
             learning_rate=2e-3, ema=0.99, groups=(GroupConfig("^decoder/", 0.3),)
         ),

@@ -22,7 +22,7 @@ class Options:
     """Where everything goes; demo_out/STORY by default. An interrupted demo resumes there."""
     buffer: float = 0.0
     """Guard around held-out windows, in window widths: 1 gives the stricter score."""
-    members: int = 2
+    members: int = 1
     """Seeds a fold; their predictions are averaged."""
     steps: int | None = None
     """Training steps of every model; None: the experiment's own."""

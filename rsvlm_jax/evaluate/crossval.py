@@ -196,7 +196,6 @@ class _Total:
     def __init__(self, name: str, total: int, progress: Progress | None) -> None:
         self._name, self._total, self._progress = name, total, progress
         self._done: dict[tuple[int, int], int] = {}
-        self._start: tuple[float, int] | None = None
 
     def step(self, job: tuple[int, int], step: int, steps: int, metrics: Any) -> None:
         self._done[job] = step

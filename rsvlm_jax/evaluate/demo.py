@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -39,6 +39,7 @@ from .report import ReportContext, rich_table, write_report
 from .runs import split_words
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """What the demo tells a person: bars, and things to print."""
 
@@ -62,7 +63,7 @@ def demo(
     story: str,
     reporter: Reporter,
     buffer: float = 0.0,
-    members: int = 2,
+    members: int = 1,
     recipe: Recipe = Recipe(),
 ) -> dict[str, Any]:
     """Do the main job in `out`.
