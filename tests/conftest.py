@@ -17,8 +17,16 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests run each program a few times: compiling takes longer than running it badly.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _free_programs():
+    """Compiled programs of a finished file are of no use to the next, and take gigabytes."""
+    yield
+    jax.clear_caches()

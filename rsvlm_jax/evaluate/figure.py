@@ -122,11 +122,11 @@ def demo_figure(
     show_map(image_ax, stretch(rgb), grid, image_title, first=True)
     scale_bar(image_ax, grid)
     lines = "" if fold_map is None else " (lines: tiles of the folds)"
-    shown = show_map(reference_ax, reference, grid, f"Reference: {label}{lines}", **scale)
+    shown = show_map(reference_ax, reference, grid, f"Reference{lines}", **scale)
     color_bar(shown, reference_ax, name)
     if fold_map is not None:
         fold_edges(reference_ax, fold_map, grid)
-    shown = show_map(prediction_ax, prediction, grid, f"Prediction: {label}", **scale)
+    shown = show_map(prediction_ax, prediction, grid, "Prediction", **scale)
     color_bar(shown, prediction_ax, name)
     spread = upper - lower
     style = {"cmap": WIDTH_COLORS, "vmin": 0, "first": True}
