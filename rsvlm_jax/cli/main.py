@@ -44,7 +44,7 @@ HEAP = ":".join(
     }.items()
 )
 """Keep freed buffers and back them by large pages. A training step on a CPU frees and takes the
-same buffers each time; by default the kernel unmaps and zeroes them: half of the step."""
+same buffers each time; by default the kernel unmaps and zeroes them: a third of its CPU time."""
 
 COMPUTING = ("demo", "train", "predict", "evaluate")
 

@@ -13,6 +13,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -28,7 +29,7 @@ class Bars:
         self._every = every
         self._start: dict[str, float] = {}
         self._said: dict[str, float] = {}
-        self._tasks: dict[str, object] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._rich: Progress | None = None
         if self._console.is_terminal:
             self._rich = Progress(
@@ -61,7 +62,7 @@ class Bars:
             if self._rich:
                 if name not in self._tasks:
                     self._tasks[name] = self._rich.add_task(name, total=total, note="")
-                self._rich.update(self._tasks[name], completed=done, note=note)  # type: ignore[arg-type]
+                self._rich.update(self._tasks[name], completed=done, note=note)
                 return
             if done < total and now - self._said.get(name, start) < self._every:
                 return
@@ -78,7 +79,7 @@ class Bars:
         with self._lock:
             task = self._tasks.pop(name, None)
             if self._rich and task is not None:
-                self._rich.remove_task(task)  # type: ignore[arg-type]
+                self._rich.remove_task(task)
 
 
 def _note(name: str, value: float) -> str:
