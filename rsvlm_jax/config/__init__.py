@@ -21,19 +21,33 @@ from .experiment import (
     TrainConfig,
 )
 from .io import from_dict, from_json, to_dict, to_json
+from .language import DecoderConfig, GPT2Config, LlamaConfig, RopeScaling
 from .model import (
-    ConnectorConfig,
     HeadConfig,
     InputConfig,
-    LlamaConfig,
     Plan,
     SarThird,
     SpectralConfig,
     TemporalConfig,
-    ViTConfig,
     VLMConfig,
 )
 from .presets import PRESETS, STORIES260K, llava15_7b, llava15_13b, nano
+from .resampler import (
+    ConnectorConfig,
+    PerceiverConfig,
+    PixelShuffleConfig,
+    QFormerConfig,
+    ResamplerConfig,
+)
+from .vision import (
+    ConvNextConfig,
+    Dinov2Config,
+    FeatureJoin,
+    MixedConfig,
+    SiglipConfig,
+    VisionConfig,
+    ViTConfig,
+)
 
 __all__ = [
     "PRESETS",
@@ -44,21 +58,33 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "ConnectorConfig",
+    "ConvNextConfig",
     "DataConfig",
     "DataError",
+    "DecoderConfig",
+    "Dinov2Config",
     "Experiment",
+    "FeatureJoin",
+    "GPT2Config",
     "GroupConfig",
     "HeadConfig",
     "InputConfig",
     "LlamaConfig",
     "LossConfig",
     "MeshConfig",
+    "MixedConfig",
     "NonFiniteError",
     "OptimizerConfig",
+    "PerceiverConfig",
+    "PixelShuffleConfig",
     "Plan",
     "Preempted",
+    "QFormerConfig",
+    "ResamplerConfig",
+    "RopeScaling",
     "RsvlmError",
     "SarThird",
+    "SiglipConfig",
     "SpectralConfig",
     "SplitConfig",
     "TargetConfig",
@@ -66,6 +92,7 @@ __all__ = [
     "TrainConfig",
     "VLMConfig",
     "ViTConfig",
+    "VisionConfig",
     "from_dict",
     "from_json",
     "llava15_7b",

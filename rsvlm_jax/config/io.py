@@ -51,7 +51,22 @@ def from_dict(cls: type[T], data: Any, *, where: str | None = None) -> T:
                 expected=f"one of {', '.join(fields)}",
                 remedy=f"did you mean {near[0]!r}?" if near else None,
             )
+    for name, f in fields.items():
+        needed = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if needed and name not in data:
+            raise ConfigError("a key is missing", where=where, expected=name)
     return cls(**{k: _value(hints[k], v, f"{where}.{k}") for k, v in data.items()})
+
+
+def _by_kind(options: list[Any], value: dict[str, Any], where: str) -> Any:
+    """Of several dataclasses the one whose default `kind` is that of `value`."""
+    kinds = {o.__dataclass_fields__["kind"].default: o for o in options}
+    kind = value.get("kind")
+    if kind not in kinds:
+        raise ConfigError(
+            "unknown choice", where=f"{where}.kind", expected=" | ".join(kinds), found=kind
+        )
+    return kinds[kind]
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
@@ -62,6 +77,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         options = [a for a in args if a is not type(None)]
         if len(options) == 1:
             return _value(options[0], value, where)
+        if isinstance(value, dict) and all(dataclasses.is_dataclass(o) for o in options):
+            return from_dict(_by_kind(options, value, where), value, where=where)
         for option in options:
             if isinstance(option, type) and isinstance(value, option):
                 return value

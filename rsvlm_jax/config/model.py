@@ -9,29 +9,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from .check import positive
 from .errors import ConfigError
+from .language import DecoderConfig, LlamaConfig
+from .resampler import ConnectorConfig, PerceiverConfig, PixelShuffleConfig, ResamplerConfig
+from .vision import VisionConfig, ViTConfig
 
 Plan = Literal["wavelength", "consecutive_drop", "consecutive_pad"]
 SarThird = Literal["ratio_db", "mean_db", "diff_linear", "copy"]
-
-
-def _positive(config: object, *fields: str) -> None:
-    for f in fields:
-        value = getattr(config, f)
-        if value <= 0:
-            where = f"{type(config).__name__}.{f}"
-            raise ConfigError("not a size", where=where, expected="> 0", found=value)
-
-
-def _divides(config: object, part: str, whole: str) -> None:
-    a, b = getattr(config, part), getattr(config, whole)
-    if b % a:
-        raise ConfigError(
-            f"{whole} is not a multiple of {part}",
-            where=type(config).__name__,
-            expected=f"{whole} % {part} == 0",
-            found=f"{b} % {a}",
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,50 +59,7 @@ class InputConfig:
 
     def __post_init__(self) -> None:
         if self.dates is not None:
-            _positive(self, "dates")
-
-
-@dataclasses.dataclass(frozen=True)
-class ViTConfig:
-    """CLIP's vision transformer.
-
-    Attributes:
-      feature_layers: hidden states that are returned, as in Hugging Face: index 0 is the
-        embedding, -1 the last layer's output, -2 LLaVA's choice. Several are concatenated along P.
-      mean, std: of the RGB images that a pretrained tower saw, after scaling to [0, 1].
-    """
-
-    image_size: int = 336
-    patch_size: int = 14
-    width: int = 1024
-    layers: int = 24
-    heads: int = 16
-    mlp_dim: int = 4096
-    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
-    feature_layers: tuple[int, ...] = (-2,)
-    keep_cls: bool = False
-    norm_eps: float = 1e-5
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-
-    def __post_init__(self) -> None:
-        _positive(self, "image_size", "patch_size", "width", "layers", "heads", "mlp_dim")
-        _divides(self, "patch_size", "image_size")
-        _divides(self, "heads", "width")
-        for layer in self.feature_layers:
-            if not -self.layers - 1 <= layer <= self.layers:
-                raise ConfigError(
-                    "no such layer",
-                    where="ViTConfig.feature_layers",
-                    expected=f"{-self.layers - 1} .. {self.layers}",
-                    found=layer,
-                )
-
-    @property
-    def tokens(self) -> int:
-        """P: tokens that one frame gives."""
-        patches = (self.image_size // self.patch_size) ** 2 + int(self.keep_cls)
-        return patches * len(self.feature_layers)
+            positive(self, "dates")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,41 +84,9 @@ class TemporalConfig:
     date_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        _positive(self, "layers", "heads", "harmonics", "platforms")
+        positive(self, "layers", "heads", "harmonics", "platforms")
         if self.budget is not None:
-            _positive(self, "budget")
-
-
-@dataclasses.dataclass(frozen=True)
-class ConnectorConfig:
-    """From encoder width to language width; `mlpNx_gelu` has N linear layers (LLaVA)."""
-
-    kind: Literal["linear", "mlp2x_gelu"] = "mlp2x_gelu"
-
-
-@dataclasses.dataclass(frozen=True)
-class LlamaConfig:
-    """A Llama-style decoder: RMSNorm, RoPE, grouped-query attention, SwiGLU."""
-
-    vocab_size: int = 32064
-    width: int = 4096
-    layers: int = 32
-    heads: int = 32
-    kv_heads: int = 32
-    mlp_dim: int = 11008
-    max_length: int = 4096
-    rope_theta: float = 10000.0
-    norm_eps: float = 1e-5
-    tie_embeddings: bool = False
-
-    def __post_init__(self) -> None:
-        _positive(self, "vocab_size", "width", "layers", "heads", "kv_heads", "mlp_dim")
-        _divides(self, "heads", "width")
-        _divides(self, "kv_heads", "heads")
-
-    @property
-    def head_dim(self) -> int:
-        return self.width // self.heads
+            positive(self, "budget")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,18 +110,26 @@ class HeadConfig:
     transform: Literal["zscore", "log1p"] = "zscore"
 
     def __post_init__(self) -> None:
-        _positive(self, "layers", "targets", "reg_tokens", "token_dim", "channel_dim")
+        positive(self, "layers", "targets", "reg_tokens", "token_dim", "channel_dim")
 
 
 @dataclasses.dataclass(frozen=True)
 class VLMConfig:
-    """The whole model. `decoder=None` is the ablation without a language model."""
+    """The whole model.
+
+    Attributes:
+      inputs: band sets of a cube; none for a model of images and text alone (LLaVA's own).
+      resampler: changes the tokens of a frame before fusion; None keeps them.
+      temporal: read only where there are inputs.
+      decoder: None is the ablation without a language model.
+    """
 
     inputs: tuple[InputConfig, ...] = ()
-    vision: ViTConfig = ViTConfig()
+    vision: VisionConfig = ViTConfig()
+    resampler: ResamplerConfig | None = None
     temporal: TemporalConfig = TemporalConfig()
     connector: ConnectorConfig = ConnectorConfig()
-    decoder: LlamaConfig | None = LlamaConfig()
+    decoder: DecoderConfig | None = LlamaConfig()
     head: HeadConfig | None = HeadConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -221,14 +139,60 @@ class VLMConfig:
             raise ConfigError(
                 "a band set is read twice", where="VLMConfig.inputs", found=", ".join(names)
             )
-        if self.vision.width % self.temporal.heads:
+        if self.inputs and self.frame_width % self.temporal.heads:
             raise ConfigError(
                 "the encoder width is not a multiple of the fusion heads",
                 where="VLMConfig.temporal.heads",
-                expected=f"a divisor of {self.vision.width}",
+                expected=f"a divisor of {self.frame_width}",
                 found=self.temporal.heads,
             )
         if self.decoder is None and self.head is None:
             raise ConfigError(
                 "nothing to train", where="VLMConfig", expected="a decoder, a head, or both"
             )
+        if not self.inputs and self.head is not None:
+            raise ConfigError(
+                "a regression head reads band sets",
+                where="VLMConfig.head",
+                expected="inputs, or no head",
+            )
+        _ = self.frame_tokens  # the resampler fits the tower, or this says why not
+
+    @property
+    def frame_width(self) -> int:
+        """Width of the tokens that fusion and connector read."""
+        if isinstance(self.resampler, PixelShuffleConfig):
+            return self.vision.out_width * self.resampler.factor**2
+        if self.resampler is not None and self.resampler.kind == "qformer":
+            return self.resampler.width
+        return self.vision.out_width
+
+    @property
+    def frame_tokens(self) -> int:
+        """P': tokens of one frame after the resampler.
+
+        Raises:
+          ConfigError: the resampler does not fit the tower.
+        """
+        vision, resampler = self.vision, self.resampler
+        if isinstance(resampler, PixelShuffleConfig):
+            (rows, columns), k = vision.grid, resampler.factor
+            if vision.tokens != rows * columns or rows % k or columns % k:
+                raise ConfigError(
+                    "pixel shuffle needs a grid of whole squares",
+                    where="VLMConfig.resampler",
+                    expected=f"one token a cell, rows and columns multiples of {k}",
+                    found=f"{vision.tokens} tokens on {rows} x {columns} cells",
+                )
+            return vision.tokens // k**2
+        if isinstance(resampler, PerceiverConfig):
+            levels = len(getattr(vision, "feature_layers", (0,)))
+            if len(resampler.queries) != levels or vision.tokens % levels:
+                raise ConfigError(
+                    "the perceiver has queries for other levels",
+                    where="VLMConfig.resampler.queries",
+                    expected=f"{levels}, one for each feature layer, joined by tokens",
+                    found=len(resampler.queries),
+                )
+            return sum(resampler.queries)
+        return vision.tokens if resampler is None else resampler.queries

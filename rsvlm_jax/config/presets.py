@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from .model import (
-    ConnectorConfig,
-    HeadConfig,
-    InputConfig,
-    LlamaConfig,
-    TemporalConfig,
-    ViTConfig,
-    VLMConfig,
-)
+from .language import LlamaConfig
+from .model import HeadConfig, InputConfig, TemporalConfig, VLMConfig
+from .resampler import ConnectorConfig
+from .vision import ViTConfig
 
 STORIES260K = LlamaConfig(
     vocab_size=514,  # 512 of the checkpoint, then <image>, <reg>

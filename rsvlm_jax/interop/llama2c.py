@@ -81,7 +81,7 @@ def load_llama2c(config: LlamaConfig, path: Path = WEIGHTS) -> dict[str, Any]:
         node = params
         for word in parents:
             node = node.setdefault(word, {})
-        node[leaf] = _convert(array.astype(np.float32), how, shape, config.head_dim)
+        node[leaf] = _convert(array.astype(np.float32), how, shape, config.head_width)
     return params
 
 
@@ -98,7 +98,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _shapes(c: LlamaConfig) -> dict[str, tuple[int, ...]]:
-    n, d, m, d_kv = c.layers, c.width, c.mlp_dim, c.head_dim * c.kv_heads
+    n, d, m, d_kv = c.layers, c.width, c.mlp_dim, c.head_width * c.kv_heads
     return {
         "tok_embeddings": (c.vocab_size, d),
         "rms_att": (n, d),

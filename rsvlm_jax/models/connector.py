@@ -50,7 +50,7 @@ def token_count(config: VLMConfig, frames: int = 0, points: int = 0) -> int:
     """
     if config.temporal.budget is not None:
         return config.temporal.budget
-    count = frames * config.vision.tokens + points
+    count = frames * config.frame_tokens + points
     if count <= 0:
         raise ConfigError(
             "no visual tokens",

@@ -150,4 +150,4 @@ class Llama(nnx.Module):
     def empty_cache(self, batch: int, slots: int, dtype: DTypeLike) -> KVCache:
         """A cache of this decoder's shape."""
         c = self.config
-        return KVCache.empty(c.layers, batch, slots, c.kv_heads, c.head_dim, dtype)
+        return KVCache.empty(c.layers, batch, slots, c.kv_heads, c.head_width, dtype)

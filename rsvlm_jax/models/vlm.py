@@ -69,7 +69,7 @@ class VisionLanguageModel(nnx.Module):
         self.config, self.bandsets = config, bandsets
         self.image_token, self.reg_token = image_token, reg_token
         self.dtype = compute_dtype(config.dtype)
-        width = config.vision.width
+        width = config.frame_width
 
         spectral, pixel = {}, {}
         for read, spec in zip(config.inputs, bandsets, strict=True):

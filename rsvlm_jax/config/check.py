@@ -1,0 +1,37 @@
+"""Checks that the configuration dataclasses share."""
+
+from __future__ import annotations
+
+from .errors import ConfigError
+
+
+def positive(config: object, *fields: str) -> None:
+    """Refuse a field that is not a size: zero, negative, or beyond any real model."""
+    for f in fields:
+        value = getattr(config, f)
+        if not 0 < value < 2**31:
+            where = f"{type(config).__name__}.{f}"
+            raise ConfigError("not a size", where=where, expected="1 .. 2^31 - 1", found=value)
+
+
+def divides(config: object, part: str, whole: str) -> None:
+    a, b = getattr(config, part), getattr(config, whole)
+    if b % a:
+        raise ConfigError(
+            f"{whole} is not a multiple of {part}",
+            where=type(config).__name__,
+            expected=f"{whole} % {part} == 0",
+            found=f"{b} % {a}",
+        )
+
+
+def layers_exist(config: object, wanted: tuple[int, ...], layers: int) -> None:
+    """Hidden states by number, as in Hugging Face: 0 the embedding, -1 the last layer's output."""
+    for layer in wanted:
+        if not -layers - 1 <= layer <= layers:
+            raise ConfigError(
+                "no such layer",
+                where=f"{type(config).__name__}.feature_layers",
+                expected=f"{-layers - 1} .. {layers}",
+                found=layer,
+            )
