@@ -1,6 +1,7 @@
 """Remote-sensing vision-language models in JAX: any sensor, real dates, numbers with intervals.
 
     load(RUN) -> Loaded         .regress(batch) .chat(question, batch) .window(cube, y, x)
+    load(DIRECTORY) -> Pretrained   of Hugging Face or LLaVA: .logits(**processor(...)) .generate
     fit(experiment, out=RUN)    train; resumes by itself
     predict(loaded, cube, OUT)  a wall-to-wall map with its interval
     open_cube(path) -> Cube     from `data_zarr`

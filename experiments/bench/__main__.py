@@ -5,6 +5,7 @@
     radar     the second story
     devices   1 device against 8 simulated ones (2x2x2), five steps
     resume    kill -9 and run again: the loss sequence, bit by bit
+    import_memory  a 1.5 GB checkpoint onto 8 simulated devices: anonymous memory, time beside torch
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
 Without names: all but `biomass`.
@@ -16,7 +17,7 @@ import importlib
 import json
 import sys
 
-NAMES = ("startup", "demo", "radar", "devices", "resume", "biomass")
+NAMES = ("startup", "demo", "radar", "devices", "resume", "import_memory", "biomass")
 
 
 def main() -> int:

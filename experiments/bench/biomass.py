@@ -17,8 +17,8 @@ from data_zarr.world import oracle
 from experiments.synthetic_biomass import ABLATIONS, experiment
 from rsvlm_jax.config import to_dict
 from rsvlm_jax.run.fit import fit
-from rsvlm_jax.run.load import load
 from rsvlm_jax.run.prepare import prepare
+from rsvlm_jax.run.trained import load_run
 
 from .figure import Figure
 
@@ -36,7 +36,7 @@ def figures() -> Iterator[Figure]:
             known = oracle(prepared.cube)
             table = prepared.eval_table.take(prepared.test.rows)
             scores["oracle"] = _r2(y, target_means(known, table, 0.0)[0])
-        scores[name] = _r2(y, load(run.path).regress_source(prepared.test).mean)
+        scores[name] = _r2(y, load_run(run.path).regress_source(prepared.test).mean)
     (RUNS / "biomass.json").write_text(
         json.dumps({"scores": scores, "config": to_dict(experiment())}, indent=2) + "\n"
     )

@@ -21,7 +21,7 @@ from rsvlm_jax.cli.options import load_experiment
 from rsvlm_jax.config import MeshConfig, TrainConfig
 from rsvlm_jax.core import flat
 from rsvlm_jax.run.fit import fit
-from rsvlm_jax.run.load import load
+from rsvlm_jax.run.trained import load_run
 
 base = load_experiment("forkme")
 train = TrainConfig(steps=5, batch_size=8, save_every=5)
@@ -37,7 +37,7 @@ for kind in ("sgd", "adamw"):
             run = fit(experiment, out=f"{out}/run")
             rows = run.metrics.read_text().splitlines()
             losses.append(np.array([json.loads(r)["loss"] for r in rows]))
-            params.append({k: np.asarray(v) for k, v in flat(load(run.path).params).items()})
+            params.append({k: np.asarray(v) for k, v in flat(load_run(run.path).params).items()})
     found[kind] = {
         "loss": float(np.max(np.abs(losses[0] - losses[1]) / np.abs(losses[0]))),
         "params": max(float(np.abs(params[0][k] - params[1][k]).max()) for k in params[0]),

@@ -2,6 +2,7 @@
 
     stories260k/model.safetensors   arrays of the original checkpoint, names and layout unchanged
     stories260k/tokenizer.json      its tokenizer for `tokenizers`, `<image>` and `<reg>` added
+    stories260k/*_config.json       what `transformers` reads beside an export of it
     LICENSES/                       terms of what is shipped
     make_stories260k.py             the script that made the files
 

@@ -18,6 +18,7 @@ between special tokens.
 from __future__ import annotations
 
 import argparse
+import json
 import struct
 from pathlib import Path
 
@@ -35,6 +36,20 @@ ADDED = ("<image>", "<reg>")
 
 FIRST_PIECE = len(CONTROL) + 256
 """Ids below are control tokens and bytes, which no merge produces."""
+
+
+BESIDE = {
+    "generation_config.json": {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+    "tokenizer_config.json": {
+        "bos_token": CONTROL[1],
+        "clean_up_tokenization_spaces": False,
+        "eos_token": CONTROL[2],
+        "model_max_length": 512,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "unk_token": CONTROL[0],
+    },
+}
+"""What `transformers` reads beside the weights of an export."""
 
 
 def read_vocabulary(path: Path) -> list[tuple[str, float]]:
@@ -94,6 +109,8 @@ def main() -> None:
     save_file(arrays, args.out / "model.safetensors", {**config, "layout": "llama2.c"})
     pieces = read_vocabulary(args.source / "stories260k_tokenizer.bin")
     build_tokenizer(pieces).save(str(args.out / "tokenizer.json"))
+    for name, content in BESIDE.items():
+        (args.out / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -36,9 +36,9 @@ def run(args: Sequence[str]) -> dict[str, object]:
     if not prompts:
         raise ConfigError("no question", expected="--ask QUESTION or --prompts FILE")
     from rsvlm_jax.run.cubes import find_cube
-    from rsvlm_jax.run.load import load
+    from rsvlm_jax.run.trained import load_run
 
-    loaded, cube = load(options.run), find_cube(options.cube)
+    loaded, cube = load_run(options.run), find_cube(options.cube)
     answers = []
     for question, row, col in prompts:
         (answer,) = loaded.chat(question, loaded.window(cube, row, col))

@@ -19,6 +19,7 @@ VERBS = {
     "predict": "a wall-to-wall map of a cube, with its interval",
     "evaluate": "metrics of a run on held-out windows, against baselines with --baselines",
     "generate": "ask a run questions about places in a cube",
+    "convert": "checkpoints between formats: Hugging Face, LLaVA, OpenCLIP, llama2.c, runs",
     "cube": "make, info, validate, show",
     "doctor": "what is installed, what devices, what works",
 }

@@ -34,12 +34,12 @@ class Options:
 def run(args: Sequence[str]) -> dict[str, object]:
     options = parse(Options, args, prog="rsvlm predict")
     from rsvlm_jax.run.cubes import find_cube
-    from rsvlm_jax.run.load import load
     from rsvlm_jax.run.predict import predict
+    from rsvlm_jax.run.trained import load_run
 
     from .progress import Bars
 
-    loaded = load(options.run)
+    loaded = load_run(options.run)
     with Bars() as bars:
         made = predict(
             loaded,

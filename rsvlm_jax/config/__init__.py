@@ -22,6 +22,7 @@ from .experiment import (
 )
 from .io import from_dict, from_json, to_dict, to_json
 from .language import DecoderConfig, GPT2Config, LlamaConfig, RopeScaling
+from .lora import DECODER_LINEARS, LORA_ONLY, LoraConfig, LoraOverride
 from .model import (
     HeadConfig,
     InputConfig,
@@ -50,6 +51,8 @@ from .vision import (
 )
 
 __all__ = [
+    "DECODER_LINEARS",
+    "LORA_ONLY",
     "PRESETS",
     "STORIES260K",
     "BandKind",
@@ -70,6 +73,8 @@ __all__ = [
     "HeadConfig",
     "InputConfig",
     "LlamaConfig",
+    "LoraConfig",
+    "LoraOverride",
     "LossConfig",
     "MeshConfig",
     "MixedConfig",

@@ -7,6 +7,7 @@ on a CPU. All is frozen and hashable; `rsvlm_jax.config.to_json` and `from_json`
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Literal
 
 from .errors import ConfigError
@@ -187,19 +188,70 @@ class MeshConfig:
     plan: Literal["replicated", "fsdp_tensor"] = "fsdp_tensor"
 
 
+INIT_TOWERS = (
+    "vision",
+    "vision/first",
+    "vision/second",
+    "resampler",
+    "pixel",
+    "temporal",
+    "connector",
+    "decoder",
+    "head",
+)
+"""Parts of a model that `Experiment.init_from` fills one by one."""
+
+
+def init_sources(text: str) -> tuple[tuple[str | None, str], ...]:
+    """`Experiment.init_from` as (tower, source); tower None: all that the source holds.
+
+    Raises:
+      ConfigError: an unknown tower, or one that is named twice.
+    """
+    if not re.match(r"[\w/]+=", text):
+        return ((None, text),)
+    found = []
+    for part in re.split(r",(?=[\w/]+=)", text):
+        tower, _, source = part.partition("=")
+        if tower not in INIT_TOWERS or not source or tower in dict(found):
+            raise ConfigError(
+                "not a tower and its checkpoint",
+                where="Experiment.init_from",
+                expected=f"TOWER=PATH,TOWER=PATH with towers {', '.join(INIT_TOWERS)}, each once",
+                found=part,
+            )
+        found.append((tower, source))
+    return tuple(found)
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What `fit`, `evaluate` and `plan` take."""
+    """What `fit`, `evaluate` and `plan` take.
+
+    Attributes:
+      init_from: checkpoints that the model starts from: "asset:stories260k" for the shipped
+        decoder, a run directory, a directory of Hugging Face or LLaVA (all towers that both have),
+        or several by tower, "vision=DIR,connector=FILE,decoder=DIR". A file is an OpenCLIP tower
+        (RemoteCLIP) or a projector, as safetensors. A tower's numbers have to be those of its
+        config; position tables are resized to its image size (bicubic, corners aligned), and rows
+        are added to the token table where the model has more.
+      init_missing: what becomes of parameters that none of them holds: "init" leaves them as they
+        are initialised, "error" refuses to start.
+    """
 
     name: str
     data: DataConfig = DataConfig()
-    model: VLMConfig = VLMConfig()
+    model: VLMConfig = VLMConfig(head=None)
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = MeshConfig()
     init_from: str | None = None
-    """A checkpoint for parts of the model: "asset:stories260k" for the shipped decoder."""
+    init_missing: Literal["init", "error"] = "init"
+
+    def __post_init__(self) -> None:
+        if self.init_from is not None:
+            init_sources(self.init_from)
 
     def tiny(self) -> Experiment:
         """The same experiment in seconds on a CPU: a few steps of small batches."""

@@ -16,7 +16,8 @@ class RopeScaling:
     Attributes:
       rope_type: "linear" divides positions by `factor`; "dynamic" is NTK-aware scaling of the base
         by the length of the sequence; "llama3" interpolates low frequencies only.
-      original_max_position_embeddings: of pretraining; None: the model's `max_length`.
+      original_max_position_embeddings: length of pretraining; "llama3" only, the others take the
+        model's `max_length` for it.
       low_freq_factor, high_freq_factor: "llama3" only.
     """
 
@@ -34,7 +35,15 @@ class RopeScaling:
                 expected=">= 1",
                 found=self.factor,
             )
-        if self.rope_type == "llama3":
+        if self.rope_type != "llama3":
+            if self.original_max_position_embeddings is not None:
+                raise ConfigError(
+                    "not read by this scaling",
+                    where="RopeScaling.original_max_position_embeddings",
+                    expected="None (the model's max_length is taken)",
+                    found=self.original_max_position_embeddings,
+                )
+        else:
             if self.original_max_position_embeddings is None:
                 raise ConfigError(
                     "the length of pretraining is needed",
@@ -100,10 +109,26 @@ class LlamaConfig:
             )
         if self.sliding_window is not None:
             positive(self, "sliding_window")
+        scaling = self.rope_scaling
+        if scaling is not None and scaling.rope_type == "dynamic" and self.head_width < 4:
+            raise ConfigError(
+                "NTK-aware scaling needs two frequencies",
+                where="LlamaConfig.head_dim",
+                expected=">= 4",
+                found=self.head_width,
+            )
 
     @property
     def head_width(self) -> int:
         return self.width // self.heads if self.head_dim is None else self.head_dim
+
+    @property
+    def positions(self) -> int:
+        """Tokens of the longest text: "linear" and "dynamic" scaling reach beyond pretraining."""
+        scaling = self.rope_scaling
+        if scaling is None or scaling.rope_type == "llama3":  # whose max_length is the new one
+            return self.max_length
+        return int(self.max_length * scaling.factor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +156,10 @@ class GPT2Config:
     @property
     def head_width(self) -> int:
         return self.width // self.heads
+
+    @property
+    def positions(self) -> int:
+        return self.max_length
 
 
 DecoderConfig = LlamaConfig | GPT2Config

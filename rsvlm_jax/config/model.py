@@ -150,12 +150,6 @@ class VLMConfig:
             raise ConfigError(
                 "nothing to train", where="VLMConfig", expected="a decoder, a head, or both"
             )
-        if not self.inputs and self.head is not None:
-            raise ConfigError(
-                "a regression head reads band sets",
-                where="VLMConfig.head",
-                expected="inputs, or no head",
-            )
         _ = self.frame_tokens  # the resampler fits the tower, or this says why not
 
     @property
@@ -186,13 +180,21 @@ class VLMConfig:
                 )
             return vision.tokens // k**2
         if isinstance(resampler, PerceiverConfig):
-            levels = len(getattr(vision, "feature_layers", (0,)))
-            if len(resampler.queries) != levels or vision.tokens % levels:
+            by_tokens = getattr(vision, "feature_join", "channels") == "tokens"
+            levels = len(vision.feature_layers) if by_tokens else 1  # type: ignore[union-attr]
+            if len(resampler.queries) != levels:
                 raise ConfigError(
                     "the perceiver has queries for other levels",
                     where="VLMConfig.resampler.queries",
-                    expected=f"{levels}, one for each feature layer, joined by tokens",
+                    expected=f"{levels}, one for each feature layer that is joined by tokens",
                     found=len(resampler.queries),
+                )
+            if vision.out_width % resampler.heads:
+                raise ConfigError(
+                    "the encoder width is not a multiple of the perceiver's heads",
+                    where="VLMConfig.resampler.heads",
+                    expected=f"a divisor of {vision.out_width}",
+                    found=resampler.heads,
                 )
             return sum(resampler.queries)
         return vision.tokens if resampler is None else resampler.queries

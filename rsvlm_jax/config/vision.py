@@ -130,6 +130,8 @@ class Dinov2Config(_Tokens):
       image_size: edge of the frames that it is given here.
       swiglu: the gated MLP of the giant model; then `mlp_dim` is the width after the gate.
       pool: build the final norm too.
+      mask_token: build the token that stands for masked patches too (pretraining; checkpoints
+        hold it).
     """
 
     kind: Literal["dinov2"] = "dinov2"
@@ -148,6 +150,7 @@ class Dinov2Config(_Tokens):
     keep_cls: bool = False
     norm_eps: float = 1e-6
     pool: bool = False
+    mask_token: bool = False
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
@@ -202,6 +205,16 @@ class ConvNextConfig:
                     expected=f"{-len(self.widths) - 1} .. {len(self.widths)}",
                     found=stage,
                 )
+        if not self.feature_stages:
+            raise ConfigError("no stage is returned", where="ConvNextConfig.feature_stages")
+        least = self.patch_size << (len(self.widths) - 1)
+        if self.image_size < least:
+            raise ConfigError(
+                "nothing of the image reaches the last stage",
+                where="ConvNextConfig.image_size",
+                expected=f">= {least}",
+                found=self.image_size,
+            )
 
     @property
     def width(self) -> int:

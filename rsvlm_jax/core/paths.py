@@ -10,6 +10,14 @@ from typing import Any
 
 import jax
 
+LORA_A, LORA_B = "_lora_a", "_lora_b"
+"""What the paths of LoRA's factors have after the path of their kernel."""
+
+
+def base_path(path: str) -> str:
+    """The path of the kernel that a LoRA factor belongs to; any other path is its own."""
+    return path.removesuffix(LORA_A).removesuffix(LORA_B)
+
 
 def path_str(path: tuple[Any, ...]) -> str:
     """A JAX key path as words joined by "/"; NNX's `.value` ends are left out."""

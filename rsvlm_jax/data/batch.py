@@ -1,4 +1,4 @@
-"""What the model reads: `Observation` (one band set) and `Batch`, both frozen pytrees.
+"""What the model reads: `Observation` (one band set), `Images` and `Batch`, all frozen pytrees.
 
 `Observation.pixels` holds the *stored* numbers (int16 or float32); `physical()` applies the static
 scale and offset inside the step, so that only half the bytes cross to the device. Changing a value
@@ -60,19 +60,38 @@ class Observation:
 
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True)
+class Images:
+    """The plain images of a batch, in the order in which its prompts name them.
+
+    Two images in the first prompt, none in the second, one in the third (F = 3)::
+
+        of   [[0, 1], [-1, -1], [2, -1]]
+
+    Attributes:
+      pixels: as the vision tower reads them: resized and normalised.
+      of: the row of `pixels` that is the i-th image of a prompt; -1 where it has fewer.
+    """
+
+    pixels: Float[Array, "F H W 3"]
+    of: Int[Array, "B I"]
+
+
+@pytree_dataclass
+@dataclasses.dataclass(frozen=True)
 class Batch:
     """One batch.
 
     Attributes:
-      obs: by band set name.
+      obs: by band set name; empty for a model of images and text.
       tokens: text with `<image>` and `<reg>` placeholders; 0 (`<unk>`) as padding.
       segment: 0 at padding, otherwise the number of the packed example (1 when not packed).
       position: position within its segment.
       weight: of predicting the *next* position's token from this one's left context: `weight[l]`
         supervises `tokens[l]`, so `weight[0]` is always 0.
-      image_slot: index into the N visual tokens, -1 at text.
+      image_slot: index into the sample's own N visual tokens, -1 at text.
       target: in target units; anything where `target_valid` is False.
       sample: row of the window table, -1 for a slot that is to be ignored.
+      images: of a model without inputs; N is then I x P', image by image.
     """
 
     obs: dict[str, Observation]
@@ -84,6 +103,7 @@ class Batch:
     target: Float[Array, "B K"]
     target_valid: Bool[Array, "B K"]
     sample: Int[Array, " B"]
+    images: Images | None = None
 
 
 def to_days(dates: np.ndarray) -> np.ndarray:

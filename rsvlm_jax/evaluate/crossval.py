@@ -23,10 +23,10 @@ from data_zarr.sampling import WindowTable, target_means
 from rsvlm_jax.config import Experiment
 from rsvlm_jax.data.source import CubeSource
 from rsvlm_jax.run.fit import fit
-from rsvlm_jax.run.load import Loaded, Numbers, load
 from rsvlm_jax.run.prepare import Prepared, prepare
 from rsvlm_jax.run.rundir import write_atomic
 from rsvlm_jax.run.tiles import tiles
+from rsvlm_jax.run.trained import Loaded, Numbers, load_run
 
 Progress = Callable[[str, int, int, Any], None]
 """(name, done, total, metrics)"""
@@ -73,7 +73,7 @@ class HeldOut:
 
     @functools.cached_property
     def models(self) -> dict[int, list[Loaded]]:
-        return {f: [load(path) for path in paths] for f, paths in self.runs.items()}
+        return {f: [load_run(path) for path in paths] for f, paths in self.runs.items()}
 
 
 def cross_validate(

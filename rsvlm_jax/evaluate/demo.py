@@ -26,8 +26,8 @@ from data_zarr.splits import split
 from rsvlm_jax.config import Experiment
 from rsvlm_jax.metrics import conformal
 from rsvlm_jax.run.fit import fit
-from rsvlm_jax.run.load import ALPHA, Answer, load
 from rsvlm_jax.run.rundir import RunDir
+from rsvlm_jax.run.trained import ALPHA, Answer, load_run
 
 from .baselines import BASELINES, features, fold_model
 from .crossval import Folds, HeldOut, cross_validate, held_out_map
@@ -281,7 +281,7 @@ def teach(
         out=out / "model",
         progress=lambda step, total, metrics: reporter.update("questions", step, total, metrics),
     )
-    processor = load(run.path).processor.calibrated(made.oof["rsvlm"].calibration)
+    processor = load_run(run.path).processor.calibrated(made.oof["rsvlm"].calibration)
     processor.save(run.processor)
     return run
 
@@ -292,7 +292,7 @@ def ask(run: RunDir, folds: Folds) -> list[dict[str, Any]]:
     About the target: a trained wording, and two that training never saw. About other things: one
     that the cube answers and one that no image can.
     """
-    loaded = load(run.path)
+    loaded = load_run(run.path)
     questions = loaded.processor.questions
     other = [questions.other[0], questions.other[-1]]
     asked = [questions.target[0], *questions.held_out[:2], *other]

@@ -21,9 +21,9 @@ from rsvlm_jax.metrics import (
     regression_table,
     width,
 )
-from rsvlm_jax.run.load import load
 from rsvlm_jax.run.prepare import Prepared, prepare
 from rsvlm_jax.run.rundir import RunDir
+from rsvlm_jax.run.trained import load_run
 
 from .baselines import BASELINES, features
 from .regression import COLUMNS, EXTRA_COLUMNS, Row
@@ -49,7 +49,7 @@ def evaluate_run(
     unknown = [b for b in baselines if b not in BASELINES]
     if unknown:
         raise ConfigError("unknown baseline", expected=" | ".join(BASELINES), found=unknown[0])
-    loaded = load(path)
+    loaded = load_run(path)
     experiment = loaded.experiment
     if experiment.data.split.fold is None:
         raise ConfigError(

@@ -27,7 +27,7 @@ from flax import nnx
 from rsvlm_jax.config import ConfigError
 from rsvlm_jax.core import pytree_dataclass
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
-from rsvlm_jax.models.llama import Llama
+from rsvlm_jax.models.decoder import Decoder
 from rsvlm_jax.nn import KVCache, cache_mask
 
 
@@ -53,10 +53,11 @@ class Generated:
 class _Rules:
     """What may be said. Arrays, so that other rules need no other program.
 
-    `size` is Q, and 0 where there is no `<reg>`.
+    `size` is Q, and 0 where there is no `<reg>`. `eos` is what fills the tokens after the end.
     """
 
     eos: Int[Array, ""]
+    ends: Bool[Array, " V"]
     reg: Int[Array, ""]
     size: Int[Array, ""]
     barred: Bool[Array, " V"]
@@ -82,12 +83,12 @@ class _Loop:
 
 
 def generate(
-    decoder: Llama,
+    decoder: Decoder,
     prefix: Float[Array, "B L D"],
     prefix_valid: Bool[Array, "B L"],
     *,
     max_new: int,
-    eos: int,
+    eos: int | tuple[int, ...],
     cache_length: int | None = None,
     reg: tuple[int, int] | None = None,
     banned: tuple[int, ...] = (),
@@ -99,6 +100,8 @@ def generate(
       prefix: embedded prompt; its dtype is the compute dtype. At least one position of every
         sample must be valid.
       prefix_valid: False at padding and at visual tokens that are missing.
+      eos: the end token; or several, each of which ends the text and the first of which fills what
+        is left of it; or none, `()`.
       cache_length: slots of the cache; `L + max_new` unless given.
       reg: id of the `<reg>` token and Q, the size of its block.
       banned: ids that are never emitted (`<image>`).
@@ -117,14 +120,15 @@ def generate(
             expected=f">= {prefix.shape[1]} + {max_new}, and max_new >= 1",
             found=slots,
         )
-    if needed > config.max_length:
+    if needed > config.positions:
         raise ConfigError(
             "more positions than the decoder was made for",
             where="generate(max_new)",
-            expected=f"prompt + max_new <= {config.max_length}",
+            expected=f"prompt + max_new <= {config.positions}",
             found=f"{prefix.shape[1]} + {max_new}",
         )
-    named = [("eos", eos), *(("banned", i) for i in banned)]
+    ends = (eos,) if isinstance(eos, int) else eos
+    named = [*(("eos", i) for i in ends), *(("banned", i) for i in banned)]
     for name, token in named if reg is None else [*named, ("reg", reg[0])]:
         if not 0 <= token < config.vocab_size:
             raise ConfigError(
@@ -138,7 +142,8 @@ def generate(
     graphdef, state = nnx.split(decoder)
     reg_id, size = (0, 0) if reg is None else reg
     rules = _Rules(
-        eos=jnp.asarray(eos, jnp.int32),
+        eos=jnp.asarray(ends[0] if ends else 0, jnp.int32),
+        ends=jnp.asarray([i in ends for i in range(config.vocab_size)]),
         reg=jnp.asarray(reg_id, jnp.int32),
         size=jnp.asarray(size, jnp.int32),
         barred=jnp.asarray([i in banned for i in range(config.vocab_size)]),
@@ -156,7 +161,7 @@ def _greedy(
     prefix: Array,
     valid: Array,
 ) -> Generated:
-    decoder: Llama = nnx.merge(graphdef, state)
+    decoder: Decoder = nnx.merge(graphdef, state)
     b, length, width = prefix.shape
     prefix = jnp.where(valid[:, :, None], prefix, jnp.zeros_like(prefix))
     position = jnp.maximum(jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1, 0)
@@ -176,7 +181,7 @@ def _greedy(
         position=jnp.take_along_axis(position, last[:, None], axis=1)[:, 0] + 1,
         owed=owed,
         spent=spent,
-        done=token == rules.eos,
+        done=rules.ends[token],
         cache=cache,
         out=Generated(
             tokens=jnp.broadcast_to(rules.eos, (b, max_new)),
@@ -209,7 +214,7 @@ def _greedy(
             position=s.position + 1,
             owed=owed,
             spent=spent,
-            done=s.done | (token == rules.eos),
+            done=s.done | rules.ends[token],
             cache=cache,
             out=out,
         )
@@ -218,7 +223,7 @@ def _greedy(
 
 
 def _choose(
-    decoder: Llama, rules: _Rules, hidden: Array, left: Array, owed: Array, spent: Array
+    decoder: Decoder, rules: _Rules, hidden: Array, left: Array, owed: Array, spent: Array
 ) -> tuple[Array, Array, Array]:
     """The next token [B] from hidden [B,1,D], and what is owed and spent after it.
 

@@ -11,6 +11,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from flax import nnx
+
 from rsvlm_jax.config import CheckpointError
 
 from .rows import Table
@@ -32,6 +34,8 @@ class Family:
       read_config: config.json -> one of our configs (`rsvlm_jax.config`). Reads both spellings of
         transformers 4 and 5; refuses by name what the model would compute differently.
       write_config: our config -> config.json in the spelling of transformers 4.x, which 5.x reads.
+      build: (our config, rngs) -> the model, e.g. `lambda c, rngs: Llama(c, rngs=rngs)`; run
+        abstractly when a checkpoint is read.
       table: of a config, in 4.x names on disk.
       canonical: a name as any version writes it (on disk or in memory) -> the 4.x name on disk.
       ignore: patterns of names that hold nothing to read (buffers, the text tower of CLIP).
@@ -41,6 +45,7 @@ class Family:
     model_type: str
     read_config: Callable[[Json], Any]
     write_config: Callable[[Any], Json]
+    build: Callable[[Any, nnx.Rngs], nnx.Module]
     table: Callable[[Any], Table]
     canonical: Callable[[str], str] = _same
     ignore: tuple[str, ...] = ()

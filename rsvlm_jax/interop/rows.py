@@ -9,86 +9,43 @@ model and gathers everything that does not fit into one error; `read` streams th
 tree, sharded or not, tensor by tensor; `write` goes the other way. Nothing here knows files.
 
 A name may stand in several rows (GPT-2's fused q, k and v): each takes its `part`. A path stands in
-one row only.
+one row only. Rows whose path the model does not have say what may be left unread (a pooler that
+was switched off), except where they are `optional`: those name what would change the numbers.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rsvlm_jax.config import CheckpointError
 
-Shape = tuple[int, ...]
-Index = tuple[slice, ...]
+from .memory import aligned, host, put
+from .transforms import COPY, TRANSPOSE, Index, Lazy, Shape, Transform, patch_kernel
 
-
-class Lazy(Protocol):
-    """An array of a checkpoint that is read when it is indexed."""
-
-    @property
-    def shape(self) -> Shape: ...
-
-    @property
-    def dtype(self) -> np.dtype: ...
-
-    def __getitem__(self, index: Index) -> np.ndarray: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Transform:
-    """One layer's array there to the array here and back.
-
-    Attributes:
-      shape: of their array -> of ours.
-      read, write: the arrays themselves; inverses of each other.
-      index: of ours -> of theirs, for reading a shard without the whole; None: reads all of it.
-    """
-
-    name: str
-    shape: Callable[[Shape], Shape]
-    read: Callable[[np.ndarray], np.ndarray]
-    write: Callable[[np.ndarray], np.ndarray]
-    index: Callable[[Index], Index] | None = None
-
-
-def _same(x: Any) -> Any:
-    return x
-
-
-def _swap(x: Any) -> Any:
-    return x[::-1]
-
-
-COPY = Transform("copy", _same, _same, _same, _same)
-TRANSPOSE = Transform("transpose", _swap, np.transpose, np.transpose, _swap)
-"""(out, in) there, (in, out) here."""
-
-
-def patch_kernel(size: int, channels: int = 3) -> Transform:
-    """A strided convolution [D, C, row, column] as a matrix [(row, column, C), D].
-
-    No sharding rule splits the rows of such a matrix, so a shard is a range of D.
-    """
-
-    def read(x: np.ndarray) -> np.ndarray:
-        return x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
-
-    def write(x: np.ndarray) -> np.ndarray:
-        return x.reshape(size, size, channels, -1).transpose(3, 2, 0, 1)
-
-    def index(i: Index) -> Index:
-        return (i[1], slice(None), slice(None), slice(None))
-
-    def shape(s: Shape) -> Shape:
-        return (s[1] * s[2] * s[3], s[0])
-
-    return Transform(f"patch_kernel({size})", shape, read, write, index)
+__all__ = [
+    "COPY",
+    "TRANSPOSE",
+    "Index",
+    "Lazy",
+    "Match",
+    "Row",
+    "Shape",
+    "Table",
+    "Transform",
+    "match",
+    "patch_kernel",
+    "prefixed",
+    "read",
+    "write",
+    "written_shapes",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +57,11 @@ class Row:
       ours: path here (`rsvlm_jax.core.flat`); stacked over layers where `theirs` has a `{}`.
       how: what is done to each layer's array.
       part: (i, n): the i-th of n equal parts of their array along `axis`, before `how`.
-      optional: may be absent there *and* here (a bias that a config switches off).
+      optional: may be absent there *and* here (a bias that a config switches off). Without it, an
+        array that is there and has no path here is ignored; with it, it is refused as unused.
+      first, every: layer i here is number `first + every * i` there.
+      copies: other names under which a checkpoint may hold the same array once more (the tied
+        head of a language model); read only to see that it is bit by bit the same.
     """
 
     theirs: str
@@ -109,6 +70,23 @@ class Row:
     part: tuple[int, int] | None = None
     axis: int = 0
     optional: bool = False
+    first: int = 0
+    every: int = 1
+    copies: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.copies and (self.stacked or self.part):
+            raise ValueError(f"copies of {self.theirs!r}, which is no whole array")
+
+    @property
+    def stacked(self) -> bool:
+        return "{}" in self.theirs
+
+    def name(self, layer: int | None) -> str:
+        """Their name of our layer; None for an array that is not stacked."""
+        if layer is None:
+            return self.theirs
+        return self.theirs.replace("{}", str(self.first + self.every * layer))
 
 
 Table = tuple[Row, ...]
@@ -117,7 +95,13 @@ Table = tuple[Row, ...]
 def prefixed(table: Iterable[Row], theirs: str = "", ours: str = "") -> Table:
     """A tower's table inside a larger model: both names with something in front."""
     return tuple(
-        dataclasses.replace(r, theirs=theirs + r.theirs, ours=ours + r.ours) for r in table
+        dataclasses.replace(
+            r,
+            theirs=theirs + r.theirs,
+            ours=ours + r.ours,
+            copies=tuple(theirs + c for c in r.copies),
+        )
+        for r in table
     )
 
 
@@ -129,11 +113,18 @@ class Match:
       sources: our path -> (row, their names, one for each layer or just one).
       ignored: their names that carry nothing for us, by the table's own word.
       missing: our paths that the checkpoint lacks (only where that was allowed).
+      copies: (name, name) of arrays that must be bit by bit the same; the second one is read.
     """
 
     sources: dict[str, tuple[Row, tuple[str, ...]]]
     ignored: tuple[str, ...]
     missing: tuple[str, ...]
+    copies: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def names(self) -> set[str]:
+        """Theirs, all that are read."""
+        return {name for _, names in self.sources.values() for name in names}
 
 
 def match(
@@ -156,38 +147,39 @@ def match(
 
     Raises:
       CheckpointError: with every missing, unused and misshapen array in one line.
+      ValueError: a table that contradicts itself.
     """
+    rows = _by_path(table)
     sources: dict[str, tuple[Row, tuple[str, ...]]] = {}
+    copies: list[tuple[str, str]] = []
     missing: list[str] = []
     allowed: list[str] = []
     shapes: list[str] = []
     used: set[str] = set()
-    rows = {row.ours: row for row in table}
-    if len(rows) != len(table):
-        twice = sorted({r.ours for r in table if sum(q.ours == r.ours for q in table) > 1})
-        raise ValueError(f"paths that stand in two rows of a table: {twice}")
     lacking = [re.compile(p) for p in may_lack]
     for path, shape in ours.items():
         row = rows.get(path)
-        names: tuple[str, ...] = ()
-        if row is not None:
-            layers = range(shape[0]) if "{}" in row.theirs else [None]
-            names = tuple(row.theirs.replace("{}", str(i)) for i in layers)
+        names: tuple[str, ...] = () if row is None else _names(row, shape, len(theirs))
         absent = [n for n in names if n not in theirs]
         if row is None or absent:
             if any(p.match(path) for p in lacking) and len(absent) == len(names):
                 allowed.append(path)
             else:
                 missing += [f"{n} ({path})" for n in absent] or [f"{path} (in no table)"]
+                used.update(names)
             continue
-        inner = shape[1:] if "{}" in row.theirs else shape
+        inner = shape[1:] if row.stacked else shape
         for name in names:
             used.add(name)
-            made = _shape(row, theirs[name])
-            if made != inner:
+            if _shape(row, theirs[name]) != inner:
                 shapes.append(f"{name} {theirs[name]} (model: {path} {inner})")
+        for copy in row.copies:
+            if copy in theirs and copy not in used:
+                used.add(copy)
+                copies.append((copy, row.theirs))
         sources[path] = (row, names)
     skip = [re.compile(p) for p in ignore]
+    skip += [_pattern(r.theirs) for r in table if r.ours not in ours and not r.optional]
     unused = [n for n in theirs if n not in used]
     ignored = [n for n in unused if any(p.fullmatch(n) for p in skip)]
     unused = [n for n in unused if n not in set(ignored)]
@@ -198,7 +190,7 @@ def match(
             where=where,
             found=" | ".join(f"{w} ({len(x)}): {_some(x)}" for w, x in parts if x),
         )
-    return Match(sources, tuple(ignored), tuple(allowed))
+    return Match(sources, tuple(ignored), tuple(allowed), tuple(copies))
 
 
 def read(
@@ -212,38 +204,71 @@ def read(
       ours: shape, dtype and, where wanted, `sharding` of each path in `found.sources`. Without a
         sharding the array lies on the default device.
 
-    Only the pages of one shard and the array that it becomes are in memory beside what was made.
+    Beside the arrays themselves at most one shard is in memory; on CPU not even that, because a
+    buffer of the right alignment becomes the array.
     """
     for path, (row, names) in found.sources.items():
         wanted = ours[path]
-
-        def shard(index: Any, row: Row = row, names: Any = names, wanted: Any = wanted) -> Any:
-            index = tuple(slice(*s.indices(n)) for s, n in zip(index, wanted.shape, strict=True))
-            if "{}" not in row.theirs:
-                return _piece(row, theirs[names[0]], index, wanted.shape).astype(wanted.dtype)
-            shape = tuple(
-                len(range(*s.indices(n))) for s, n in zip(index, wanted.shape, strict=True)
-            )
-            out = np.empty(shape, wanted.dtype)
-            for i, layer in enumerate(range(index[0].start, index[0].stop)):
-                out[i] = _piece(row, theirs[names[layer]], index[1:], wanted.shape[1:])
-            return out
-
         sharding = wanted.sharding
         if sharding is None:
-            sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        array = jax.make_array_from_callback(wanted.shape, sharding, shard)
-        yield path, jax.block_until_ready(array)  # bounds what is in flight
+            sharding = jax.sharding.SingleDeviceSharding(jnp.zeros(()).device)
+        where = sharding.addressable_devices_indices_map(wanted.shape)
+        devices: dict[tuple, list] = {}
+        for device, index in where.items():
+            bounds = [slice(None)] * len(wanted.shape) if index is None else index
+            pairs = zip(bounds, wanted.shape, strict=True)
+            devices.setdefault(tuple(s.indices(n)[:2] for s, n in pairs), []).append(device)
+        shards = []
+        for bounds, same in devices.items():
+            shard = _shard(row, [theirs[n] for n in names], bounds, wanted)
+            for device in same:
+                shards.append(jax.block_until_ready(jax.device_put(shard, device)))
+            del shard
+        yield (
+            path,
+            jax.make_array_from_single_device_arrays(
+                wanted.shape, sharding, shards, dtype=wanted.dtype
+            ),
+        )
 
 
 def write(table: Table, ours: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    """Their arrays, by name, from ours (any arrays that NumPy reads); rows without a path here
-    must be optional.
+    """Their arrays, by name, from ours (any arrays that NumPy reads), one in memory at a time.
+
+    Rows without a path here must be optional.
 
     Raises:
       CheckpointError: a parameter that no row takes, or a row whose parameter is not there.
+      ValueError: a table that contradicts itself.
     """
-    rows = {row.ours: row for row in table}
+    for name, layer, group in _plan(table, {path: x.shape for path, x in ours.items()}):
+        yield name, _joined(group, ours, layer)  # held by no name here while the next is made
+
+
+def written_shapes(table: Table, ours: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Names and shapes of what `write` yields, in its order, without any array.
+
+    Raises:
+      CheckpointError, ValueError: as `write`.
+    """
+    shapes: dict[str, Shape] = {}
+    for name, layer, group in _plan(table, ours):
+        parts = []
+        for row in group:
+            shape = ours[row.ours] if layer is None else ours[row.ours][1:]
+            nothing = np.broadcast_to(np.zeros((), np.bool_), shape)  # one byte, any shape
+            parts.append(row.how.write(nothing).shape)
+        axis = group[0].axis
+        total = sum(p[axis] for p in parts) if len(parts) > 1 else None
+        shapes[name] = (
+            parts[0] if total is None else (*parts[0][:axis], total, *parts[0][axis + 1 :])
+        )
+    return shapes
+
+
+def _plan(table: Table, ours: Mapping[str, Shape]) -> Iterator[tuple[str, int | None, list[Row]]]:
+    """What is written: their name, the layer here, and the rows that make it, in order."""
+    rows = _by_path(table)
     stray = sorted(ours.keys() - rows.keys())
     lost = sorted(r.ours for r in table if r.ours not in ours and not r.optional)
     if stray or lost:
@@ -252,20 +277,50 @@ def write(table: Table, ours: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarr
             expected=f"also {_some(lost)}" if lost else None,
             found=f"no place for {_some(stray)}" if stray else None,
         )
-    groups: dict[str, list[Row]] = {}
+    groups: dict[tuple, list[Row]] = {}
     for row in table:
         if row.ours in ours:
-            groups.setdefault(row.theirs, []).append(row)
-    for name, group in groups.items():
+            groups.setdefault((row.theirs, row.first, row.every), []).append(row)
+    for group in groups.values():
         group = sorted(group, key=lambda r: r.part or (0, 1))
-        layers = range(ours[group[0].ours].shape[0]) if "{}" in name else [None]
-        for layer in layers:
-            parts = []
-            for row in group:
-                x = ours[row.ours]
-                parts.append(row.how.write(np.asarray(x if layer is None else x[layer])))
-            whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=group[0].axis)
-            yield name.replace("{}", str(layer)), np.ascontiguousarray(whole)
+        for layer in range(ours[group[0].ours][0]) if group[0].stacked else [None]:
+            yield group[0].name(layer), layer, group
+
+
+def _by_path(table: Table) -> dict[str, Row]:
+    """The table by our paths.
+
+    Raises:
+      ValueError: a path that stands in two rows, or parts that are not all there.
+    """
+    rows = {row.ours: row for row in table}
+    if len(rows) != len(table):
+        twice = sorted({r.ours for r in table if sum(q.ours == r.ours for q in table) > 1})
+        raise ValueError(f"paths that stand in two rows of a table: {twice}")
+    groups: dict[tuple, list[Row]] = {}
+    for row in table:
+        groups.setdefault((row.theirs, row.first, row.every), []).append(row)
+    for (name, *_), group in groups.items():
+        n = len(group)
+        parts = sorted(r.part or (0, 1) for r in group)
+        if parts != [(i, n) for i in range(n)] or len({r.axis for r in group}) > 1:
+            raise ValueError(f"parts of {name!r} that do not make a whole: {parts}")
+    return rows
+
+
+def _names(row: Row, shape: Shape, count: int) -> tuple[str, ...]:
+    """Their names of one of our arrays.
+
+    Of `count` names there, a model of more layers must miss one: an absurd number of layers does
+    not make an absurd list.
+    """
+    if not row.stacked:
+        return (row.name(None),)
+    return tuple(row.name(i) for i in range(min(shape[0], count + 1)))
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    return re.compile(re.escape(name).replace(r"\{\}", r"\d+"))
 
 
 def _shape(row: Row, shape: Shape) -> Shape | None:
@@ -275,9 +330,23 @@ def _shape(row: Row, shape: Shape) -> Shape | None:
             return None
         shape = (*shape[: row.axis], shape[row.axis] // n, *shape[row.axis + 1 :])
     try:
-        return tuple(row.how.shape(shape))
+        return row.how.shape(shape)
     except IndexError:  # fewer axes than the transform knows
         return None
+
+
+def _shard(
+    row: Row, sources: list[Lazy], bounds: tuple[tuple[int, int], ...], wanted: Any
+) -> np.ndarray:
+    """Ours from `bounds[axis][0]` to `bounds[axis][1]`, cast, in memory of its own."""
+    index = tuple(slice(start, stop, 1) for start, stop in bounds)
+    out = aligned(tuple(stop - start for start, stop in bounds), wanted.dtype)
+    if not row.stacked:
+        put(out, _piece(row, sources[0], index, wanted.shape))
+        return out
+    for i, layer in enumerate(range(*bounds[0])):
+        put(out[i, ...], _piece(row, sources[layer], index[1:], wanted.shape[1:]))
+    return out
 
 
 def _piece(row: Row, source: Lazy, index: Index, shape: Shape) -> np.ndarray:
@@ -290,8 +359,20 @@ def _piece(row: Row, source: Lazy, index: Index, shape: Shape) -> np.ndarray:
         size = source.shape[row.axis] // n
         start, stop, _ = window[row.axis].indices(size)
         window[row.axis] = slice(i * size + start, i * size + stop)
-    made = row.how.read(source[tuple(window)])
+    made = row.how.read(np.asarray(source[tuple(window)]))
     return made if narrow is not None or whole else made[index]
+
+
+def _joined(group: list[Row], ours: Mapping[str, Any], layer: int | None) -> np.ndarray:
+    """One array of theirs from the parts that make it, contiguous."""
+    parts = [row.how.write(host(ours[row.ours], layer)) for row in group]
+    if len(parts) == 1:
+        if parts[0].flags.c_contiguous:
+            return parts[0]
+        out = np.empty(parts[0].shape, parts[0].dtype)
+        put(out, parts[0])
+        return out
+    return np.ascontiguousarray(np.concatenate(parts, axis=group[0].axis))
 
 
 def _some(names: list[str]) -> str:

@@ -13,6 +13,9 @@ dimension must divide by its mesh axes, except where the rule says "?" ("fsdp?")
 replicated instead. The rules do so only for arrays whose odd sizes are natural (token counts,
 vocabularies) and that are small.
 
+LoRA's factors are placed by the rule of their kernel: A [in, rank] is split like the kernel's rows,
+B [rank, out] like its columns, the rank never.
+
 Storage only. Where a parameter is used, the compiler gathers the "fsdp" axis layer by layer
 inside the scan; activations are placed by `rsvlm_jax.mesh.constraints`.
 """
@@ -26,7 +29,7 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rsvlm_jax.config import ConfigError
-from rsvlm_jax.core import flat, map_with_path
+from rsvlm_jax.core import LORA_A, LORA_B, base_path, flat, map_with_path
 
 from .constraints import ACTIVATIONS, spec_of
 
@@ -53,6 +56,10 @@ class Rule(NamedTuple):
         return found[1] if found else None
 
 
+_TOWER = "((first|second)/)?"
+_STAGE = rf"{_TOWER}stages/\d+/"
+_READER = r"(former/(layers|cross)|levels/\d+/layers)/"
+
 RULES: dict[str, tuple[Rule, ...]] = {
     "replicated": (Rule(r""),),
     "fsdp_tensor": (
@@ -61,19 +68,53 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(r"^decoder/embed/embedding$", (("tensor?", "fsdp?"), None)),
         Rule(r"^decoder/layers/attention/[qkv]/kernel$", ("fsdp", "tensor")),
         Rule(r"^decoder/layers/attention/o/kernel$", ("tensor", "fsdp")),
-        Rule(r"^decoder/layers/mlp/(gate|up)/kernel$", ("fsdp", "tensor")),
-        Rule(r"^decoder/layers/mlp/down/kernel$", ("tensor", "fsdp")),
-        Rule(r"^decoder/(layers/norm[12]|norm)/scale$"),
+        Rule(r"^decoder/layers/mlp/(gate|up|fc1)/kernel$", ("fsdp", "tensor")),
+        Rule(r"^decoder/layers/mlp/(down|fc2)/kernel$", ("tensor", "fsdp")),
+        Rule(r"^decoder/(layers/norm[12]|norm)/(scale|bias)$"),
+        Rule(r"^decoder/layers/(attention/[qkvo]|mlp/\w+)/bias$", optional=True),  # Qwen2, GPT-2
+        Rule(r"^decoder/layers/attention/[qk]_norm/scale$", optional=True),  # Qwen3
+        Rule(r"^decoder/position/embedding$", optional=True),  # GPT-2
         Rule(r"^decoder/lm_head/kernel$", ("fsdp", "tensor?"), optional=True),  # if untied
-        # Vision tower: the same pairs; patches and positions have odd counts (588, 577).
-        Rule(r"^vision/layers/attention/[qkv]/kernel$", ("fsdp", "tensor")),
-        Rule(r"^vision/layers/attention/o/kernel$", ("tensor", "fsdp")),
-        Rule(r"^vision/layers/mlp/fc1/kernel$", ("fsdp", "tensor")),
-        Rule(r"^vision/layers/mlp/fc2/kernel$", ("tensor", "fsdp")),
-        Rule(r"^vision/layers/(attention/[qkvo]|mlp/fc[12])/bias$"),
-        Rule(r"^vision/(layers/norm[12]|pre_norm)/(scale|bias)$"),
-        Rule(r"^vision/patch/kernel$", (None, "fsdp")),
-        Rule(r"^vision/(cls|position/embedding)$"),
+        # Vision towers (two under first/ and second/ where they are mixed): the same pairs; patches
+        # and positions have odd counts (588, 577). What only some towers have is optional.
+        Rule(rf"^vision/{_TOWER}layers/attention/[qkv]/kernel$", ("fsdp", "tensor"), optional=True),
+        Rule(rf"^vision/{_TOWER}layers/attention/o/kernel$", ("tensor", "fsdp"), optional=True),
+        Rule(
+            rf"^vision/{_TOWER}layers/mlp/(fc1|gate|up)/kernel$", ("fsdp", "tensor"), optional=True
+        ),
+        Rule(rf"^vision/{_TOWER}layers/mlp/(fc2|down)/kernel$", ("tensor", "fsdp"), optional=True),
+        Rule(rf"^vision/{_TOWER}layers/(attention/[qkvo]|mlp/\w+)/bias$", optional=True),
+        Rule(rf"^vision/{_TOWER}layers/norm[12]/(scale|bias)$", optional=True),
+        Rule(rf"^vision/{_TOWER}layers/scale[12]$", optional=True),  # DINOv2
+        Rule(rf"^vision/{_TOWER}patch/kernel$", (None, "fsdp")),
+        Rule(rf"^vision/{_TOWER}patch/bias$", optional=True),  # not CLIP
+        Rule(rf"^vision/{_TOWER}(cls|mask_token|position/embedding)$", optional=True),
+        Rule(rf"^vision/{_TOWER}(pre|post)_norm/(scale|bias)$", optional=True),
+        Rule(rf"^vision/{_TOWER}projection/kernel$", ("fsdp", "tensor?"), optional=True),  # CLIP
+        Rule(rf"^vision/{_TOWER}head/probe$", optional=True),  # SigLIP's pooling
+        Rule(rf"^vision/{_TOWER}head/attention/[qkv]/kernel$", ("fsdp", "tensor"), optional=True),
+        Rule(rf"^vision/{_TOWER}head/attention/o/kernel$", ("tensor", "fsdp"), optional=True),
+        Rule(rf"^vision/{_TOWER}head/mlp/fc1/kernel$", ("fsdp", "tensor"), optional=True),
+        Rule(rf"^vision/{_TOWER}head/mlp/fc2/kernel$", ("tensor", "fsdp"), optional=True),
+        Rule(rf"^vision/{_TOWER}head/(attention/[qkvo]|mlp/fc[12])/bias$", optional=True),
+        Rule(rf"^vision/{_TOWER}head/norm/(scale|bias)$", optional=True),
+        # ConvNeXt's stages: a depthwise kernel has a row for each of 49 cells.
+        Rule(rf"^vision/{_STAGE}blocks/mlp/fc1/kernel$", ("fsdp", "tensor"), optional=True),
+        Rule(rf"^vision/{_STAGE}blocks/mlp/fc2/kernel$", ("tensor", "fsdp"), optional=True),
+        Rule(rf"^vision/{_STAGE}(blocks/depthwise|down)/kernel$", (None, "fsdp"), optional=True),
+        Rule(rf"^vision/{_STAGE}(blocks/(depthwise|mlp/fc[12])|down)/bias$", optional=True),
+        Rule(rf"^vision/{_STAGE}(blocks/norm|down_norm)/(scale|bias)$", optional=True),
+        Rule(rf"^vision/{_STAGE}blocks/layer_scale$", optional=True),
+        Rule(rf"^vision/{_TOWER}patch_norm/(scale|bias)$", optional=True),
+        # Resamplers: the Q-Former and each level of the perceiver.
+        Rule(rf"^resampler/{_READER}attention/[qkv]/kernel$", ("fsdp", "tensor"), optional=True),
+        Rule(rf"^resampler/{_READER}attention/o/kernel$", ("tensor", "fsdp"), optional=True),
+        Rule(rf"^resampler/{_READER}mlp/fc1/kernel$", ("fsdp", "tensor"), optional=True),
+        Rule(rf"^resampler/{_READER}mlp/fc2/kernel$", ("tensor", "fsdp"), optional=True),
+        Rule(rf"^resampler/{_READER}(attention/[qkvo]|mlp/fc[12])/bias$", optional=True),
+        Rule(rf"^resampler/{_READER}norm\w*/(scale|bias)$", optional=True),
+        Rule(r"^resampler/(former|levels/\d+)/norm/(scale|bias)$", optional=True),
+        Rule(r"^resampler/(levels/\d+/)?query$", optional=True),
         # Pixel front and temporal fusion: a few rows each, and one or two blocks.
         Rule(r"^pixel/[^/]+/project/(kernel|bias)$"),
         Rule(r"^temporal/(date/(kernel|bias)|date_scale|(platform|group)/embedding)$"),
@@ -84,9 +125,9 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(r"^temporal/blocks/mlp/fc2/kernel$", ("tensor", "fsdp"), optional=True),
         Rule(r"^temporal/blocks/(attention/[qkvo]|mlp/fc[12])/bias$", optional=True),
         Rule(r"^temporal/blocks/norm\w*/(scale|bias)$", optional=True),
-        Rule(r"^connector/fc1/kernel$", ("fsdp", "tensor")),
-        Rule(r"^connector/fc2/kernel$", ("tensor", "fsdp"), optional=True),  # not when linear
-        Rule(r"^connector/fc[12]/bias$"),
+        Rule(r"^connector/fc\d*[13579]/kernel$", ("fsdp", "tensor")),
+        Rule(r"^connector/fc\d*[02468]/kernel$", ("tensor", "fsdp"), optional=True),  # N > 1
+        Rule(r"^connector/fc\d+/bias$", optional=True),
         # Head: the token MLPs have a row for each of N + Q tokens, seldom an even number.
         Rule(r"^head/reverse/fc1/kernel$", ("fsdp", "tensor"), optional=True),
         Rule(r"^head/reverse/fc2/kernel$", ("tensor", "fsdp"), optional=True),
@@ -126,7 +167,7 @@ def resolve(params: Any, rules: Iterable[Rule], mesh: Mesh) -> Any:
     placed: dict[str, NamedSharding] = {}
     unmatched: list[str] = []
     for path, shape in shapes.items():
-        matches = [rule for rule in rules if re.search(rule.pattern, path)]
+        matches = [rule for rule in rules if re.search(rule.pattern, base_path(path))]
         if not matches:
             unmatched.append(path)
             continue
@@ -160,6 +201,10 @@ def _spec(rule: Rule, path: str, shape: tuple[int, ...], sizes: dict[str, int]) 
             found=f"{rule.dims} in rule {rule.pattern!r}",
         )
     dims = [() if d is None else (d,) if isinstance(d, str) else d for d in rule.dims]
+    if len(dims) > 1 and path.endswith(LORA_A):
+        dims[-1] = ()
+    elif len(dims) > 1 and path.endswith(LORA_B):
+        dims[-2] = ()
     dims = [()] * (len(shape) - len(dims)) + dims
     return spec_of(dims, shape, sizes, f"{path} (rule {rule.pattern!r}, shape {shape})")
 

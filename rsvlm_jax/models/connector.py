@@ -1,40 +1,44 @@
 """From the vision encoder's width to the language model's, token by token.
 
     [B,N,Dv] -> [B,N,D]        linear:      one layer
-                               mlp2x_gelu:  linear, exact GELU, linear (LLaVA-1.5)
+                               mlpNx_gelu:  N layers with an activation between (LLaVA-1.5: N = 2)
 
-Not here: anything that changes the number of tokens. That is fusion's work (`temporal`), which
-stands before the connector; `token_count` says what comes out of it.
+Not here: anything that changes the number of tokens. That is the work of resamplers and fusion,
+which stand before the connector; `token_count` says what comes out of them.
 """
 
 from __future__ import annotations
 
-import jax
 from flax import nnx
 
 from rsvlm_jax.config import ConfigError, ConnectorConfig, VLMConfig
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import Linear
+from rsvlm_jax.nn.mlp import ACTIVATIONS
 
 
 class Connector(nnx.Module):
-    """LLaVA's projector. Paths: `fc1`, and `fc2` where there are two layers.
+    """LLaVA's projector. Paths: `fc1`, `fc2` ... `fcN`.
 
     Args:
       d_in, d_out: Dv and D.
     """
 
     def __init__(self, config: ConnectorConfig, d_in: int, d_out: int, *, rngs: nnx.Rngs) -> None:
-        self.fc1 = Linear(d_in, d_out, rngs=rngs)
-        self.fc2 = Linear(d_out, d_out, rngs=rngs) if config.kind == "mlp2x_gelu" else None
+        self.config = config
+        for i, d in enumerate([d_in, *[d_out] * (config.layers - 1)], start=1):
+            setattr(self, f"fc{i}", Linear(d, d_out, bias=config.bias, rngs=rngs))
 
     def __call__(self, x: Float[Array, "B N Dv"]) -> Float[Array, "B N D"]:
-        y = self.fc1(x)
-        if self.fc2 is not None:
-            y = constrain(jax.nn.gelu(y, approximate=False), "batch", "length", "mlp")
-            y = self.fc2(y)
-        return constrain(y, "batch", "length", "embed")
+        n = self.config.layers
+        for i in range(1, n + 1):
+            x = getattr(self, f"fc{i}")(x)
+            # Column-row pairs, as `rsvlm_jax.mesh.rules` stores the kernels.
+            x = constrain(x, "batch", "length", "mlp" if i % 2 and i < n else "embed")
+            if i < n:
+                x = ACTIVATIONS[self.config.activation](x)
+        return x
 
 
 def token_count(config: VLMConfig, frames: int = 0, points: int = 0) -> int:

@@ -1,65 +1,40 @@
-"""A Llama-style decoder on embeddings: RMSNorm, RoPE, grouped-query attention, SwiGLU.
+"""Llama and its kin: RMSNorm, RoPE, grouped-query attention, SwiGLU.
 
-    tokens [B,L] -> embed -> [B,L,D] (the caller puts visual tokens in) -> layers -> norm -> hidden
-    hidden [B,L,D] -> logits [B,L,V]
-
-The forward pass ends at the hidden states: losses apply the language head in chunks, heads read
-the states themselves. Numbers as in `transformers.LlamaForCausalLM`; which tokens see which is
-the caller's mask (`rsvlm_jax.nn.masks`).
+One module for Llama, Vicuna, Mistral (sliding window), Qwen2 and Qwen2.5 (biases of q, k and v)
+and Qwen3 (norms of q and k): the config says what is there. Numbers as in `transformers`' classes
+of these names; what a decoder is and where its forward pass ends, see `rsvlm_jax.models.decoder`.
 """
 
 from __future__ import annotations
 
 from typing import overload
 
-import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
 from rsvlm_jax.config import LlamaConfig
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
-from rsvlm_jax.mesh.constraints import constrain
-from rsvlm_jax.nn import Attention, Embed, KVCache, Linear, RMSNorm, SwiGLU, scan, stack
+from rsvlm_jax.nn import Attention, Embed, KVCache, Linear, RMSNorm, SwiGLU, stack, turns
+
+from .decoder import DecoderBlock, empty_cache, head_scores, through_layers, tied_scores
 
 
-class LlamaBlock(nnx.Module):
-    """Pre-norm self-attention and SwiGLU."""
-
-    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs) -> None:
-        self.norm1 = RMSNorm(config.width, eps=config.norm_eps, rngs=rngs)
-        self.attention = Attention(
-            config.width,
-            config.heads,
-            config.kv_heads,
-            bias=False,
-            rope_theta=config.rope_theta,
+def _block(c: LlamaConfig, rngs: nnx.Rngs) -> DecoderBlock:
+    return DecoderBlock(
+        RMSNorm(c.width, eps=c.norm_eps, rngs=rngs),
+        Attention(
+            c.width,
+            c.heads,
+            c.kv_heads,
+            head_dim=c.head_width,
+            bias=c.qkv_bias,
+            o_bias=c.o_bias,
+            qk_norm=c.norm_eps if c.qk_norm else None,
             rngs=rngs,
-        )
-        self.norm2 = RMSNorm(config.width, eps=config.norm_eps, rngs=rngs)
-        self.mlp = SwiGLU(config.width, config.mlp_dim, rngs=rngs)
-
-    def __call__(
-        self,
-        x: Float[Array, "B L D"],
-        mask: Bool[Array, "#B #H L L"],
-        position: Int[Array, "B L"],
-    ) -> Float[Array, "B L D"]:
-        x = x + self.attention(self.norm1(x), mask, position=position)
-        return x + self.mlp(self.norm2(x))
-
-    def cached(
-        self,
-        x: Float[Array, "B L D"],
-        mask: Bool[Array, "B 1 L S"],
-        position: Int[Array, "B L"],
-        k: Float[Array, "B S Hkv Dh"],
-        v: Float[Array, "B S Hkv Dh"],
-        at: Int[Array, " B"],
-    ) -> tuple[Float[Array, "B L D"], Float[Array, "B S Hkv Dh"], Float[Array, "B S Hkv Dh"]]:
-        """As `__call__`, over this layer's cache (see `Attention.cached`)."""
-        y, k, v = self.attention.cached(self.norm1(x), mask, position, k, v, at)
-        x = x + y
-        return x + self.mlp(self.norm2(x)), k, v
+        ),
+        RMSNorm(c.width, eps=c.norm_eps, rngs=rngs),
+        SwiGLU(c.width, c.mlp_dim, bias=c.mlp_bias, rngs=rngs),
+    )
 
 
 class Llama(nnx.Module):
@@ -68,14 +43,15 @@ class Llama(nnx.Module):
         embed/embedding  layers/norm1/scale  layers/attention/{q,k,v,o}/kernel
         layers/norm2/scale  layers/mlp/{gate,up,down}/kernel  norm/scale  lm_head/kernel
 
-    `lm_head` is there only where the embeddings are not tied.
+    `lm_head` is there only where the embeddings are not tied; beside the kernels stands a `bias`,
+    and `layers/attention/{q,k}_norm/scale`, where the config asks for it.
     """
 
     def __init__(self, config: LlamaConfig, *, remat: bool = False, rngs: nnx.Rngs) -> None:
         self.config = config
         self.remat = remat
         self.embed = Embed(config.vocab_size, config.width, rngs=rngs)
-        self.layers = stack(lambda r: LlamaBlock(config, rngs=r), config.layers, rngs)
+        self.layers = stack(lambda r: _block(config, r), config.layers, rngs)
         self.norm = RMSNorm(config.width, eps=config.norm_eps, rngs=rngs)
         self.lm_head = (
             None
@@ -112,42 +88,30 @@ class Llama(nnx.Module):
         Args:
           x: embeddings; their dtype is the compute dtype.
           mask: S is L, or the cache's slots where there is a cache (`rsvlm_jax.nn.cache_mask`).
-          position: within each segment, for RoPE.
+          position: within each segment, for RoPE and the sliding window.
           cache: written from its `length` on; the new tokens' slots must have been claimed
             (`KVCache.claim`). Given one, the result is `(hidden, cache)`.
         """
-        x = constrain(x, "batch", "length", "embed")
-        if cache is None:
-            x, _ = scan(
-                self.layers,
-                lambda layer, x: (layer(x, mask, position), None),
-                x,
-                remat=self.remat,
-            )
-            return self.norm(x)
-
-        at = cache.length
-
-        def block(layer: LlamaBlock, x: Array, k: Array, v: Array) -> tuple[Array, tuple]:
-            x, k, v = layer.cached(x, mask, position, k, v, at)
-            return x, (k, v)
-
-        x, (k, v) = scan(self.layers, block, x, cache.k, cache.v)
-        return self.norm(x), cache.advance(k, v, by=x.shape[1])
+        c = self.config
+        x, cache = through_layers(
+            self.layers,
+            x,
+            mask,
+            position,
+            cache,
+            turns=turns(position, c.head_width, c.rope_theta, c.rope_scaling, c.max_length),
+            window=c.sliding_window,
+            remat=self.remat,
+        )
+        hidden = self.norm(x)
+        return hidden if cache is None else (hidden, cache)
 
     def logits(self, hidden: Float[Array, "B *rest D"]) -> Float[Array, "B *rest V"]:
         """Scores of the vocabulary, accumulated in float32."""
         if self.lm_head is None:
-            scores = self.embed.attend(hidden)
-        else:
-            scores = jnp.matmul(
-                hidden,
-                self.lm_head.kernel[...].astype(hidden.dtype),
-                preferred_element_type=jnp.float32,
-            )
-        return constrain(scores, "batch", *(None,) * (scores.ndim - 2), "vocab")
+            return tied_scores(self.embed, hidden)
+        return head_scores(self.lm_head.kernel[...], hidden)
 
     def empty_cache(self, batch: int, slots: int, dtype: DTypeLike) -> KVCache:
         """A cache of this decoder's shape."""
-        c = self.config
-        return KVCache.empty(c.layers, batch, slots, c.kv_heads, c.head_width, dtype)
+        return empty_cache(self.config, batch, slots, dtype)

@@ -1,19 +1,25 @@
 """The vision-language model: a composition of towers.
 
-    Batch.obs --spectral--> images --vision--> [B,T*G*P,Dv] --+
-              --pixel------------------------> [B,T,Dv] ------+-> temporal -> visual [B,N,Dv]
+With inputs it reads a cube, without them plain images; what comes after is the same::
+
+    Batch.obs --spectral--> frames --vision--> resampler --> [B,T*G*P',Dv] -+
+              --pixel---------------------------------> [B,T,Dv] -----------+-> temporal -+
+    Batch.images [F,H,W,3] ---vision--> resampler --> [F,P',Dv] --of--> [B,I*P',Dv] ------+
+                                                                     visual [B,N,Dv] <----+
     visual --connector--> [B,N,D] --+
     tokens --decoder.embed----------+-> merge by image_slot -> decoder -> hidden [B,L,D]
     hidden at <reg> -> knowledge [B,Q,D];  head(encoded) -> Predictive
 
-Paths of parameters and statistics start with the tower's name: spectral, vision, pixel, temporal,
-connector, decoder, head. The module holds no mesh and no random state. Losses, logits and text
-generation are not here.
+`image_slot` counts the visual tokens of its own sample on both paths. Images are first gathered to
+their prompts, whole: so the merge never leaves a sample, whose tokens may lie on another device
+than its neighbour's, and one prompt cannot read the image of another by a wrong number.
+
+Paths of parameters and statistics start with the tower's name: spectral, vision, resampler, pixel,
+temporal, connector, decoder, head. The module holds no mesh and no random state. Losses, logits
+and text generation are not here.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -21,28 +27,34 @@ from flax import nnx
 from rsvlm_jax.config import BandSetSpec, ConfigError, DataError, VLMConfig
 from rsvlm_jax.core import compute_dtype
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
-from rsvlm_jax.data.batch import Batch, Observation
+from rsvlm_jax.data.batch import Batch, Images, Observation
 from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import causal_segment_mask, key_mask
 
-from .clip_vit import CLIPVisionTower
 from .connector import Connector
 from .encoded import Encoded
+from .frames import Known, known, token_valid
 from .heads import MixerHead
-from .llama import Llama
+from .language import language_model
 from .pixel import PixelFront
+from .resampler import build_resampler
 from .spectral import SpectralFront
 from .temporal import TemporalFusion
+from .towers import vision_tower
 
 
 class VisionLanguageModel(nnx.Module):
-    """LLaVA for dated series of any sensor, with a regression head.
+    """LLaVA for images, and for dated series of any sensor with a regression head.
+
+    Without `config.inputs` it is LLaVA itself, in towers and in numbers: no statistics, no
+    `spectral`, `pixel`, `temporal` and `head`.
 
     Args:
       bandsets: one for each of `config.inputs`, channels in the order in which they are read.
-      image_token, reg_token: ids of `<image>` and `<reg>`.
+      image_token, reg_token: ids of `<image>` and `<reg>`; the latter only where there is a head.
       visual_tokens: N (`connector.token_count`); needed only where there is a head and no
         temporal budget, because the head's token mixing has a weight for each token.
+      remat: recompute the activations of layers in the backward pass instead of keeping them.
 
     Raises:
       ConfigError: inputs and band sets do not match; N unknown; no frame from a band set.
@@ -51,19 +63,20 @@ class VisionLanguageModel(nnx.Module):
     def __init__(
         self,
         config: VLMConfig,
-        bandsets: tuple[BandSetSpec, ...],
+        bandsets: tuple[BandSetSpec, ...] = (),
         *,
         image_token: int,
-        reg_token: int,
+        reg_token: int | None = None,
         visual_tokens: int | None = None,
+        remat: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
         names = tuple(i.bandset for i in config.inputs)
-        if not names or names != tuple(spec.name for spec in bandsets):
+        if names != tuple(spec.name for spec in bandsets):
             raise ConfigError(
                 "band sets do not match the inputs",
                 where="VisionLanguageModel",
-                expected=", ".join(names) or "at least one input",
+                expected=", ".join(names) or "none",
                 found=", ".join(spec.name for spec in bandsets) or "none",
             )
         self.config, self.bandsets = config, bandsets
@@ -78,9 +91,16 @@ class VisionLanguageModel(nnx.Module):
             else:
                 pixel[spec.name] = PixelFront(spec, width, rngs=rngs)
         self.spectral, self.pixel = nnx.Dict(spectral), nnx.Dict(pixel)
-        self.vision = CLIPVisionTower(config.vision, rngs=rngs) if spectral else None
+        # Each is assigned once: NNX tells modules from constants at the first assignment.
+        frames = bool(spectral) or not names
+        self.vision = vision_tower(config.vision, remat=remat, rngs=rngs) if frames else None
+        self.resampler = (
+            build_resampler(config.resampler, config.vision, remat=remat, rngs=rngs)
+            if frames and config.resampler is not None
+            else None
+        )
         groups = sum(len(f.plan.groups) for f in spectral.values()) + len(pixel)
-        self.temporal = TemporalFusion(config.temporal, width, groups, rngs=rngs)
+        self.temporal = TemporalFusion(config.temporal, width, groups, rngs=rngs) if names else None
 
         d_language = None
         if config.decoder is None:
@@ -88,10 +108,23 @@ class VisionLanguageModel(nnx.Module):
         else:
             d_language = config.decoder.width
             self.connector = Connector(config.connector, width, d_language, rngs=rngs)
-            self.decoder = Llama(config.decoder, rngs=rngs)
+            self.decoder = language_model(config.decoder, remat=remat, rngs=rngs)
         if config.head is None:
             self.head = None
         else:
+            if not names:
+                raise ConfigError(
+                    "a regression head reads band sets",
+                    where="VLMConfig.head",
+                    expected="inputs, or no head",
+                )
+            if config.decoder is not None and reg_token is None:
+                raise ConfigError(
+                    "the head reads tokens of a decoder",
+                    where="VisionLanguageModel",
+                    expected="reg_token",
+                    found=None,
+                )
             count = config.temporal.budget or visual_tokens
             if count is None:
                 raise ConfigError(
@@ -119,11 +152,42 @@ class VisionLanguageModel(nnx.Module):
     def encode_visual(
         self, batch: Batch, *, rng: Array | None = None
     ) -> tuple[Float[Array, "B N Dv"], Bool[Array, "B N"]]:
-        """Fused visual tokens, 0 where not valid.
+        """The visual tokens of every sample, 0 where not valid: of its cube, or of its images."""
+        if self.temporal is not None:
+            if batch.images is not None:
+                raise DataError(
+                    "the model reads cubes", where="Batch.images", expected=None, found="images"
+                )
+            return self._of_cube(batch, rng)
+        if batch.images is None:
+            b, width = batch.tokens.shape[0], self.config.frame_width
+            return jnp.zeros((b, 0, width), self.dtype), jnp.zeros((b, 0), bool)
+        return self._of_images(batch.images)
 
-        Tokens enter the fusion in this order: frames (band sets as in `config.inputs`, dates,
-        groups, patches), then points (band sets, dates).
+    def encode_frames(self, frames: Float[Array, "F H W 3"]) -> Float[Array, "F P Dv"]:
+        """Frames, normalised, to P' tokens each: tower and resampler."""
+        if self.vision is None:
+            raise ConfigError("there is no vision tower", where="VLMConfig.inputs")
+        tokens = self.vision(frames.astype(self.dtype))
+        return tokens if self.resampler is None else self.resampler(tokens)
+
+    def _of_images(self, images: Images) -> tuple[Array, Array]:
+        """Each prompt's images one after the other: [B, I * P', Dv]."""
+        of = jnp.asarray(images.of)
+        there = of >= 0
+        tokens = self.encode_frames(jnp.asarray(images.pixels))
+        placed = jnp.take(tokens, jnp.maximum(of, 0), axis=0)  # beyond the last image: NaN
+        placed = jnp.where(there[:, :, None, None], placed, jnp.zeros_like(placed))
+        visual = placed.reshape(of.shape[0], of.shape[1] * tokens.shape[1], tokens.shape[2])
+        return visual, jnp.repeat(there, tokens.shape[1], axis=1)
+
+    def _of_cube(self, batch: Batch, rng: Array | None) -> tuple[Array, Array]:
+        """Fused tokens.
+
+        They enter the fusion in this order: frames (band sets as in `config.inputs`, dates,
+        groups, tokens), then points (band sets, dates).
         """
+        assert self.temporal is not None
         observations = {i.bandset: self._observation(batch, i.bandset) for i in self.config.inputs}
         parts, images, group = [], [], 0
         for name in self._inputs("rgb"):
@@ -131,27 +195,27 @@ class VisionLanguageModel(nnx.Module):
             made, valid = self.spectral[name](obs)
             images.append(made.astype(self.dtype))
             ids = group + jnp.arange(valid.shape[2], dtype=jnp.int32)
-            parts.append(_known(obs, self._tokens_of_patches(valid), ids))
+            parts.append(known(obs, token_valid(self.config, valid), ids))
             group += len(ids)
         tokens = []
-        if self.vision is not None:
+        if images:
             x = jnp.concatenate(images, axis=1)  # frames of all band sets share the tower
-            y = self.vision(x.reshape(-1, *x.shape[2:]))
+            y = self.encode_frames(x.reshape(-1, *x.shape[2:]))
             tokens.append(y.reshape(x.shape[0], -1, y.shape[2]))
         for name in self._inputs("pixel"):
             obs = observations[name]
             made, valid = self.pixel[name](obs)
             tokens.append(made.astype(self.dtype))
-            parts.append(_known(obs, valid[:, :, None, None], jnp.full((1,), group, jnp.int32)))
+            parts.append(known(obs, valid[:, :, None, None], jnp.full((1,), group, jnp.int32)))
             group += 1
-        known = _Known(*(jnp.concatenate(p, axis=1) for p in zip(*parts, strict=True)))
+        all_known = Known(*(jnp.concatenate(p, axis=1) for p in zip(*parts, strict=True)))
         return self.temporal(
             jnp.concatenate(tokens, axis=1),
-            known.valid,
-            known.date,
-            known.platform,
-            known.group,
-            year_known=known.year_known,
+            all_known.valid,
+            all_known.date,
+            all_known.platform,
+            all_known.group,
+            year_known=all_known.year_known,
             rng=rng,
         )
 
@@ -165,6 +229,8 @@ class VisionLanguageModel(nnx.Module):
         if self.decoder is None or self.connector is None:
             raise ConfigError("there is no language model", where="VLMConfig.decoder", found=None)
         text = self.decoder.embed(tokens).astype(self.dtype)
+        if visual.shape[1] == 0:  # text alone: there is nothing to take
+            return constrain(text, "batch", "length", "embed")
         connected = self.connector(visual)
         slot = jnp.clip(image_slot, 0, visual.shape[1] - 1)
         placed = jnp.take_along_axis(connected, slot[:, :, None], axis=1)
@@ -178,12 +244,15 @@ class VisionLanguageModel(nnx.Module):
         q = 0
         if self.decoder is not None and self.config.head is not None:
             q = self.config.head.reg_tokens
+        if q == 0 or self.reg_token is None:
+            b, _, width = hidden.shape
+            return jnp.zeros((b, 0, width), hidden.dtype), jnp.zeros((b,), bool)
         is_reg = tokens == self.reg_token
         rank = jnp.cumsum(is_reg, axis=1, dtype=jnp.int32)
         wanted = jnp.arange(1, q + 1, dtype=jnp.int32)[None, :, None]
         chosen = is_reg[:, None, :] & (rank[:, None, :] == wanted)
         knowledge = jnp.take_along_axis(hidden, chosen.argmax(axis=2)[:, :, None], axis=1)
-        complete = (rank[:, -1] >= q) & (q > 0)
+        complete = rank[:, -1] >= q
         return jnp.where(complete[:, None, None], knowledge, jnp.zeros_like(knowledge)), complete
 
     def _inputs(self, front: str) -> list[str]:
@@ -208,40 +277,10 @@ class VisionLanguageModel(nnx.Module):
             )
         return obs
 
-    def _tokens_of_patches(self, valid: Bool[Array, "B T G p"]) -> Bool[Array, "B T G P"]:
-        """Validity of the tower's tokens: a CLS token stands for its whole frame."""
-        vit = self.config.vision
-        if vit.keep_cls:
-            valid = jnp.concatenate([valid.any(axis=3, keepdims=True), valid], axis=3)
-        return jnp.tile(valid, (1, 1, 1, len(vit.feature_layers)))
-
 
 def readable(image_slot: Int[Array, "B L"], visual_valid: Bool[Array, "B N"]) -> Bool[Array, "B L"]:
     """Which positions other tokens may read: all but placeholders of missing visual tokens."""
+    if visual_valid.shape[1] == 0:
+        return image_slot < 0
     slot = jnp.clip(image_slot, 0, visual_valid.shape[1] - 1)
     return (image_slot < 0) | jnp.take_along_axis(visual_valid, slot, axis=1)
-
-
-class _Known(NamedTuple):
-    """What is known about each token before fusion, all [B,S]."""
-
-    valid: Bool[Array, "B S"]
-    date: Float[Array, "B S"]
-    platform: Int[Array, "B S"]
-    group: Int[Array, "B S"]
-    year_known: Bool[Array, "B S"]
-
-
-def _known(obs: Observation, valid: Bool[Array, "B T G P"], group: Int[Array, " G"]) -> _Known:
-    """Of the tokens of one band set, in the order dates, groups, patches."""
-
-    def flat(x: Array) -> Array:
-        return jnp.broadcast_to(x, valid.shape).reshape(valid.shape[0], -1)
-
-    return _Known(
-        valid=flat(valid),
-        date=flat(jnp.asarray(obs.date)[:, :, None, None]),
-        platform=flat(jnp.asarray(obs.platform)[:, :, None, None]),
-        group=flat(group[None, None, :, None]),
-        year_known=flat(jnp.asarray(obs.year_known)[:, None, None, None]),
-    )

@@ -2,10 +2,11 @@
 
     variables   Stat: saved, never trained
     linear      Linear, Embed            norm    LayerNorm, RMSNorm
-    mlp         Mlp, SwiGLU              rope    rope (half-split)
-    attention   attend, Attention        masks   causal_segment_mask, key_mask, cache_mask
-    cache       KVCache                  patch   PatchEmbed
-    mixer       MixerBlock               stack   stack, scan
+    mlp         Mlp, SwiGLU              rope    rope, turns, rotate
+    attention   attend, Attention        masks   causal_segment_mask, key_mask,
+    cache       KVCache                          cache_mask, window_mask
+    patch       PatchEmbed               stack   stack, scan
+    mixer       MixerBlock               lora    add_lora, split_lora, merge_lora
 
 Parameters are float32, kernels (in, out); every layer computes in the dtype of its input, and
 reductions (softmax, norms) run in float32.
@@ -14,12 +15,13 @@ reductions (softmax, norms) run in float32.
 from .attention import Attention, attend
 from .cache import KVCache
 from .linear import Embed, Linear
-from .masks import cache_mask, causal_segment_mask, key_mask
+from .lora import add_lora, merge_lora, split_lora
+from .masks import cache_mask, causal_segment_mask, key_mask, window_mask
 from .mixer import MixerBlock
 from .mlp import Mlp, SwiGLU
 from .norm import LayerNorm, RMSNorm
 from .patch import PatchEmbed
-from .rope import rope
+from .rope import Turns, rope, rotate, turns
 from .stack import scan, stack
 from .variables import Stat
 
@@ -35,11 +37,18 @@ __all__ = [
     "RMSNorm",
     "Stat",
     "SwiGLU",
+    "Turns",
+    "add_lora",
     "attend",
     "cache_mask",
     "causal_segment_mask",
     "key_mask",
+    "merge_lora",
     "rope",
+    "rotate",
     "scan",
+    "split_lora",
     "stack",
+    "turns",
+    "window_mask",
 ]

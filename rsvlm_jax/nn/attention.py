@@ -18,7 +18,8 @@ from rsvlm_jax.mesh.constraints import constrain
 
 from .cache import write_slots
 from .linear import Linear
-from .rope import rope
+from .norm import RMSNorm
+from .rope import Turns, rotate
 
 
 def attend(
@@ -54,10 +55,12 @@ class Attention(nnx.Module):
     """Projections around `attend`.
 
     Args:
-      d: width in and out; `d / heads` is the width of a head.
+      d: width in and out.
       kv_heads: of keys and values; as many as `heads` unless given.
-      bias: of all four projections.
-      rope_theta: base of the rotary embedding; None for none.
+      head_dim: width of a head; `d / heads` unless given.
+      d_memory: width of the memory of a cross-attention; d unless given.
+      bias: of the projections of q, k and v, and of o unless `o_bias` says otherwise.
+      qk_norm: epsilon of an RMSNorm over each query and key head, before RoPE (Qwen3); None: none.
     """
 
     def __init__(
@@ -66,53 +69,60 @@ class Attention(nnx.Module):
         heads: int,
         kv_heads: int | None = None,
         *,
+        head_dim: int | None = None,
+        d_memory: int | None = None,
         bias: bool = True,
-        rope_theta: float | None = None,
+        o_bias: bool | None = None,
+        qk_norm: float | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         self.heads = heads
         self.kv_heads = heads if kv_heads is None else kv_heads
-        self.rope_theta = rope_theta
-        d_kv = d // heads * self.kv_heads
-        self.q = Linear(d, d, bias=bias, rngs=rngs)
-        self.k = Linear(d, d_kv, bias=bias, rngs=rngs)
-        self.v = Linear(d, d_kv, bias=bias, rngs=rngs)
-        self.o = Linear(d, d, bias=bias, rngs=rngs)
+        width = d // heads if head_dim is None else head_dim
+        d_q, d_kv = width * heads, width * self.kv_heads
+        self.q = Linear(d, d_q, bias=bias, rngs=rngs)
+        d_in = d if d_memory is None else d_memory
+        self.k = Linear(d_in, d_kv, bias=bias, rngs=rngs)
+        self.v = Linear(d_in, d_kv, bias=bias, rngs=rngs)
+        self.o = Linear(d_q, d, bias=bias if o_bias is None else o_bias, rngs=rngs)
+        self.q_norm = None if qk_norm is None else RMSNorm(width, eps=qk_norm, rngs=rngs)
+        self.k_norm = None if qk_norm is None else RMSNorm(width, eps=qk_norm, rngs=rngs)
 
     def __call__(
         self,
         x: Float[Array, "B Lq D"],
         mask: Bool[Array, "#B #H #Lq Lk"] | None = None,
         *,
-        memory: Float[Array, "B Lk D"] | None = None,
-        position: Int[Array, "B Lq"] | None = None,
+        memory: Float[Array, "B Lk M"] | None = None,
+        turns: Turns | None = None,
     ) -> Float[Array, "B Lq D"]:
-        """Self-attention, or cross-attention onto `memory` (which takes no RoPE)."""
-        q, k, v = self._project(x, x if memory is None else memory, position)
+        """Self-attention with or without RoPE, or cross-attention onto `memory` (without)."""
+        q, k, v = self._project(x, x if memory is None else memory, turns)
         return self._merge(attend(q, k, v, mask))
 
     def cached(
         self,
         x: Float[Array, "B L D"],
         mask: Bool[Array, "B 1 L S"],
-        position: Int[Array, "B L"],
         k: Float[Array, "B S Hkv Dh"],
         v: Float[Array, "B S Hkv Dh"],
         at: Int[Array, " B"],
+        *,
+        turns: Turns | None = None,
     ) -> tuple[Float[Array, "B L D"], Float[Array, "B S Hkv Dh"], Float[Array, "B S Hkv Dh"]]:
         """Self-attention over this layer's cache, into which `x` is written from slot `at` on."""
-        q, k_new, v_new = self._project(x, x, position)
+        q, k_new, v_new = self._project(x, x, turns)
         k, v = write_slots(k, k_new, at), write_slots(v, v_new, at)
         return self._merge(attend(q, k.astype(q.dtype), v.astype(q.dtype), mask)), k, v
 
-    def _project(
-        self, x: Array, memory: Array, position: Array | None
-    ) -> tuple[Array, Array, Array]:
+    def _project(self, x: Array, memory: Array, turns: Turns | None) -> tuple[Array, Array, Array]:
         q = self._split(self.q(x), self.heads)
         k = self._split(self.k(memory), self.kv_heads)
         v = self._split(self.v(memory), self.kv_heads)
-        if self.rope_theta is not None and position is not None:
-            q, k = rope(q, position, self.rope_theta), rope(k, position, self.rope_theta)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if turns is not None:
+            q, k = rotate(q, turns), rotate(k, turns)
         return q, k, v
 
     def _split(self, x: Array, heads: int) -> Array:

@@ -1,9 +1,10 @@
 """The key-value cache of incremental decoding: a frozen pytree of fixed size.
 
-    slot     0    1    2    3    4    5        S slots for every sample
-    k, v    tok  pad  tok  tok   -    -        [layers, B, S, Hkv, Dh]
-    valid    x    .    x    x    .    .        which slots hold a real token
-    length                       ^ 4           where the next token goes
+    slot      0    1    2    3    4    5       S slots for every sample
+    k, v     tok  pad  tok  tok   -    -       [layers, B, S, Hkv, Dh]
+    valid     x    .    x    x    .    .       which slots hold a real token
+    position  0    0    1    2    -    -       of the token, for sliding windows
+    length                        ^ 4          where the next token goes
 
 Slots are written in order of arrival; padding takes a slot but is never valid. What stands in
 slots that are not valid changes no output bit.
@@ -29,12 +30,14 @@ class KVCache:
     Attributes:
       k, v: of every layer and slot.
       valid: which slots may be read.
+      position: of the token in each slot; 0 where none was written.
       length: slots written so far.
     """
 
     k: Float[Array, "layers B S Hkv Dh"]
     v: Float[Array, "layers B S Hkv Dh"]
     valid: Bool[Array, "B S"]
+    position: Int[Array, "B S"]
     length: Int[Array, " B"]
 
     @classmethod
@@ -46,6 +49,7 @@ class KVCache:
             k=zeros,
             v=zeros,
             valid=jnp.zeros((batch, slots), bool),
+            position=jnp.zeros((batch, slots), jnp.int32),
             length=jnp.zeros((batch,), jnp.int32),
         )
 
@@ -55,14 +59,23 @@ class KVCache:
         Called before the layers write them. Writing past the last slot is a mistake of the caller
         that cannot be seen under `jit`: the slots asked for must fit.
         """
-        written = jax.vmap(lambda row, new, at: jax.lax.dynamic_update_slice(row, new, (at,)))
-        return dataclasses.replace(self, valid=written(self.valid, valid, self.length))
+        return dataclasses.replace(self, valid=_write_row(self.valid, valid, self.length))
+
+    def place(self, position: Int[Array, "B L"]) -> KVCache:
+        """The cache with the positions of the next L slots; `length` stays."""
+        written = _write_row(self.position, position.astype(jnp.int32), self.length)
+        return dataclasses.replace(self, position=written)
 
     def advance(
         self, k: Float[Array, "layers B S Hkv Dh"], v: Float[Array, "layers B S Hkv Dh"], by: int
     ) -> KVCache:
         """The cache after `by` more slots were written into `k` and `v`."""
         return dataclasses.replace(self, k=k, v=v, length=self.length + by)
+
+
+def _write_row(slots: Array, new: Array, at: Array) -> Array:
+    """Rows [B,S] with `new` [B,L] from `at` [B] on."""
+    return jax.vmap(lambda row, x, i: jax.lax.dynamic_update_slice(row, x, (i,)))(slots, new, at)
 
 
 def write_slots(

@@ -28,7 +28,14 @@ class Linear(nnx.Module):
       d_in, d_out: sizes of the last axis before and after.
       bias: whether a bias is added (zeros at the start).
       init: of the kernel; variance 1 / d_in unless given.
+
+    `rsvlm_jax.nn.add_lora` puts two factors beside the kernel; their product is added to it.
     """
+
+    # Of the class: a layer without LoRA has the same definition as if there were no LoRA.
+    kernel_lora_a: nnx.Param | None = None
+    kernel_lora_b: nnx.Param | None = None
+    lora_scale: float = 1.0
 
     def __init__(
         self,
@@ -45,6 +52,9 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*shape I"]) -> Float[Array, "*shape O"]:
         y = x @ self.kernel[...].astype(x.dtype)
+        if self.kernel_lora_a is not None and self.kernel_lora_b is not None:
+            low = x @ self.kernel_lora_a[...].astype(x.dtype)
+            y = y + self.lora_scale * (low @ self.kernel_lora_b[...].astype(x.dtype))
         return y if self.bias is None else y + expand_last(self.bias[...], y)
 
 

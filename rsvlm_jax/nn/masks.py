@@ -52,3 +52,27 @@ def cache_mask(
     slot = jnp.arange(valid.shape[1], dtype=jnp.int32)[None, None, :]
     own = length[:, None, None] + jnp.arange(queries, dtype=jnp.int32)[None, :, None]
     return ((slot <= own) & valid[:, None, :])[:, None]
+
+
+def window_mask(
+    query: Int[Array, "B L"], key: Int[Array, "B S"], window: int
+) -> Bool[Array, "B 1 L S"]:
+    """Which keys lie within a sliding window, by position; combine with a causal mask by `&`.
+
+    A token reads `window` keys at most, itself included. Positions decide, not slots, so padding
+    and missing tokens take no room in the window. Window 2 and a slot of padding, with
+    `causal_segment_mask`::
+
+        position   0 1 . 2 3             keys  0 1 . 2 3
+                                 query 0       x . . . .
+                                       1       x x . . .
+                                       .       . . . . .
+                                       2       . x . x .
+                                       3       . . . x x
+
+    One token at position 4 over a cache, with `cache_mask`; slot 5 is its own::
+
+        position   0 1 . 2 3 4           slots 0 1 . 2 3 4
+                                 query 4       . . . . x x
+    """
+    return (query[:, :, None] - key[:, None, :] < window)[:, None]

@@ -58,12 +58,16 @@ class Mlp(nnx.Module):
 
 
 class SwiGLU(nnx.Module):
-    """`down(silu(gate(x)) * up(x))`, without biases (Shazeer 2020; Llama)."""
+    """`down(silu(gate(x)) * up(x))` (Shazeer 2020; Llama).
 
-    def __init__(self, d: int, hidden: int, *, rngs: nnx.Rngs) -> None:
-        self.gate = Linear(d, hidden, bias=False, rngs=rngs)
-        self.up = Linear(d, hidden, bias=False, rngs=rngs)
-        self.down = Linear(hidden, d, bias=False, rngs=rngs)
+    Args:
+      bias: of all three.
+    """
+
+    def __init__(self, d: int, hidden: int, *, bias: bool = False, rngs: nnx.Rngs) -> None:
+        self.gate = Linear(d, hidden, bias=bias, rngs=rngs)
+        self.up = Linear(d, hidden, bias=bias, rngs=rngs)
+        self.down = Linear(hidden, d, bias=bias, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         hidden = jax.nn.silu(self.gate(x)) * self.up(x)

@@ -18,8 +18,9 @@ from rsvlm_jax.train.state import TrainState, init_state, merge, split_model
 from rsvlm_jax.train.step import make_train_step
 
 from .prepare import Prepared, prepare, set_statistics
-from .program import Program, program_of, start_from
+from .program import Program, program_of
 from .rundir import RunDir
+from .start import start_from
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """(step, steps, {"loss": ..., "samples_per_second": ...})"""
@@ -90,8 +91,7 @@ def initial(prepared: Prepared, program: Program) -> tuple[dict, dict]:
     """Parameters and statistics before the first step."""
     experiment = prepared.experiment
     params, stats = program.init(experiment.train.seed)
-    if experiment.init_from is not None:
-        params = start_from(params, experiment.init_from, experiment)
+    params = start_from(params, experiment)
     model = merge(program.graphdef, params, stats)
     set_statistics(model, prepared)
     return split_model(model)[1:]

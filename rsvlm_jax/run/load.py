@@ -1,233 +1,19 @@
-"""`load(RUN) -> Loaded`: a trained model with its processor, ready to answer.
+"""`load(path)`: a run directory, or a directory of Hugging Face, LLaVA or GeoChat.
 
-    loaded.regress(batch)            numbers with their 90 % interval
-    loaded.chat(question, batch)     the decoder's own words, the number filled by the head
-    loaded.generate(question, batch) token ids and hidden states
-    loaded.logits(batch)             [B,L,V]
-
-`loaded.window(cube, y, x)` makes the batch of a place.
+RUN        config.json of an Experiment, processor/, checkpoints/  ->  Loaded (`.trained`)
+DIRECTORY  config.json of `transformers`, safetensors              ->  Pretrained
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import jax
-import numpy as np
-from flax import nnx
+from rsvlm_jax.config import ConfigError, MeshConfig
 
-from data_zarr.cube import Cube
-from data_zarr.sampling import WindowTable
-from rsvlm_jax.config import CheckpointError, ConfigError, Experiment, MeshConfig, to_json
-from rsvlm_jax.core import flat
-from rsvlm_jax.data.batch import Batch
-from rsvlm_jax.data.pipeline import eval_batches
-from rsvlm_jax.data.processor import Processor
-from rsvlm_jax.data.source import CubeSource
-from rsvlm_jax.generate import Generated, generate, reg_block
-from rsvlm_jax.mesh.build import make_mesh
-from rsvlm_jax.mesh.rules import RULES, replicated, resolve
-from rsvlm_jax.metrics import conformal
-from rsvlm_jax.models.encoded import Encoded
-from rsvlm_jax.models.heads import Gaussian
-from rsvlm_jax.models.vlm import VisionLanguageModel, readable
-from rsvlm_jax.train.checkpoint import Checkpoints
-from rsvlm_jax.train.state import Tree, merge, overlay, pick
-from rsvlm_jax.train.step import make_eval_step
-
-from .program import Program, program_of
-from .rundir import RunDir
-
-ALPHA = 0.1
-"""Missed share of the intervals: 90 %."""
-
-MAX_ANSWER = 64
-"""Tokens of an answer at most."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Numbers:
-    """Predictions [n] in target units; `scale` is one standard deviation before calibration."""
-
-    mean: np.ndarray
-    scale: np.ndarray
-    lo: np.ndarray
-    hi: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """One answer. `value`, `lo` and `hi` are None where the model gave words only."""
-
-    question: str
-    text: str
-    value: float | None = None
-    lo: float | None = None
-    hi: float | None = None
-    unit: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Loaded:
-    """A model with numbers, placed on a mesh. Make it with `load`."""
-
-    experiment: Experiment
-    processor: Processor
-    mesh: jax.sharding.Mesh
-    graphdef: nnx.GraphDef
-    params: Tree
-    stats: Tree
-
-    @functools.cached_property
-    def model(self) -> VisionLanguageModel:
-        return merge(self.graphdef, self.params, self.stats)
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """SHA-256 of the numbers and the processor: what a prediction depends on."""
-        h = hashlib.sha256(to_json(self.processor.data).encode())
-        h.update(repr((self.processor.bandsets, self.processor.conformal)).encode())
-        for path, x in flat({"params": self.params, "stats": self.stats}).items():
-            h.update(path.encode())
-            h.update(np.asarray(x).tobytes())
-        return h.hexdigest()
-
-    # ---- numbers -------------------------------------------------------------------------------
-
-    def regress(self, batch: Batch) -> Numbers:
-        """The first target of each sample, with its 90 % interval.
-
-        The interval is conformal where the run was calibrated (`Processor.conformal`), otherwise
-        the model's own Gaussian, which promises nothing.
-        """
-        self._needs_head()
-        return self._numbers(self._eval_step(self.params, self.stats, batch))
-
-    def regress_source(
-        self,
-        source: CubeSource,
-        *,
-        batch_size: int = 64,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Numbers:
-        """`regress` over all windows of a source, in its order."""
-        found = []
-        with eval_batches(source, self.processor, batch_size=batch_size) as batches:
-            for i, batch in enumerate(batches):
-                numbers = self.regress(batch)
-                keep = np.asarray(batch.sample) >= 0
-                found.append([np.asarray(x)[keep] for x in dataclasses.astuple(numbers)])
-                if progress is not None:
-                    progress(min((i + 1) * batch_size, len(source)), len(source))
-        return Numbers(*(np.concatenate(x) for x in zip(*found, strict=True)))
-
-    def _numbers(self, predictive: Gaussian) -> Numbers:
-        mean = np.asarray(predictive.mean[:, 0], np.float64)
-        scale = np.asarray((predictive.scale * predictive.target_std[None])[:, 0], np.float64)
-        scores = self.processor.conformal
-        if scores is None:
-            lo = np.asarray(predictive.quantile(ALPHA / 2)[:, 0], np.float64)
-            hi = np.asarray(predictive.quantile(1 - ALPHA / 2)[:, 0], np.float64)
-        else:
-            bounds = self.processor.target.bounds
-            lo, hi = conformal.interval(mean, scale, scores, ALPHA, bounds)
-        return Numbers(mean, scale, lo, hi)
-
-    @functools.cached_property
-    def _eval_step(self) -> Callable[[Any, Any, Batch], Gaussian]:
-        plan = self.experiment.mesh.plan
-        return make_eval_step(self.graphdef, self.mesh, self.params, self.stats, plan=plan)
-
-    # ---- words ---------------------------------------------------------------------------------
-
-    def chat(self, question: str, batch: Batch) -> list[Answer]:
-        """Answer a question about each place of a batch.
-
-        The words come out of the decoder token by token; where it emits `<reg>`, the head gives
-        the number, and the text is written from that.
-
-        Raises:
-          ConfigError: a model without a decoder. DataError: a question that does not fit.
-        """
-        made, visual, visual_valid = self._speak(question, batch)
-        knowledge, has = reg_block(made, self._reg)
-        encoded = Encoded(made.hidden, visual, visual_valid, knowledge, has)
-        numbers = self._numbers(_head(self.graphdef, self.params, self.stats, encoded))
-        answers = []
-        for i, tokens in enumerate(np.asarray(made.tokens)):
-            ids = tokens[: int(made.length[i])].tolist()
-            if not bool(has[i]):
-                answers.append(Answer(question, self.processor.render(ids)))
-                continue
-            value, lo, hi = (float(x[i]) for x in (numbers.mean, numbers.lo, numbers.hi))
-            text = self.processor.render(ids, self.processor.format(value, lo, hi))
-            answers.append(Answer(question, text, value, lo, hi, self.processor.target.unit))
-        return answers
-
-    def generate(self, question: str, batch: Batch, *, max_new: int = MAX_ANSWER) -> Generated:
-        """Greedy token ids and hidden states of the answers; see `rsvlm_jax.generate`."""
-        return self._speak(question, batch, max_new)[0]
-
-    def logits(self, batch: Batch) -> jax.Array:
-        """[B,L,V] of a batch as it stands (its text included)."""
-        self._needs_decoder()
-        return _logits(self.graphdef, self.params, self.stats, batch)
-
-    def _speak(
-        self, question: str, batch: Batch, max_new: int = MAX_ANSWER
-    ) -> tuple[Generated, jax.Array, jax.Array]:
-        self._needs_decoder()
-        prompt = self.processor.prompt(question)
-        used = int(prompt.used)
-        short = prompt.repeat(len(batch.sample))
-        asked = dataclasses.replace(
-            batch, tokens=short.tokens, segment=short.segment, position=short.position,
-            weight=short.weight, image_slot=short.image_slot,
-        )  # fmt: skip
-        prefix, valid, visual, visual_valid = _prefix(self.graphdef, self.params, self.stats, asked)
-        assert self.model.decoder is not None
-        made = generate(
-            self.model.decoder,
-            prefix[:, :used],
-            valid[:, :used],
-            max_new=max_new,
-            eos=self.processor.tokenizer.eos,
-            reg=self._reg if self.model.head is not None else None,
-            banned=(self.processor.tokenizer.image,),
-        )
-        return made, visual, visual_valid
-
-    @property
-    def _reg(self) -> tuple[int, int]:
-        return self.processor.tokenizer.reg, self.processor.reg_tokens
-
-    # ---- places --------------------------------------------------------------------------------
-
-    def window(self, cube: Cube, y: int, x: int) -> Batch:
-        """The window whose upper left pixel is (y, x), as a batch of one.
-
-        Raises:
-          DataError, CubeError: it lies outside, cannot be read, or the cube's bands differ from
-            those of the training cube.
-        """
-        table = WindowTable(np.array([y]), np.array([x]), self.experiment.data.window)
-        source = CubeSource.of(self.processor, cube, table, error_budget=0.0)
-        with eval_batches(source, self.processor, batch_size=1, threads=0) as batches:
-            return next(batches)
-
-    def _needs_decoder(self) -> None:
-        if self.experiment.model.decoder is None:
-            raise ConfigError("the model has no decoder, so it has no words", where="VLMConfig")
-
-    def _needs_head(self) -> None:
-        if self.experiment.model.head is None:
-            raise ConfigError("the model has no head, so it gives no number", where="VLMConfig")
+from .pretrained import Pretrained, is_pretrained, open_pretrained
+from .trained import Loaded, load_run
 
 
 def load(
@@ -236,89 +22,38 @@ def load(
     mesh: MeshConfig | None = None,
     dtype: Literal["float32", "bfloat16"] | None = None,
     missing: Literal["error", "init"] = "error",
-) -> Loaded:
-    """Load the newest verified checkpoint of a run directory.
+    vision: str | os.PathLike[str] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    allow_pickle: bool = False,
+) -> Loaded | Pretrained:
+    """A model with its numbers.
 
     Args:
-      mesh: devices to place it on; None: that of the training run.
-      dtype: compute type; None: that of the training run. Parameters stay float32.
-      missing: "init" initialises towers that the checkpoint lacks; "error" refuses.
+      path: a run directory (its newest verified checkpoint), or one of Hugging Face or LLaVA.
+      mesh: devices to place it on; None: those of the training run, or the first device.
+      dtype: compute type; None: that of the training run, or float32. The parameters of a run stay
+        float32, those of another directory are stored in it too.
+      missing: "init" initialises parts that the checkpoint lacks; "error" refuses.
+      vision: directory of the tower that a LLaVA in its original layout does not hold.
+      adapter: directory of a PEFT adapter, which is merged into the parameters.
+      allow_pickle: read `.bin` files, through torch's weights-only loader.
 
     Raises:
-      CheckpointError: no run, no checkpoint that verifies, or one of another model; names both
-        sides of a mismatch.
+      CheckpointError: nothing of the kind, or one that does not fit; names both sides.
     """
-    run = RunDir(Path(path))
-    experiment = run.experiment()
-    processor = Processor.load(run.processor)
-    if processor.config != experiment.model:
-        raise CheckpointError(
-            "config.json and the processor disagree about the model",
-            where=run.path,
-            remedy="restore the file that was edited",
+    if is_pretrained(Path(path)):
+        return open_pretrained(
+            path,
+            mesh=mesh,
+            dtype=dtype,
+            missing=missing,
+            vision=vision,
+            adapter=adapter,
+            allow_pickle=allow_pickle,
         )
-    if dtype is not None:
-        model = dataclasses.replace(experiment.model, dtype=dtype)
-        experiment = dataclasses.replace(experiment, model=model)
-        processor = dataclasses.replace(processor, config=model)
-    if mesh is not None:
-        experiment = dataclasses.replace(experiment, mesh=mesh)
-    program = program_of(processor)
-    placed = make_mesh(experiment.mesh)
-    with Checkpoints(run.checkpoints) as checkpoints:
-        params, stats = _restore(checkpoints, program, placed, experiment, missing)
-    return Loaded(experiment, processor, placed, program.graphdef, params, stats)
-
-
-def _restore(
-    checkpoints: Checkpoints,
-    program: Program,
-    mesh: jax.sharding.Mesh,
-    experiment: Experiment,
-    missing: str,
-) -> tuple[Tree, Tree]:
-    """Parameters (their moving average where one was kept) and statistics, placed."""
-    place = {
-        "params": resolve(program.params, RULES[experiment.mesh.plan], mesh),
-        "stats": jax.tree.map(lambda _: replicated(mesh), program.stats),
-    }
-    shapes = {"params": program.params, "stats": program.stats}
-    wanted = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, place
-    )
-    saved = checkpoints.tree()
-    base = None
-    if missing == "init" and flat(wanted).keys() - saved.keys():
-        made = dict(zip(("params", "stats"), program.init(experiment.train.seed), strict=True))
-        base = jax.device_put(made, place)
-        wanted = pick(wanted, saved)
-    averaged = {p.removeprefix("ema/") for p in saved if p.startswith("ema/")}
-    if averaged:
-        wanted["ema"] = pick(wanted["params"], averaged)
-    found = checkpoints.restore_part(wanted)
-    params = overlay(found["params"], found.pop("ema")) if averaged else found["params"]
-    found["params"] = params
-    if base is not None:
-        found = overlay(base, found)
-    return found["params"], found["stats"]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _head(graphdef: Any, params: Tree, stats: Tree, encoded: Encoded) -> Gaussian:
-    return merge(graphdef, params, stats).head(encoded)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _logits(graphdef: Any, params: Tree, stats: Tree, batch: Batch) -> jax.Array:
-    model = merge(graphdef, params, stats)
-    return model.decoder.logits(model(batch).hidden)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _prefix(graphdef: Any, params: Tree, stats: Tree, batch: Any) -> tuple[jax.Array, ...]:
-    """Embedded prompts, which positions may be read, and the visual tokens."""
-    model = merge(graphdef, params, stats)
-    visual, visual_valid = model.encode_visual(batch)
-    prefix = model.embed(batch.tokens, batch.image_slot, visual)
-    valid = (batch.segment > 0) & readable(batch.image_slot, visual_valid)
-    return prefix, valid, visual, visual_valid
+    for name, given in (("vision", vision), ("adapter", adapter)):
+        if given is not None:
+            raise ConfigError(
+                "only for pretrained models", where=f"load({name})", expected=None, found=given
+            )
+    return load_run(path, mesh=mesh, dtype=dtype, missing=missing)

@@ -23,8 +23,8 @@ from rsvlm_jax.config import ConfigError
 from rsvlm_jax.data.source import CubeSource
 from rsvlm_jax.metrics import conformal
 
-from .load import ALPHA, Loaded
 from .tiles import TilesReport, tiles
+from .trained import ALPHA, Loaded
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from rsvlm_jax.config import ConfigError, OptimizerConfig
-from rsvlm_jax.core import flat, map_with_path
+from rsvlm_jax.core import base_path, flat, map_with_path
 
 EPS = 1e-6
 """Of Adam. Some gradients are zero but for rounding (the bias of attention keys, for one); with
@@ -114,7 +114,7 @@ def _make(
         return map_with_path(lambda path, u: u if scale[path] == 1 else u * scale[path], updates)
 
     def decayed(params: Any) -> Any:
-        return map_with_path(lambda path, _: path.endswith("/kernel"), params)
+        return map_with_path(lambda path, _: base_path(path).endswith("/kernel"), params)
 
     def label(params: Any) -> Any:
         return map_with_path(lambda path, _: "trained" if scale[path] else "frozen", params)

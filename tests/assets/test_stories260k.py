@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from rsvlm_jax.assets import STORIES260K_DIR
-from rsvlm_jax.assets.make_stories260k import build_tokenizer, read_vocabulary
+from rsvlm_jax.assets.make_stories260k import BESIDE, build_tokenizer, read_vocabulary
 
 TOKENIZER = Tokenizer.from_file(str(STORIES260K_DIR / "tokenizer.json"))
 PIECES: dict[str, int] = TOKENIZER.get_vocab(with_added_tokens=False)
@@ -102,3 +102,8 @@ def test_the_shipped_file_is_what_the_script_makes(tmp_path: Path) -> None:
     remade = build_tokenizer(read_vocabulary(tmp_path / "tokenizer.bin"))
     shipped = json.loads((STORIES260K_DIR / "tokenizer.json").read_text())
     assert json.loads(remade.to_str()) == shipped
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_stands_beside_the_weights_is_what_the_script_makes(name: str) -> None:
+    assert (STORIES260K_DIR / name).read_text() == json.dumps(BESIDE[name], indent=2) + "\n"

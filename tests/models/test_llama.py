@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rsvlm_jax.config import LlamaConfig
+from rsvlm_jax.config import ConfigError, LlamaConfig, MeshConfig, RopeScaling
 from rsvlm_jax.core import flat
+from rsvlm_jax.mesh import RULES, make_mesh, resolve
+from rsvlm_jax.models.decoder import Decoder
 from rsvlm_jax.models.llama import Llama
 from rsvlm_jax.nn import KVCache, cache_mask, causal_segment_mask
+
+FSDP_TENSOR = RULES["fsdp_tensor"]
 
 CONFIG = LlamaConfig(
     vocab_size=20, width=16, layers=3, heads=4, kv_heads=2, mlp_dim=24, max_length=32
@@ -78,6 +82,10 @@ def test_paths_and_shapes(tied: bool) -> None:
     assert shapes == wanted if tied else shapes == wanted | {"lm_head/kernel": (16, 20)}
 
 
+def test_it_is_a_decoder() -> None:
+    assert isinstance(llama(), Decoder)
+
+
 def test_packed_examples_equal_each_alone() -> None:
     model = llama()
     packed = forward(
@@ -97,9 +105,69 @@ def test_no_token_sees_the_future() -> None:
     assert not np.allclose(a[:, 4:], b[:, 4:])
 
 
+def test_paths_of_what_the_other_families_add() -> None:
+    full = llama(qkv_bias=True, o_bias=True, mlp_bias=True, qk_norm=True, head_dim=6)
+    shapes = {k: v.shape for k, v in flat(nnx.state(full)).items()}
+    assert {k: v for k, v in shapes.items() if "bias" in k or "_norm" in k} == {
+        "layers/attention/k/bias": (3, 12),
+        "layers/attention/k_norm/scale": (3, 6),
+        "layers/attention/o/bias": (3, 16),
+        "layers/attention/q/bias": (3, 24),
+        "layers/attention/q_norm/scale": (3, 6),
+        "layers/attention/v/bias": (3, 12),
+        "layers/mlp/down/bias": (3, 16),
+        "layers/mlp/gate/bias": (3, 24),
+        "layers/mlp/up/bias": (3, 24),
+    }
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    placed = flat(resolve({"decoder": nnx.to_pure_dict(nnx.state(full))}, FSDP_TENSOR, mesh))
+    assert placed.keys() == {f"decoder/{k}" for k in shapes}
+
+
+def test_a_window_forgets_by_position() -> None:
+    """Three layers of window 2: a token reads three positions back and no further."""
+    windowed = llama(sliding_window=2)
+    a = forward(windowed, X, ONE, ORDER)
+    b = forward(windowed, X.at[:, 1].add(1.0), ONE, ORDER)
+    changed = np.abs(np.asarray(a - b)).max(axis=(0, 2)) > 0
+    assert changed.tolist() == [False, True, True, True, True, False]
+    wide = forward(llama(sliding_window=6), X, ONE, ORDER)
+    np.testing.assert_array_equal(wide, forward(llama(), X, ONE, ORDER))
+
+
+def test_padding_takes_no_room_in_a_window() -> None:
+    model = llama(sliding_window=2)
+    wanted = forward(model, X[:, :4], ONE[:, :4], ORDER[:, :4])
+    order = np.array([0, 4, 1, 2, 5, 3])
+    valid = jnp.asarray(np.broadcast_to(order < 4, (2, 6)))
+    position = jnp.asarray(np.broadcast_to(np.where(order < 4, order, 0), (2, 6)), jnp.int32)
+    got, _ = cached(model, X[:, order], valid, position, model.empty_cache(2, 6, jnp.float32))
+    np.testing.assert_allclose(got[:, order < 4], wanted, atol=1e-5)
+    whole = forward(model, X[:, order], valid.astype(jnp.int32), position)
+    np.testing.assert_allclose(whole[:, order < 4], wanted, atol=1e-5)
+
+
+def test_sizes_that_no_decoder_has_are_refused() -> None:
+    dynamic = RopeScaling("dynamic", 2.0)
+    for changes in (
+        {"head_dim": 5},
+        {"kv_heads": 3},
+        {"sliding_window": 0},
+        {"layers": -1},
+        {"vocab_size": 2**40},
+        {"head_dim": 2, "rope_scaling": dynamic},
+    ):
+        with pytest.raises(ConfigError):
+            dataclasses.replace(CONFIG, **changes)
+    with pytest.raises(ConfigError, match="not read by this scaling"):
+        RopeScaling("dynamic", 2.0, original_max_position_embeddings=8)
+    assert dataclasses.replace(CONFIG, rope_scaling=dynamic).positions == 64
+
+
+@pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("first", [1, 4])
-def test_cached_decode_equals_the_uncached_forward(first: int) -> None:
-    model = llama()
+def test_cached_decode_equals_the_uncached_forward(first: int, window: int | None) -> None:
+    model = llama(sliding_window=window)
     wanted = forward(model, X, ONE, ORDER)
     cache = model.empty_cache(2, 9, jnp.float32)
     valid = jnp.ones((2, 6), bool)

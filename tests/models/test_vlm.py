@@ -14,10 +14,19 @@ from flax import nnx
 
 from rsvlm_jax.config import (
     ConfigError,
+    ConnectorConfig,
+    ConvNextConfig,
     DataError,
+    Dinov2Config,
+    GPT2Config,
     HeadConfig,
     InputConfig,
     LlamaConfig,
+    MixedConfig,
+    PerceiverConfig,
+    PixelShuffleConfig,
+    QFormerConfig,
+    SiglipConfig,
     SpectralConfig,
     TemporalConfig,
     ViTConfig,
@@ -26,6 +35,8 @@ from rsvlm_jax.config import (
     nano,
 )
 from rsvlm_jax.core import flat
+from rsvlm_jax.data.batch import Batch, Images
+from rsvlm_jax.models.frames import token_valid
 from rsvlm_jax.models.spectral import make_plan, patch_valid, recombine
 from rsvlm_jax.models.vlm import VisionLanguageModel, readable
 
@@ -313,3 +324,205 @@ def test_a_missing_band_is_named():
 def test_band_sets_of_another_order_are_refused():
     with pytest.raises(ConfigError, match="expected s2, era5, s1; found s2, s1, era5"):
         abstract(TINY, (L1C, S1, WEATHER))
+
+
+# ---- any tower, any resampler, any decoder -------------------------------------------------------
+
+LAYERS = {"width": 16, "layers": 2, "heads": 2, "mlp_dim": 32, "feature_layers": (-1,)}
+SIGLIP = SiglipConfig(image_size=10, patch_size=4, **LAYERS)  # two pixels are left over
+DINO = Dinov2Config(image_size=8, table_size=8, patch_size=4, **LAYERS)
+CONVNEXT = ConvNextConfig(image_size=16, patch_size=4, widths=(8, 16), depths=(1, 1))
+TOWERS = {
+    "siglip": SIGLIP,
+    "dinov2": DINO,
+    "convnext": CONVNEXT,
+    "mixed": MixedConfig(first=DINO, second=CONVNEXT),
+    "several layers": dataclasses.replace(
+        TINY.vision, feature_layers=(1, 2), feature_join="channels", keep_cls=True
+    ),
+}
+QFORMER = QFormerConfig(
+    queries=3, width=12, layers=2, heads=2, mlp_dim=16, cross_attention_frequency=2
+)
+RESAMPLERS = {
+    "pixel shuffle": (PixelShuffleConfig(), TINY.vision, 1, 64),
+    "qformer": (QFORMER, TINY.vision, 3, 12),
+    "perceiver": (
+        PerceiverConfig(queries=(2, 1), layers=1, heads=2, mlp_dim=16),
+        dataclasses.replace(TINY.vision, feature_layers=(1, 2)),
+        3,
+        16,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_a_cube_through_any_tower(name):
+    config = dataclasses.replace(TINY, vision=TOWERS[name])
+    model = abstract(config)
+    encoded = shapes(model, lambda model, b: model(b), batch())
+    assert encoded.visual.shape == (2, N, config.vision.out_width)
+    assert encoded.hidden.shape == (2, 16, 24)
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_every_token_of_a_tower_has_a_validity(name):
+    config = dataclasses.replace(TINY, vision=TOWERS[name])
+    rows, columns = config.vision.grid
+    valid = np.random.default_rng(0).random((1, 2, 1, rows * columns)) < 0.5
+    made = token_valid(config, jnp.asarray(valid))
+    assert made.shape[3] == config.vision.tokens
+    np.testing.assert_array_equal(made[..., -rows * columns :], valid)
+
+
+@pytest.mark.parametrize("name", RESAMPLERS)
+def test_a_resampler_works_frame_by_frame_before_fusion(name):
+    """5 groups x 3 dates and 1 x 2 of radar; each frame gives P' tokens, then 3 points."""
+    resampler, vision, tokens, width = RESAMPLERS[name]
+    config = dataclasses.replace(
+        TINY,
+        vision=vision,
+        resampler=resampler,
+        temporal=dataclasses.replace(TINY.temporal, budget=None),
+        head=None,
+    )
+    model, given = build(config), batch()
+    run = jax.jit(lambda b: model.encode_visual(b), compiler_options=FAST)
+    visual, valid = run(given)
+    assert visual.shape == (2, 17 * tokens + 3, width)
+    frames = recombine(given.obs["s2"], make_plan(L1C, SpectralConfig()))
+    some = patch_valid(frames, 8, 4)[:, 0, 0].any(axis=1)
+    np.testing.assert_array_equal(valid[:, :tokens].all(axis=1), some)
+    dirty = {n: garbage(o, 1) for n, o in given.obs.items()}
+    again, _ = run(dataclasses.replace(given, obs=dirty))
+    np.testing.assert_array_equal(visual, again)
+
+
+def test_pixel_shuffle_takes_a_square_that_is_valid_anywhere():
+    vision = dataclasses.replace(TINY.vision, image_size=16)  # 4 x 4 patches
+    config = dataclasses.replace(
+        TINY, vision=vision, resampler=PixelShuffleConfig(), temporal=TemporalConfig(heads=1)
+    )
+    valid = np.zeros((1, 1, 1, 4, 4), bool)
+    valid[..., 1, 2] = True
+    made = token_valid(config, jnp.asarray(valid.reshape(1, 1, 1, 16)))
+    assert made.reshape(-1).tolist() == [False, True, False, False]
+
+
+def test_gpt2_reads_what_it_is_given():
+    gpt2 = GPT2Config(vocab_size=514, width=24, layers=2, heads=3, mlp_dim=32, max_length=16)
+    model = abstract(dataclasses.replace(TINY, decoder=gpt2, head=None))
+    assert shapes(model, lambda model, b: model(b), batch()).hidden.shape == (2, 16, 24)
+
+
+# ---- plain images --------------------------------------------------------------------------------
+
+PLAIN = dataclasses.replace(TINY, inputs=(), head=None)
+PATCHES = 4
+
+
+def prompts(pixels, of, slot) -> Batch:
+    """Text around placeholders; `slot` [B,L]."""
+    given = text_batch({"x": random_observation(L1C, len(slot), 1, 8)}, n=0, q=0, length=12)
+    images = None if pixels is None else Images(jnp.asarray(pixels), jnp.asarray(of, jnp.int32))
+    slot = jnp.asarray(slot, jnp.int32)
+    return dataclasses.replace(given, obs={}, image_slot=slot, images=images)
+
+
+OF = [[0, 1], [-1, -1], [2, -1]]
+SLOT = [
+    [-1, 0, 1, 2, 3, -1, 4, 5, 6, 7, -1, -1],
+    [-1] * 12,
+    [-1] * 8 + [0, 1, 2, 3],
+]
+
+
+@pytest.fixture(scope="module")
+def plain() -> VisionLanguageModel:
+    return build(PLAIN, (), reg_token=None)
+
+
+@pytest.fixture(scope="module")
+def read(plain):
+    return jax.jit(lambda b: plain(b), compiler_options=FAST)
+
+
+def pictures(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((3, 8, 8, 3)).astype(np.float32)
+
+
+def test_a_model_without_inputs_has_no_towers_of_cubes(plain):
+    towers = {path.split("/")[0] for path in flat(nnx.to_pure_dict(nnx.state(plain)))}
+    assert towers == {"vision", "connector", "decoder"}
+    assert plain.temporal is plain.head is None
+
+
+def test_each_prompt_gets_its_own_images_in_order(plain, read):
+    encoded = read(prompts(pictures(), OF, SLOT))
+    assert encoded.visual.shape == (3, 2 * PATCHES, 16)
+    assert encoded.visual_valid.tolist() == [[True] * 8, [False] * 8, [True] * 4 + [False] * 4]
+    alone = jax.jit(plain.encode_frames)(jnp.asarray(pictures()))
+    np.testing.assert_allclose(encoded.visual[0].reshape(2, 4, 16), alone[:2], atol=1e-6)
+    np.testing.assert_allclose(encoded.visual[2, :4], alone[2], atol=1e-6)
+    assert (encoded.visual[1] == 0).all()
+
+
+def test_no_prompt_reads_an_image_of_another(read):
+    before = read(prompts(pictures(), OF, SLOT)).hidden
+    changed = pictures()
+    changed[2] += 1
+    after = read(prompts(changed, OF, SLOT)).hidden
+    np.testing.assert_array_equal(before[:2], after[:2])
+    assert np.abs(before[2, 8:] - after[2, 8:]).max() > 1e-4
+
+
+def test_text_alone(plain):
+    given = prompts(None, None, [[-1] * 12])
+    encoded = jax.jit(lambda b: plain(b), compiler_options=FAST)(given)
+    assert encoded.visual.shape == (1, 0, 16)
+    assert np.isfinite(encoded.hidden).all()
+
+
+def test_images_have_gradients(plain):
+    given = prompts(pictures(), OF, SLOT)
+
+    def loss(pixels):
+        images = dataclasses.replace(given.images, pixels=pixels)
+        return jnp.square(plain(dataclasses.replace(given, images=images)).hidden[0]).sum()
+
+    grads = jax.jit(jax.grad(loss), compiler_options=FAST)(given.images.pixels)
+    assert (jnp.abs(grads[:2]).sum(axis=(1, 2, 3)) > 0).all()
+    assert (grads[2] == 0).all()
+
+
+def test_images_through_a_resampler():
+    resampler, vision, tokens, width = RESAMPLERS["qformer"]
+    model = abstract(
+        dataclasses.replace(PLAIN, vision=vision, resampler=resampler), (), reg_token=None
+    )
+    slot = np.full((3, 12), -1)
+    encoded = shapes(model, lambda m, b: m(b), prompts(pictures(), OF, slot))
+    assert encoded.visual.shape == (3, 2 * tokens, width)
+
+
+def test_recomputed_activations_change_no_number(plain, read):
+    config = dataclasses.replace(PLAIN, connector=ConnectorConfig())
+    again = filled(
+        lambda: VisionLanguageModel(config, image_token=512, remat=True, rngs=nnx.Rngs(0))
+    )
+    given = prompts(pictures(), OF, SLOT)
+    made = jax.jit(lambda b: again(b), compiler_options=FAST)(given)
+    np.testing.assert_allclose(made.hidden, read(given).hidden, atol=1e-6)
+
+
+def test_images_for_a_model_of_cubes_are_refused(model):
+    given = dataclasses.replace(
+        batch(), images=Images(jnp.zeros((1, 8, 8, 3)), jnp.zeros((2, 1), jnp.int32))
+    )
+    with pytest.raises(DataError, match=r"the model reads cubes in Batch\.images"):
+        model.encode_visual(given)
+
+
+def test_a_head_without_a_reg_token_is_refused():
+    with pytest.raises(ConfigError, match=r"reads tokens of a decoder.*expected reg_token"):
+        abstract(TINY, reg_token=None)

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsvlm_jax import nn
+from rsvlm_jax.config import RopeScaling
 from rsvlm_jax.core import flat
+from rsvlm_jax.nn.rope import frequencies
 
 attend = jax.jit(nn.attend)
 
@@ -99,6 +101,30 @@ def test_parameters_of_attention(bias: bool) -> None:
     assert shapes == wanted
 
 
+def test_heads_of_a_width_of_their_own_biases_and_norms() -> None:
+    layer = nn.Attention(
+        8, 3, 1, head_dim=6, bias=True, o_bias=False, qk_norm=1e-6, rngs=nnx.Rngs(0)
+    )
+    assert {k: v.shape for k, v in flat(nnx.state(layer)).items()} == {
+        "q/kernel": (8, 18),
+        "k/kernel": (8, 6),
+        "v/kernel": (8, 6),
+        "o/kernel": (18, 8),
+        "q/bias": (18,),
+        "k/bias": (6,),
+        "v/bias": (6,),
+        "q_norm/scale": (6,),
+        "k_norm/scale": (6,),
+    }
+    x = values(0, 2, 5, 8)
+    assert layer(x).shape == (2, 5, 8)
+    # Normalised before the product: scores, and so the weights, do not grow with q and k.
+    louder = nnx.clone(layer)
+    louder.q.kernel[...] = 100 * layer.q.kernel[...]
+    louder.k.kernel[...] = 100 * layer.k.kernel[...]
+    np.testing.assert_allclose(louder(x), layer(x), rtol=1e-3, atol=1e-4)
+
+
 def test_cross_attention_reads_the_memory_only() -> None:
     layer = nn.Attention(8, 2, rngs=nnx.Rngs(0))
     x, memory = values(0, 1, 2, 8), values(1, 1, 5, 8)
@@ -136,3 +162,29 @@ def test_rope_keeps_lengths_and_leaves_position_zero_alone() -> None:
     turned = nn.rope(x, jnp.full((2, 3), 77, jnp.int32), 1e4)
     norms = [np.linalg.norm(v, axis=-1) for v in (turned, x)]
     np.testing.assert_allclose(*norms, rtol=1e-5)
+
+
+def test_linear_scaling_divides_positions() -> None:
+    x, at = values(0, 1, 3, 2, 8), jnp.asarray([[4, 8, 12]], jnp.int32)
+    slow = nn.rotate(x, nn.turns(at, 8, 1e4, RopeScaling("linear", 4.0)))
+    np.testing.assert_allclose(slow, nn.rope(x, at // 4, 1e4), atol=1e-5)
+
+
+def test_llama3_scaling_keeps_short_wavelengths_and_divides_long_ones() -> None:
+    """Wavelengths 2 pi 10^i: kept below 64 / 4, divided above 64 / 1, interpolated between."""
+    scaling = RopeScaling("llama3", 8.0, original_max_position_embeddings=64)
+    share = (64 / (2 * np.pi * 10) - 1) / (4 - 1)
+    between = 0.1 * (share + (1 - share) / 8)
+    wanted = [1.0, between, 0.01 / 8, 0.001 / 8]
+    np.testing.assert_allclose(frequencies(8, 1e4, scaling), wanted, rtol=1e-6)
+
+
+def test_dynamic_scaling_begins_beyond_the_length_of_pretraining() -> None:
+    """Each row by its own longest position; at twice the length and factor 2 the base is 3 NTK."""
+    scaling = RopeScaling("dynamic", 2.0)
+    at = jnp.asarray([[0, 1, 7], [0, 1, 15]], jnp.int32)
+    turned = nn.turns(at, 8, 100.0, scaling, 8)
+    plain = nn.turns(at, 8, 100.0)
+    np.testing.assert_allclose(turned.sin[0], plain.sin[0], atol=1e-6)
+    longer = nn.turns(at, 8, 100.0 * 3 ** (8 / 6))
+    np.testing.assert_allclose(turned.sin[1], longer.sin[1], atol=1e-5)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rsvlm_jax.nn import KVCache, cache_mask, causal_segment_mask, key_mask
+from rsvlm_jax.nn import KVCache, cache_mask, causal_segment_mask, key_mask, window_mask
 from rsvlm_jax.nn.cache import write_slots
 
 
@@ -32,6 +32,38 @@ def test_key_mask_of_the_docstring() -> None:
 def test_cache_mask_of_the_docstring() -> None:
     valid = jnp.asarray([[True, False, True, True, True, False]])
     assert drawn(cache_mask(jnp.asarray([3], jnp.int32), 2, valid)) == ["x.xx..", "x.xxx."]
+
+
+def test_window_mask_of_the_docstring() -> None:
+    position = ints([0, 1, 1, 2, 3])
+    causal = causal_segment_mask(ints([1, 1, 0, 1, 1]), position)
+    window = window_mask(position, position, 2)
+    assert [r for i, r in enumerate(drawn(causal & window)) if i != 2] == [
+        "x....",
+        "xx...",
+        ".x.x.",
+        "...xx",
+    ]
+    # The row of the padding itself is nobody's: what it reads changes nothing.
+    slots, valid = ints([0, 1, 1, 2, 3, 4]), jnp.asarray([[True, True, False, True, True, True]])
+    one = cache_mask(jnp.asarray([5], jnp.int32), 1, valid) & window_mask(ints([4]), slots, 2)
+    assert drawn(one) == ["....xx"]
+
+
+@pytest.mark.parametrize("window", [1, 3, 9])
+def test_a_window_has_as_many_keys_as_it_says(window: int) -> None:
+    position = ints([*range(8)])
+    mask = causal_segment_mask(jnp.ones_like(position), position)
+    count = (mask & window_mask(position, position, window)).sum(axis=3)[0, 0]
+    assert count.tolist() == [min(i + 1, window) for i in range(8)]
+
+
+def test_positions_are_placed_from_each_samples_own_length() -> None:
+    cache = KVCache.empty(1, 2, 4, 1, 2, jnp.float32)
+    cache = cache.place(ints([0, 1], [0, 0])).advance(cache.k, cache.v, by=2)
+    cache = cache.place(ints([2], [1]))
+    assert cache.position.tolist() == [[0, 1, 2, 0], [0, 0, 1, 0]]
+    assert cache.length.tolist() == [2, 2]
 
 
 def test_cache_is_claimed_written_and_advanced() -> None:

@@ -75,7 +75,7 @@ class Reference:
         """
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(self.config))
-        weights = {rename(k): np.ascontiguousarray(v) for k, v in self.weights.items()}
+        weights = {rename(k): np.asarray(v, order="C") for k, v in self.weights.items()}
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         return folder
 

@@ -24,7 +24,7 @@ from rsvlm_jax.config import (
 from rsvlm_jax.core import flat
 from rsvlm_jax.run.cubes import find_cube
 from rsvlm_jax.run.fit import describe, fit
-from rsvlm_jax.run.load import load
+from rsvlm_jax.run.trained import load_run
 
 
 def rows(run: Path) -> list[dict]:
@@ -67,7 +67,7 @@ def test_resume_is_bitwise_that_of_an_unbroken_run(
     assert [r["step"] for r in rows(tmp_path)] == [1, 2, 3]
     fit(experiment, out=tmp_path)
     assert rows(tmp_path) == rows(finished)
-    a, b = flat(load(finished).params), flat(load(tmp_path).params)
+    a, b = flat(load_run(finished).params), flat(load_run(tmp_path).params)
     for path in a:
         np.testing.assert_array_equal(np.asarray(a[path]), np.asarray(b[path]), err_msg=path)
 

@@ -14,14 +14,14 @@ import pytest
 from rsvlm_jax.cli.main import main
 from rsvlm_jax.config import CheckpointError, Experiment, MeshConfig, from_json, to_json
 from rsvlm_jax.run.cubes import find_cube
-from rsvlm_jax.run.load import Loaded, load
 from rsvlm_jax.run.predict import predict
 from rsvlm_jax.run.prepare import prepare
+from rsvlm_jax.run.trained import Loaded, load_run
 
 
 @pytest.fixture(scope="module")
 def loaded(finished: Path) -> Loaded:
-    return load(finished)
+    return load_run(finished)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_a_spoken_number_is_that_of_the_answer(loaded: Loaded, cube):
 
 
 def test_another_mesh_gives_the_same_numbers(loaded: Loaded, finished: Path, cube):
-    eight = load(finished, mesh=MeshConfig(2, 2, 2))
+    eight = load_run(finished, mesh=MeshConfig(2, 2, 2))
     batch = loaded.window(cube, 8, 16)
     for a, b in zip(jax.tree.leaves(loaded.params), jax.tree.leaves(eight.params), strict=True):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
@@ -147,7 +147,7 @@ def test_a_truncated_checkpoint_falls_back_and_says_so(finished: Path, tmp_path:
     biggest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     biggest.write_bytes(biggest.read_bytes()[:-64])
     with pytest.warns(UserWarning, match=biggest.name):
-        load(run)
+        load_run(run)
 
 
 def test_all_checkpoints_damaged(finished: Path, tmp_path: Path, capsys):
@@ -157,7 +157,7 @@ def test_all_checkpoints_damaged(finished: Path, tmp_path: Path, capsys):
             if file.is_file() and file.stat().st_size > 64:
                 file.write_bytes(file.read_bytes()[:-64])
     with pytest.raises(CheckpointError):
-        load(run)
+        load_run(run)
     assert main(["evaluate", str(run)]) == 4
     assert capsys.readouterr().err.strip().count("\n") == 0
 
@@ -172,7 +172,7 @@ def test_a_checkpoint_of_another_width(finished: Path, tmp_path: Path):
     saved["config"]["vision"]["width"] = 32
     (run / "processor" / "processor.json").write_text(json.dumps(saved))
     with pytest.raises(CheckpointError, match="another model") as e:
-        load(run)
+        load_run(run)
     line = str(e.value)
     assert "\n" not in line
     assert "connector/fc1/kernel float32[32, 64]" in line, "expected"
@@ -184,4 +184,4 @@ def test_an_edited_config_is_refused(finished: Path, tmp_path: Path):
     text = (run / "config.json").read_text()
     (run / "config.json").write_text(text.replace('"harmonics": 4', '"harmonics": 3'))
     with pytest.raises(CheckpointError, match="disagree"):
-        load(run)
+        load_run(run)

@@ -153,12 +153,16 @@ def to_encoder(
 
 
 def patch_valid(frames: Frames, size: int, patch: int) -> Bool[Array, "B T G P"]:
-    """Whether a patch of the resized frame has at least one valid pixel, row by row."""
+    """Whether a patch of the resized frame has at least one valid pixel, row by row.
+
+    Pixels at the right and bottom edge that fill no patch belong to none.
+    """
     b, t, g, h, w = frames.valid.shape
     valid = frames.valid.reshape(b * t * g, h, w, 1)
     if (h, w) != (size, size):
         valid = _resize(valid.astype(jnp.float32), size) > MIN_WEIGHT
     n = size // patch
+    valid = valid[:, : n * patch, : n * patch]
     blocks = valid.reshape(b, t, g, n, patch, n, patch)
     return blocks.any(axis=(4, 6)).reshape(b, t, g, n * n)
 

@@ -1,6 +1,6 @@
 """The `rgb` front of one band set: plan, statistics and stretch in one module.
 
-Observation [B,T,C,H,W] -> images [B,T*G,S,S,3], valid [B,T,G,P]
+Observation [B,T,C,H,W] -> images [B,T*G,S,S,3], valid [B,T,G,cells of the tower's grid]
 """
 
 from __future__ import annotations
@@ -8,7 +8,13 @@ from __future__ import annotations
 import jax.numpy as jnp
 from flax import nnx
 
-from rsvlm_jax.config import BandSetSpec, SpectralConfig, ViTConfig
+from rsvlm_jax.config import (
+    BandSetSpec,
+    ConvNextConfig,
+    MixedConfig,
+    SpectralConfig,
+    VisionConfig,
+)
 from rsvlm_jax.core.shapes import Array, Bool, Float
 from rsvlm_jax.data.batch import Observation
 from rsvlm_jax.nn import Stat
@@ -24,7 +30,7 @@ class SpectralFront(nnx.Module):
     Until `set_stats` is called, frames pass in physical units.
     """
 
-    def __init__(self, spec: BandSetSpec, config: SpectralConfig, vision: ViTConfig) -> None:
+    def __init__(self, spec: BandSetSpec, config: SpectralConfig, vision: VisionConfig) -> None:
         self.config, self.vision = config, vision
         self.plan = make_plan(spec, config)
         shape = (len(self.plan.groups), 3)
@@ -43,15 +49,24 @@ class SpectralFront(nnx.Module):
     ) -> tuple[Float[Array, "B TG S S 3"], Bool[Array, "B T G P"]]:
         frames = recombine(obs, self.plan)
         stats = FrameStats(self.mean[...], self.std[...], self.low[...], self.high[...])
-        vit = self.vision
+        vision = self.vision
         images = to_encoder(
             frames,
             stats,
-            vit.image_size,
+            vision.image_size,
             stretch=self.config.stretch,
-            mean=vit.mean,
-            std=vit.std,
+            mean=vision.mean,
+            std=vision.std,
         )
-        valid = patch_valid(frames, vit.image_size, vit.patch_size)
+        valid = patch_valid(frames, vision.image_size, cell_size(vision))
         b, t, g, _ = valid.shape
         return images.reshape(b, t * g, *images.shape[1:]), valid
+
+
+def cell_size(vision: VisionConfig) -> int:
+    """Edge in pixels of a cell of the tower's grid (`vision.grid`): its patch, or its stride."""
+    if isinstance(vision, MixedConfig):
+        return cell_size(vision.first)
+    if isinstance(vision, ConvNextConfig):
+        return vision.patch_size * 2 ** max(vision.stage_of(vision.feature_stages[0]) - 1, 0)
+    return vision.patch_size

@@ -1,0 +1,25 @@
+"""The vision tower of any config: `images [F,H,W,3] -> tokens [F,P,Dv]`.
+
+P is `config.tokens` and Dv `config.out_width`, known before anything is built.
+"""
+
+from __future__ import annotations
+
+from flax import nnx
+
+from rsvlm_jax.config import MixedConfig, VisionConfig
+
+from .mixed import MixedTower, SingleTower, single_tower
+
+VisionTower = SingleTower | MixedTower
+
+
+def vision_tower(config: VisionConfig, *, remat: bool = False, rngs: nnx.Rngs) -> VisionTower:
+    """Build it.
+
+    Args:
+      remat: recompute the activations of each layer in the backward pass.
+    """
+    if isinstance(config, MixedConfig):
+        return MixedTower(config, remat=remat, rngs=rngs)
+    return single_tower(config, remat=remat, rngs=rngs)

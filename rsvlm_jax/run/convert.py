@@ -1,0 +1,332 @@
+"""`convert(SRC, DST)`: checkpoints from one format to another.
+
+    Hugging Face directory (names of any version)     -> the same class, names of 4.x
+    LLaVA, GeoChat in their original layout           -> LlavaForConditionalGeneration
+    LlavaForConditionalGeneration         --to llava  -> LlavaLlamaForCausalLM, -Mistral-, -Qwen-
+    OpenCLIP image tower (a file)                     -> CLIPVisionModelWithProjection
+    llama2.c (.bin, or asset:stories260k)             -> LlamaForCausalLM
+    a run without cube inputs                         -> LlavaForConditionalGeneration
+    a run                    --part decoder | vision  -> the class of that tower
+
+What stands beside the weights (tokenizer, processor, generation settings) is copied. Nothing is
+cast unless asked: what is bfloat16 throughout stays so, all else becomes float32, which is exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from rsvlm_jax.assets import STORIES260K_DIR
+from rsvlm_jax.config import (
+    STORIES260K,
+    CheckpointError,
+    ConfigError,
+    LlamaConfig,
+    SiglipConfig,
+    ViTConfig,
+    VLMConfig,
+)
+from rsvlm_jax.core import flat
+from rsvlm_jax.interop.families.llava import LlavaConfig
+from rsvlm_jax.interop.families.llava_original import ORIGINAL
+from rsvlm_jax.interop.files import open_checkpoint, read_json
+from rsvlm_jax.interop.huggingface import save_pretrained
+from rsvlm_jax.interop.llama2c import config_of_bin, load_llama2c
+from rsvlm_jax.interop.openclip import load_openclip
+
+from .pretrained import is_pretrained, read_directory
+from .rundir import RunDir
+from .trained import load_run
+
+BESIDE = (
+    "*token*",
+    "vocab.*",
+    "merges.txt",
+    "*processor_config.json",
+    "chat_template.*",
+    "generation_config.json",
+    "LICENSE*",
+)
+"""Files that go along."""
+
+_WHOLE = {
+    "CLIPModel": "CLIPVisionModelWithProjection",
+    "SiglipModel": "SiglipVisionModel",
+}
+"""Classes whose text tower is not kept."""
+
+_LLAVA = "LlavaForConditionalGeneration"
+_ORIGINAL = {
+    "llama": "LlavaLlamaForCausalLM",
+    "mistral": "LlavaMistralForCausalLM",
+    "qwen2": "LlavaQwenForCausalLM",
+}
+_DECODERS = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+_ROWS = 64
+"""A vocabulary that grows becomes a multiple of this, as in the published conversions."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """What was written.
+
+    Attributes:
+      architecture: class in its config.json.
+      parameters: numbers in its tensors.
+      dtype: of them.
+      ignored: names in the source that carry nothing for this class.
+      beside: files that were copied.
+    """
+
+    path: Path
+    architecture: str
+    parameters: int
+    dtype: str
+    ignored: tuple[str, ...]
+    beside: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """What is to be written."""
+
+    architecture: str
+    config: Any
+    params: Any
+    ignored: tuple[str, ...] = ()
+
+
+def convert(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    to: Literal["hf", "llava"] = "hf",
+    part: Literal["decoder", "vision"] | None = None,
+    dtype: Literal["float32", "bfloat16"] | None = None,
+    vision: str | os.PathLike[str] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    activation: Literal["gelu", "quick_gelu"] = "gelu",
+    allow_pickle: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Converted:
+    """Read one checkpoint and write another.
+
+    Args:
+      source: directory, file or "asset:stories260k"; see the table on top of this file.
+      target: directory that does not exist or is empty.
+      to: "llava" for the original layout of a LLaVA.
+      part: of a run, the tower to write.
+      dtype: of what is written; None: see above.
+      vision: directory of the tower that an original LLaVA does not hold.
+      adapter: directory of a PEFT adapter, which is merged.
+      activation: of an OpenCLIP tower, whose file does not say (see `load_openclip`).
+      allow_pickle: read `.bin` and `.pt` files, through torch's weights-only loader.
+      progress: (done, all) of reading and writing.
+
+    Raises:
+      ConfigError: a target that holds something. CheckpointError: what cannot be read or written.
+    """
+    report = progress or (lambda done, steps: None)
+    target = Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(
+            "the target holds something", where=target, expected="a new or empty directory",
+            remedy="choose another, or remove it",
+        )  # fmt: skip
+    report(0, 2)
+    source_path = Path(source)
+    if str(source) == "asset:stories260k":
+        source_path = STORIES260K_DIR
+        model = _Model("LlamaForCausalLM", STORIES260K, load_llama2c(STORIES260K))
+    elif source_path.is_file():
+        model = _of_file(source_path, activation, allow_pickle)
+    elif is_pretrained(source_path):
+        stored = _stored(source_path, dtype, allow_pickle)
+        found = read_directory(
+            source_path, vision=vision, adapter=adapter, allow_pickle=allow_pickle, dtype=stored
+        )
+        name = found.family.architecture
+        model = _Model(_WHOLE.get(name, name), found.config, found.params, found.report.ignored)
+    else:
+        model = _of_run(source_path, part)
+    if part is not None and is_pretrained(source_path):
+        model = _part(model, part)
+    model = _laid_out(model, to)
+    report(1, 2)
+    stored = np.dtype(jnp.dtype(dtype)).name if dtype is not None else _dtype(model.params)
+    save_pretrained(target, model.architecture, model.config, model.params, dtype=stored)
+    beside = _copy_beside(source_path if source_path.is_dir() else source_path.parent, target)
+    if is_pretrained(source_path):
+        _carry_ids(source_path, target)
+    report(2, 2)
+    return Converted(
+        path=target,
+        architecture=model.architecture,
+        parameters=sum(x.size for x in flat(model.params).values()),
+        dtype=stored,
+        ignored=model.ignored,
+        beside=beside,
+    )
+
+
+def _of_file(path: Path, activation: Any, allow_pickle: bool) -> _Model:
+    """llama2.c's own format, or an OpenCLIP tower; both may end in `.bin`."""
+    if path.suffix == ".bin" and not _is_torch(path):
+        config = config_of_bin(path)
+        return _Model("LlamaForCausalLM", config, load_llama2c(config, path))
+    found = load_openclip(path, activation=activation, allow_pickle=allow_pickle)
+    return _Model("CLIPVisionModelWithProjection", found.config, found.params, found.report.ignored)
+
+
+def _is_torch(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(4)[:2] in (b"PK", b"\x80\x02")
+
+
+def _of_run(path: Path, part: str | None) -> _Model:
+    model = RunDir(path).experiment().model
+    if part is None and model.inputs:
+        raise CheckpointError(
+            f"{_LLAVA} reads no cubes", where=path, expected="a run without inputs",
+            found=f"inputs {', '.join(i.bandset for i in model.inputs)}",
+            remedy="write one tower with --part decoder or --part vision",
+        )  # fmt: skip
+    loaded = load_run(path)
+    config = LlavaConfig(model, loaded.processor.tokenizer.image)
+    whole = _Model(_LLAVA, config, loaded.params)
+    return whole if part is None else _part(whole, part)
+
+
+def _part(model: _Model, part: str) -> _Model:
+    """One tower of a whole model, as the class that it has by itself."""
+    if not isinstance(model.config, LlavaConfig):
+        raise ConfigError("the checkpoint is one tower", where="--part", found=part)
+    config = getattr(model.config.model, part)
+    if part not in model.params or config is None:
+        raise CheckpointError(f"the model has no {part}", found=", ".join(model.params))
+    if isinstance(config, LlamaConfig):
+        name = _DECODERS[config.family]
+    elif isinstance(config, ViTConfig):
+        name = "CLIPVisionModelWithProjection" if config.projection_dim else "CLIPVisionModel"
+        config = dataclasses.replace(config, keep_cls=True)
+    else:
+        name = {
+            "gpt2": "GPT2LMHeadModel",
+            "siglip": "SiglipVisionModel",
+            "dinov2": "Dinov2Model",
+            "convnext": "ConvNextModel",
+        }.get(config.kind)
+        if name is None:
+            raise CheckpointError("no class for this tower", where=part, found=config.kind)
+    config, params = _pooled(config, model.params[part])
+    return _Model(name, config, params)
+
+
+def _pooled(config: Any, params: Any) -> tuple[Any, Any]:
+    """A vision tower with the final norm that its class loads and nobody of ours reads."""
+    if not isinstance(config, ViTConfig) or config.pool:
+        return config, params
+    norm = {
+        "scale": jnp.ones((config.width,), jnp.float32),
+        "bias": jnp.zeros((config.width,), jnp.float32),
+    }
+    return dataclasses.replace(config, pool=True), {**params, "post_norm": norm}
+
+
+def _laid_out(model: _Model, to: str) -> _Model:
+    config = model.config
+    if to == "llava":
+        if not isinstance(config, LlavaConfig):
+            raise ConfigError(
+                "only a LLaVA has this layout", where="--to llava", found=model.architecture
+            )
+        decoder = config.model.decoder
+        family = decoder.family if isinstance(decoder, LlamaConfig) else "another model"
+        if family not in _ORIGINAL:
+            raise CheckpointError(
+                "LLaVA's own code has no class for this", where="decoder",
+                expected=" or ".join(_ORIGINAL), found=family,
+            )  # fmt: skip
+        original = {f.architecture for f in ORIGINAL}
+        kept = model.architecture if model.architecture in original else _ORIGINAL[family]
+        return dataclasses.replace(model, architecture=kept)
+    if not isinstance(config, LlavaConfig):
+        return model
+    vision, params = config.model.vision, model.params
+    if isinstance(vision, ViTConfig | SiglipConfig):
+        vision, tower = _pooled(vision, params["vision"])
+        params = {**params, "vision": tower}
+    whole = dataclasses.replace(config.model, vision=vision)
+    config, params = _with_image_row(dataclasses.replace(config, model=whole), params)
+    return dataclasses.replace(model, architecture=_LLAVA, config=config, params=params)
+
+
+def _with_image_row(config: LlavaConfig, params: Any) -> tuple[LlavaConfig, Any]:
+    """transformers looks the placeholder up before it replaces it: its id needs a row."""
+    model: VLMConfig = config.model
+    decoder = model.decoder
+    assert isinstance(decoder, LlamaConfig)
+    if 0 <= config.image_token < decoder.vocab_size:
+        return config, params
+    if config.image_token < 0:
+        config = dataclasses.replace(config, image_token=decoder.vocab_size)
+    rows = -(-(config.image_token + 1) // _ROWS) * _ROWS
+    new = dict(params["decoder"])
+    new["embed"] = {"embedding": _more(new["embed"]["embedding"], rows, 0)}
+    if "lm_head" in new:
+        new["lm_head"] = {"kernel": _more(new["lm_head"]["kernel"], rows, 1)}
+    decoder = dataclasses.replace(decoder, vocab_size=rows)
+    grown = dataclasses.replace(model, decoder=decoder)
+    return dataclasses.replace(config, model=grown), {**params, "decoder": new}
+
+
+def _more(x: Any, rows: int, axis: int) -> Any:
+    """New rows are the mean of all: no known token is preferred to them or they to it."""
+    mean = jnp.mean(x.astype(jnp.float32), axis, keepdims=True).astype(x.dtype)
+    return jnp.concatenate([x, jnp.repeat(mean, rows - x.shape[axis], axis)], axis)
+
+
+def _stored(path: Path, dtype: str | None, allow_pickle: bool) -> str:
+    if dtype is not None:
+        return dtype
+    kinds = {np.dtype(x.dtype) for x in open_checkpoint(path, allow_pickle=allow_pickle).values()}
+    floats = {k for k in kinds if jnp.issubdtype(k, jnp.floating)}
+    return "bfloat16" if floats == {np.dtype(jnp.bfloat16)} else "float32"
+
+
+def _dtype(params: Any) -> str:
+    kinds = {np.dtype(x.dtype).name for x in flat(params).values()}
+    return "bfloat16" if kinds == {"bfloat16"} else "float32"
+
+
+def _copy_beside(source: Path, target: Path) -> tuple[str, ...]:
+    found = {p for pattern in BESIDE for p in source.glob(pattern) if p.is_file()}
+    for path in sorted(found):
+        shutil.copyfile(path, target / path.name)
+    return tuple(sorted(p.name for p in found))
+
+
+def _carry_ids(source: Path, target: Path) -> None:
+    """The ids that begin and end a text, which no model of ours reads."""
+    theirs, ours = read_json(source / "config.json"), read_json(target / "config.json")
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        texts = [x.get("text_config") or x for x in (theirs, ours)]
+        if texts[0].get(key, theirs.get(key)) is not None:
+            texts[1][key] = texts[0].get(key, theirs.get(key))
+        if "text_config" in theirs and "text_config" in ours and theirs.get(key) is not None:
+            ours[key] = theirs[key]
+    (target / "config.json").write_text(json.dumps(ours, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,350 @@
+"""`Pretrained`: a model of Hugging Face or LLaVA that takes what its own processor yields.
+
+    inputs = processor(images=..., text=..., return_tensors="np")
+    model = rsvlm_jax.load(DIRECTORY)
+    model.logits(**inputs)       [B,L,V] float32        language models and LLaVA
+    model.generate(**inputs)     greedy tokens
+    model.features(pixels)       [F,P,Dv]               vision towers and LLaVA
+
+`read_directory` finds out what a directory holds. Placeholders are counted on the host
+(`rsvlm_jax.data.placeholders`); each shape of the inputs is compiled once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rsvlm_jax.config import CheckpointError, ConfigError, DataError, MeshConfig
+from rsvlm_jax.core.shapes import Array, Bool, Float
+from rsvlm_jax.data.batch import Batch, Images
+from rsvlm_jax.data.placeholders import Prompts, place_images
+from rsvlm_jax.generate import Generated, generate
+from rsvlm_jax.interop.families.llava import LlavaConfig
+from rsvlm_jax.interop.files import read_json
+from rsvlm_jax.interop.huggingface import Imported, Report, load_pretrained
+from rsvlm_jax.interop.llava_original import is_original, load_llava
+from rsvlm_jax.interop.peft import read_adapter, with_adapter
+from rsvlm_jax.mesh.build import make_mesh
+from rsvlm_jax.mesh.rules import RULES, resolve
+from rsvlm_jax.models.decoder import Decoder
+from rsvlm_jax.models.vlm import VisionLanguageModel
+from rsvlm_jax.nn import causal_segment_mask
+
+Dtype = Literal["float32", "bfloat16"]
+
+_ENDS = {"llama": 2, "mistral": 2, "gpt2": 50256}
+"""The end token of a config.json that says nothing: the default of its class."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model with numbers. Make it with `rsvlm_jax.load`.
+
+    Attributes:
+      path: of the directory.
+      architecture: class that it was read as.
+      config: of the model: a VLMConfig, or that of a single tower.
+      report: what was read, ignored and initialised.
+      params: nested dict of arrays, by the paths of `rsvlm_jax.core.flat`.
+      dtype: of parameters and computation.
+      image_token: id of the placeholder of an image; None for a model without images.
+      ends: ids of which each ends an answer.
+    """
+
+    path: Path
+    architecture: str
+    config: Any
+    report: Report
+    graphdef: nnx.GraphDef
+    params: Any
+    dtype: Dtype
+    image_token: int | None
+    ends: tuple[int, ...]
+
+    @functools.cached_property
+    def model(self) -> Any:
+        return nnx.merge(self.graphdef, self.params)
+
+    def logits(
+        self, input_ids: Any, pixel_values: Any = None, attention_mask: Any = None
+    ) -> Float[Array, "B L V"]:
+        """Scores of the next token at every position, float32.
+
+        Positions count from the first column, padding included, as in the forward pass of
+        transformers. What stands at padding changes nothing and means nothing.
+
+        Args:
+          input_ids: [B,L]; an image stands as one placeholder for each of its visual tokens.
+          pixel_values: [F,3,H,W], the images in the order of the text, prompt after prompt.
+          attention_mask: [B,L], 0 at padding, on any side.
+
+        Raises:
+          DataError: see `place_images`; images of another form. ConfigError: no language model.
+        """
+        batch = self._batch(input_ids, pixel_values, attention_mask)
+        return _logits(self.graphdef, self.dtype, self.params, batch)
+
+    def generate(
+        self,
+        input_ids: Any,
+        pixel_values: Any = None,
+        attention_mask: Any = None,
+        *,
+        max_new_tokens: int = 64,
+        ends: tuple[int, ...] | None = None,
+    ) -> Generated:
+        """The most probable continuation; see `rsvlm_jax.generate`. Positions count valid tokens.
+
+        Args:
+          input_ids, pixel_values, attention_mask: as `logits`.
+          ends: ids that end an answer; None: those of the checkpoint; (): none.
+
+        Raises:
+          DataError, ConfigError: as `logits`; a text too long for the model.
+        """
+        batch = self._batch(input_ids, pixel_values, attention_mask)
+        prefix, valid = _prefix(self.graphdef, self.dtype, self.params, batch)
+        model = self.model
+        decoder: Any = model.decoder if isinstance(model, VisionLanguageModel) else model
+        ends = self.ends if ends is None else ends
+        return generate(decoder, prefix, valid, max_new=max_new_tokens, eos=ends)
+
+    def features(self, pixel_values: Any) -> Float[Array, "F P Dv"]:
+        """Tokens of images: of the feature layers of a tower, before any connector.
+
+        Args:
+          pixel_values: [F,3,H,W], normalised.
+
+        Raises:
+          DataError: images of another form. ConfigError: a model without a tower.
+        """
+        if isinstance(self.model, VisionLanguageModel):
+            images = self._images(pixel_values, self.config.vision.image_size)
+        elif hasattr(self.config, "out_width"):
+            images = self._images(pixel_values, None)
+        else:
+            raise ConfigError("the model has no vision tower", where=self.path)
+        return _features(self.graphdef, self.dtype, self.params, images)
+
+    def _batch(self, input_ids: Any, pixel_values: Any, attention_mask: Any) -> Batch:
+        decoder = self.config
+        images, per_image = None, 1
+        if isinstance(self.model, VisionLanguageModel):
+            decoder, per_image = self.config.decoder, self.config.frame_tokens
+            if pixel_values is not None and len(pixel_values):
+                images = self._images(pixel_values, self.config.vision.image_size)
+        elif not isinstance(self.model, Decoder):
+            raise ConfigError("the model has no language model", where=self.path)
+        elif pixel_values is not None:
+            raise DataError(
+                "the model reads no images", where="pixel_values", expected=None, found="images"
+            )
+        prompts = place_images(
+            input_ids,
+            attention_mask,
+            vocabulary=decoder.vocab_size,
+            images=0 if images is None else len(images),
+            image_token=self.image_token,
+            per_image=per_image,
+        )
+        if prompts.tokens.shape[1] > decoder.positions and decoder.kind == "gpt2":
+            raise DataError(
+                "more positions than the model has", where="input_ids",
+                expected=f"<= {decoder.positions}", found=prompts.tokens.shape[1],
+            )  # fmt: skip
+        return _batch(prompts, images)
+
+    def _images(self, pixel_values: Any, size: int | None) -> np.ndarray:
+        """[F,H,W,3] of [F,3,H,W]."""
+        pixels = np.asarray(pixel_values, np.float32)
+        wanted = "H" if size is None else size, "W" if size is None else size
+        if (
+            pixels.ndim != 4
+            or pixels.shape[1] != 3
+            or (size is not None and pixels.shape[2:] != (size, size))
+        ):
+            raise DataError(
+                "not the images that the model reads", where="pixel_values",
+                expected=f"[F, 3, {wanted[0]}, {wanted[1]}], channels first", found=pixels.shape,
+            )  # fmt: skip
+        return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
+
+
+def open_pretrained(
+    path: str | os.PathLike[str],
+    *,
+    mesh: MeshConfig | None = None,
+    dtype: Dtype | None = None,
+    missing: Literal["error", "init"] = "error",
+    vision: str | os.PathLike[str] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    allow_pickle: bool = False,
+) -> Pretrained:
+    """Read a directory of Hugging Face, LLaVA or GeoChat.
+
+    Args:
+      mesh: devices over which the parameters are spread as they are read; None: the first one.
+      dtype: of parameters and computation; None: float32, whatever the file holds.
+      missing: "init" initialises what the checkpoint lacks, and lists it; "error" refuses.
+      vision: directory of the vision tower, where a LLaVA does not hold its own.
+      adapter: directory of a PEFT adapter, which is merged into the parameters.
+      allow_pickle: read `.bin` and `.pt` files, through torch's weights-only loader.
+
+    Raises:
+      CheckpointError: one line with the file, what was expected and what was found.
+    """
+    path = Path(path)
+    dtype = "float32" if dtype is None else dtype
+
+    def computing(config: Any) -> Any:
+        if not isinstance(config, LlavaConfig):
+            return config
+        model = dataclasses.replace(config.model, dtype=dtype)
+        return dataclasses.replace(config, model=model)
+
+    place = None
+    if mesh is not None:
+        place = functools.partial(_place, plan=mesh.plan, mesh=make_mesh(mesh))
+    found = read_directory(
+        path,
+        vision=vision,
+        adapter=adapter,
+        allow_pickle=allow_pickle,
+        dtype=dtype,
+        adjust=computing,
+        place=place,
+        may_lack=("",) if missing == "init" else (),
+    )
+    llava = found.config if isinstance(found.config, LlavaConfig) else None
+    return Pretrained(
+        path=path,
+        architecture=found.family.architecture,
+        config=found.config if llava is None else llava.model,
+        report=found.report,
+        graphdef=found.graphdef,
+        params=found.params,
+        dtype=dtype,
+        image_token=None if llava is None else llava.image_token,
+        ends=_ends(path),
+    )
+
+
+def is_pretrained(path: Path) -> bool:
+    """Whether a directory has a config.json of Hugging Face's kind (a run's has none of these)."""
+    if not (path / "config.json").is_file():
+        return False
+    raw = read_json(path / "config.json")
+    return not raw.keys().isdisjoint({"architectures", "model_type", "auto_map"})
+
+
+def read_directory(
+    path: Path,
+    *,
+    vision: str | os.PathLike[str] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    allow_pickle: bool = False,
+    **options: Any,
+) -> Imported:
+    """Read a directory of any family; `options` as `load_pretrained`.
+
+    Args:
+      adapter: directory of a PEFT adapter, which is merged.
+
+    Raises:
+      CheckpointError: as the readers; a tower given where there is no place for it.
+    """
+    if path.is_dir() and is_original(read_json(path / "config.json")):
+        found = load_llava(path, vision=vision, allow_pickle=allow_pickle, **options)
+    elif vision is None:
+        found = load_pretrained(path, allow_pickle=allow_pickle, **options)
+    else:
+        raise CheckpointError(
+            "the checkpoint takes no tower from elsewhere", where=path,
+            expected="a LLaVA in its original layout", found=f"vision={vision}",
+        )  # fmt: skip
+    if adapter is None:
+        return found
+    read = read_adapter(adapter, found, allow_pickle=allow_pickle)
+    return with_adapter(found, read, merge=True)
+
+
+def _place(params: Any, *, plan: str, mesh: jax.sharding.Mesh) -> Any:
+    """Of a whole model, or of one tower by the rules of its place in a whole model."""
+    if "decoder" in params:
+        return resolve(params, RULES[plan], mesh)
+    tower = "decoder" if "embed" in params else "vision"
+    return resolve({tower: params}, RULES[plan], mesh)[tower]
+
+
+def _ends(path: Path) -> tuple[int, ...]:
+    """The end tokens by generation_config.json, config.json, or the class."""
+    raw = read_json(path / "config.json")
+    text = raw.get("text_config") or raw
+    places = [raw, text]
+    if (path / "generation_config.json").is_file():
+        places.insert(0, read_json(path / "generation_config.json"))
+    for place in places:
+        found = place.get("eos_token_id")
+        if found is not None:
+            return tuple(found) if isinstance(found, list) else (found,)
+    default = _ENDS.get(str(text.get("model_type", "llama" if "text_config" in raw else None)))
+    said = any("eos_token_id" in place for place in places)
+    return () if said or default is None else (default,)
+
+
+def _batch(prompts: Prompts, images: np.ndarray | None) -> Batch:
+    b, length = prompts.tokens.shape
+    return Batch(
+        obs={},
+        tokens=prompts.tokens,
+        segment=prompts.valid.astype(np.int32),
+        position=np.broadcast_to(np.arange(length, dtype=np.int32), (b, length)),
+        weight=np.zeros((b, length), np.float32),
+        image_slot=prompts.image_slot,
+        target=np.zeros((b, 0), np.float32),
+        target_valid=np.zeros((b, 0), bool),
+        sample=np.arange(b, dtype=np.int32),
+        images=None if images is None else Images(images, prompts.image_of),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _logits(graphdef: Any, dtype: str, params: Any, batch: Batch) -> Float[Array, "B L V"]:
+    model = nnx.merge(graphdef, params)
+    if isinstance(model, VisionLanguageModel):
+        assert model.decoder is not None
+        return model.decoder.logits(model(batch).hidden)
+    x = model.embed(batch.tokens).astype(dtype)
+    mask = causal_segment_mask(jnp.asarray(batch.segment), jnp.asarray(batch.position))
+    return model.logits(model(x, mask, jnp.asarray(batch.position)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _prefix(
+    graphdef: Any, dtype: str, params: Any, batch: Batch
+) -> tuple[Float[Array, "B L D"], Bool[Array, "B L"]]:
+    """Embedded prompts, and which positions may be read."""
+    model = nnx.merge(graphdef, params)
+    valid = jnp.asarray(batch.segment) > 0
+    if isinstance(model, VisionLanguageModel):
+        visual, _ = model.encode_visual(batch)
+        tokens, slot = jnp.asarray(batch.tokens), jnp.asarray(batch.image_slot)
+        return model.embed(tokens, slot, visual), valid
+    return model.embed(jnp.asarray(batch.tokens)).astype(dtype), valid
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _features(graphdef: Any, dtype: str, params: Any, images: Any) -> Float[Array, "F P Dv"]:
+    model = nnx.merge(graphdef, params)
+    if isinstance(model, VisionLanguageModel):
+        return model.encode_frames(images)
+    return model(images.astype(dtype))
