@@ -241,7 +241,7 @@ class Experiment:
 
     name: str
     data: DataConfig = DataConfig()
-    model: VLMConfig = VLMConfig(head=None)
+    model: VLMConfig = VLMConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()

@@ -21,6 +21,8 @@ import numpy as np
 from rsvlm_jax.config import DataError
 from rsvlm_jax.core.shapes import Bool, Int
 
+from .ids import check_ids
+
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
@@ -78,16 +80,9 @@ def place_images(
     placeholder = np.zeros(ids.shape, bool) if image_token is None else ids == image_token
     slot, of = _slots(placeholder, images, per_image, image_token)
     text = valid & ~placeholder
-    outside = np.argwhere(text & ((ids < 0) | (ids >= vocabulary)))
-    if len(outside):
-        row, column = outside[0]
-        raise DataError(
-            "an id outside the vocabulary",
-            where=f"input_ids[{row}, {column}]",
-            expected=f"0 .. {vocabulary - 1}",
-            found=ids[row, column],
-            remedy=_instead(image_token, per_image),
-        )
+    check_ids(
+        np.where(text, ids, 0), vocabulary, "input_ids", remedy=_instead(image_token, per_image)
+    )
     return Prompts(
         tokens=np.where(text, ids, 0).astype(np.int32),
         valid=valid,

@@ -160,8 +160,10 @@ def _file(path: Path, model: VLMConfig) -> dict[str, _Part]:
     if any(name.startswith("visual.") for name in open_checkpoint(path)):
         # Its file says neither the activation nor the heads: the model's config does.
         mine = model.vision
-        known = {"activation": mine.activation, "heads": mine.heads}
-        found = load_openclip(path, **known) if isinstance(mine, ViTConfig) else load_openclip(path)
+        said: dict[str, Any] = {}
+        if isinstance(mine, ViTConfig):
+            said = {"activation": mine.activation, "heads": mine.heads}
+        found = load_openclip(path, **said)
         return {"vision": _Part(found.config, flat(found.params), str(path))}
     found = load_projector(path)
     assert isinstance(found.config, ProjectorConfig)
