@@ -71,11 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise unknown_word("verb", verb, VERBS)
         _quiet_environment()
         result = importlib.import_module(f".{verb}", __package__).run(rest)
-    except SystemExit as e:  # tyro: --help (0), or a usage error that it has printed (2)
+    except SystemExit as e:  # tyro's --help
         return int(e.code or 0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of a pipe has left: `rsvlm train --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as e:
         code = getattr(e, "exit_code", None)
         if debug or code is None:

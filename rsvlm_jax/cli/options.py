@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import importlib.util
+import io
+import itertools
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,20 +33,37 @@ def parse(cls: type[T], args: Sequence[str], *, prog: str, default: T | None = N
     """Fill `cls` from command-line words.
 
     Raises:
-      ConfigError: an option that does not exist. SystemExit: --help, or tyro's own refusal.
+      ConfigError: an option that does not exist, or a value that it does not take.
+      SystemExit: --help.
     """
-    value, unknown = tyro.cli(
-        cls,
-        args=list(args),
-        prog=prog,
-        default=default,
-        return_unknown_args=True,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    refusal = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(refusal):
+            value, unknown = tyro.cli(
+                cls,
+                args=list(args),
+                prog=prog,
+                default=default,
+                return_unknown_args=True,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+    except SystemExit as e:
+        if not e.code:  # --help
+            raise
+        raise ConfigError(_one_line(refusal.getvalue()), remedy=f"see {prog} --help") from e
     if unknown:
         options = [w for w in unknown if w.startswith("-")] or unknown
         raise unknown_word("option", options[0], _options(default if default else cls))
     return cast(T, value)
+
+
+def _one_line(box: str) -> str:
+    """The message in tyro's framed refusal: title left out, up to the first inner rule."""
+    frame = "│╭╮╰╯─|+-═ "
+    lines = [line.strip(frame) for line in box.splitlines()]
+    title = next(filter(None, lines), "")
+    body = itertools.dropwhile(lambda line: not line or line == title, lines)
+    return " ".join(itertools.takewhile(bool, body)).rstrip(".") or "wrong options"
 
 
 def _options(source: Any, prefix: str = "--") -> list[str]:

@@ -51,6 +51,10 @@ def from_dict(cls: type[T], data: Any, *, where: str | None = None) -> T:
                 expected=f"one of {', '.join(fields)}",
                 remedy=f"did you mean {near[0]!r}?" if near else None,
             )
+    for name, f in fields.items():
+        needed = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if needed and name not in data:
+            raise ConfigError("a key is missing", where=where, expected=name)
     return cls(**{k: _value(hints[k], v, f"{where}.{k}") for k, v in data.items()})
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from data_zarr.cube import Cube
 from data_zarr.sampling import WindowTable, window_table
+from data_zarr.sensors import PLATFORMS
 from data_zarr.splits import Split, split, tile_folds
 from data_zarr.stats import band_stats
 from rsvlm_jax.config import BandSetSpec, ConfigError, DataError, Experiment
@@ -85,6 +86,14 @@ def prepare(experiment: Experiment) -> Prepared:
         )
     cube = find_cube(data.cube)
     specs = bandset_specs(cube, model.inputs)
+    highest = max((int(cube.bandsets[s.name].platform.max()) for s in specs), default=0)
+    if highest >= model.temporal.platforms:
+        raise ConfigError(
+            "the platform embedding has too few rows",
+            where="TemporalConfig.platforms",
+            expected=f"> {highest}, the platform of some date ({PLATFORMS[highest]})",
+            found=model.temporal.platforms,
+        )
     target = target_spec(cube, data.target)
     height, width = cube.grid.height, cube.grid.width
     train_table = window_table(height, width, data.window, data.stride)
