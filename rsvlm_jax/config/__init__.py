@@ -20,7 +20,7 @@ from .experiment import (
     TargetConfig,
     TrainConfig,
 )
-from .io import from_dict, from_json, to_dict, to_json
+from .io import from_dict, from_json, strict_json, to_dict, to_json
 from .model import (
     ConnectorConfig,
     HeadConfig,
@@ -71,6 +71,7 @@ __all__ = [
     "llava15_7b",
     "llava15_13b",
     "nano",
+    "strict_json",
     "to_dict",
     "to_json",
 ]
