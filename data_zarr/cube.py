@@ -98,10 +98,19 @@ class Cube:
           preload: keep the whole array in memory, so that a read is a NumPy slice.
 
         Raises:
-          CubeError: unknown band set or band; a chunk that is missing or of another size.
+          CubeError: unknown band set or band, or no band at all; a chunk that is missing or of
+            another size.
         """
         info = self.bandset(bandset)
         where = f"{self.path}: {bandset}"
+        if bands is not None and not len(bands):
+            raise CubeError(
+                "no band asked for",
+                where=where,
+                expected=f"some of {', '.join(info.band_names)}",
+                found="an empty list",
+                remedy="leave `bands` out to read all",
+            )
         channels = None if bands is None else tuple(info.index(b, where) for b in bands)
         return Reader(self.path, info, channels, preload=preload)
 
@@ -160,7 +169,13 @@ def open_cube(path: str | os.PathLike[str]) -> Cube:
 
 def _root_attributes(path: Path) -> dict[str, Any]:
     if not path.exists():
-        raise CubeError("no such cube", where=path, found="nothing at this path")
+        raise CubeError(
+            "no such cube",
+            where=path,
+            expected="a folder that data_zarr.create_cube wrote",
+            found="nothing at this path",
+            remedy="check the path",
+        )
     document = path / "zarr.json"
     if not document.is_file():
         old = any((path / n).exists() for n in (".zgroup", ".zarray", ".zmetadata"))
@@ -256,7 +271,15 @@ def _dates(manifest: Manifest, name: str, n: int, where: str) -> tuple[np.ndarra
     meanings = _metadata(manifest.root, f"{name}/platform")["attributes"]["flag_meanings"].split()
     # By name: a cube written with another release keeps its meaning.
     rows = {i: PLATFORMS.index(m) if m in PLATFORMS else 0 for i, m in enumerate(meanings)}
-    platform = np.asarray([rows.get(int(p), 0) for p in stored], np.int32)
+    if strange := sorted({int(p) for p in stored} - rows.keys()):
+        raise CubeError(
+            "platform outside the cube's own table",
+            where=f"{where}/platform",
+            expected=f"0 .. {len(meanings) - 1}",
+            found=", ".join(map(str, strange)),
+            remedy="write the cube again with the names of its platforms",
+        )
+    platform = np.asarray([rows[int(p)] for p in stored], np.int32)
     if len(dates) != n or len(platform) != n:
         raise CubeError("dates and pixels differ", where=where, expected=n, found=len(dates))
     check_dates(dates, platform, where)

@@ -29,3 +29,9 @@ class CubeError(Exception):
         if remedy is not None:
             line += f"; {remedy}"
         super().__init__(" ".join(line.split()))
+
+
+class OutputError(CubeError):
+    """A cube or a map that cannot be written where it was asked for (exit code 2)."""
+
+    exit_code = 2

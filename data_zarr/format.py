@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data_zarr.errors import CubeError
-from data_zarr.sensors import PLATFORMS, Kind, Number, canonical_band
+from data_zarr.sensors import PLATFORMS, Kind, Number, canonical_band, platform_id
 
 FORMAT = "rsvlm-cube"
 FORMAT_VERSION = 1
@@ -186,7 +186,7 @@ def near_miss(name: str, known: Iterable[str]) -> str | None:
 
 
 def check_dates(dates: np.ndarray, platform: Sequence[int] | np.ndarray, where: object) -> None:
-    """Refuses missing, unsorted and repeated instants of a dated band set.
+    """Refuses missing, unsorted and repeated instants of a dated band set, and unknown platforms.
 
     Two platforms may share an instant; one platform may not repeat it.
     """
@@ -209,7 +209,8 @@ def check_dates(dates: np.ndarray, platform: Sequence[int] | np.ndarray, where: 
             remedy="sort the acquisitions by date",
         )
     seen: set[tuple[int, int]] = set()
-    for date, p in zip(dates.astype("int64").tolist(), np.asarray(platform).tolist(), strict=True):
+    rows = [platform_id(p, where) for p in np.asarray(platform).tolist()]
+    for date, p in zip(dates.astype("int64").tolist(), rows, strict=True):
         if (date, p) in seen:
             raise CubeError(
                 "a platform repeats an instant",

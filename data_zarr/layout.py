@@ -70,7 +70,7 @@ class BandSetData:
         else:
             dates = np.asarray(self.dates, "datetime64[s]")
             given = [self.platform] * len(dates) if np.ndim(self.platform) == 0 else self.platform
-            rows = [platform_id(p) if isinstance(p, str) else int(p) for p in given]
+            rows = [platform_id(p, self.name) for p in given]
             if len(rows) != len(dates):
                 raise CubeError(
                     "platforms and dates differ",

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data_zarr.errors import CubeError
+from data_zarr.errors import CubeError, OutputError
 from data_zarr.grid import Grid
 
 EDGE = 256
@@ -36,7 +36,8 @@ def write_map(
       attrs: attributes of the group.
 
     Raises:
-      CubeError: a layer of another shape than the grid; not writable.
+      CubeError: a layer of another shape than the grid.
+      OutputError: not writable.
     """
     import zarr
 
@@ -80,7 +81,8 @@ def write_geotiff(
       bands: name -> layer; the name becomes the band's description. One common dtype.
 
     Raises:
-      CubeError: rasterio is not installed; a layer of another shape; not writable.
+      CubeError: rasterio is not installed; a layer of another shape.
+      OutputError: not writable.
     """
     try:
         import rasterio
@@ -147,7 +149,7 @@ def _moved_into_place(path: str | os.PathLike[str]) -> Iterator[Path]:
             else:
                 part.unlink(missing_ok=True)
     except OSError as error:
-        raise CubeError(
+        raise OutputError(
             "cannot write the map",
             where=target,
             expected="a writable place",

@@ -47,7 +47,8 @@ class Reader:
         self.path, self.info, self.preload = path, info, preload
         self.backend: Backend | None = backend
         self.channels = channels
-        self.bands = tuple(info.band_names[i] for i in channels or range(len(info.bands)))
+        rows = range(len(info.bands)) if channels is None else channels
+        self.bands = tuple(info.band_names[i] for i in rows)
         self._lock = threading.Lock()
         self._store: _Store | None = None
         self._pixels: np.ndarray | None = None

@@ -2,13 +2,14 @@
 
 `open_cube` stops at the first thing that makes a cube unusable; `validate` goes on where it can,
 looks at the numbers too, and says for each rule whether it holds. Not a repair tool.
+`check_inputs` is the part of it that training and prediction can afford before they begin.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from data_zarr.errors import CubeError
 from data_zarr.format import FORMAT, FORMAT_VERSION, TARGETS, BandSetInfo
 from data_zarr.sensors import BANDSETS
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "Report", "Row", "validate"]
+__all__ = ["FORMAT", "FORMAT_VERSION", "Report", "Row", "check_inputs", "validate"]
 
 Level = Literal["ok", "warn", "error"]
 
@@ -28,6 +29,8 @@ OUTSIDE_SHARE, NEGATIVE_SHARE = 0.3, 0.3
 BACKSCATTER_DB = (-60.0, 40.0)
 SAMPLES_A_SET = 16
 """Windows looked at in each band set: enough for a wrong scale, quick on any cube."""
+QUICK_SAMPLES, QUICK_FILES = 4, 10_000
+"""Chunks read and files looked for in each band set by `check_inputs`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +112,28 @@ def validate(path_or_cube: str | os.PathLike[str] | Cube, deep: bool = False) ->
     return Report(str(cube.path), tuple(rows))
 
 
+def check_inputs(cube: Cube, names: Iterable[str]) -> None:
+    """A quick look at the band sets that are about to be read: files there, numbers possible.
+
+    Files are compared by size, numbers in a few chunks, so that the time does not grow with the
+    cube. A sampled chunk that is corrupt is left to the reader, which names it when it matters.
+
+    Raises:
+      CubeError: a missing or truncated chunk; impossible reflectances or backscatter.
+    """
+    for name in names:
+        info = cube.bandset(name)
+        files = cube.manifest.under(name)
+        for problem in cube.manifest.problems(files[:: len(files) // QUICK_FILES + 1], deep=False):
+            raise problem
+        try:
+            values, _ = _sample(cube, info, QUICK_SAMPLES)
+        except CubeError:
+            continue
+        rows = tuple(_possible(info, values[np.isfinite(values)]))
+        Report(str(cube.path), rows).raise_if_bad()
+
+
 def _files(cube: Cube, deep: bool) -> Iterator[Row]:
     rule = "every file matches its SHA-256" if deep else "every file is there, of the right size"
     problems = list(cube.manifest.problems(sorted(cube.manifest.files), deep=deep))
@@ -148,13 +173,17 @@ def _known_bands(info: BandSetInfo) -> Iterator[Row]:
         yield Row("bands and wavelengths", "ok", info.name)
 
 
-def _sample(cube: Cube, info: BandSetInfo) -> tuple[np.ndarray, float]:
-    """(physical values [C, n] with NaN where not valid, share of valid pixels)."""
+def _sample(cube: Cube, info: BandSetInfo, samples: int) -> tuple[np.ndarray, float]:
+    """(physical values [C, n] with NaN where not valid, share of valid pixels).
+
+    Args:
+      samples: chunks to look at, spread evenly over the cube.
+    """
     reader, edge = cube.reader(info.name), info.chunks[2]
     starts = [
         (y, x) for y in range(0, cube.grid.height, edge) for x in range(0, cube.grid.width, edge)
     ]
-    step = max(1, len(starts) // SAMPLES_A_SET)
+    step = max(1, -(-len(starts) // samples))
     values, valids = [], []
     for y, x in starts[::step]:
         h, w = min(edge, cube.grid.height - y), min(edge, cube.grid.width - x)
@@ -170,7 +199,7 @@ def _sample(cube: Cube, info: BandSetInfo) -> tuple[np.ndarray, float]:
 def _numbers(cube: Cube, info: BandSetInfo) -> Iterator[Row]:
     """Physical values in a window sample: a wrong scale, offset or unit shows here."""
     try:
-        values, share = _sample(cube, info)
+        values, share = _sample(cube, info, SAMPLES_A_SET)
     except CubeError as error:
         yield Row(error.what, "error", str(error.where), str(error.expected), str(error.found))
         return
@@ -178,7 +207,13 @@ def _numbers(cube: Cube, info: BandSetInfo) -> Iterator[Row]:
         yield Row("some pixels are valid", "error", info.name, "> 0 %", "0 % in the sample")
         return
     yield Row(f"{share:.0%} of the pixels are valid", "ok", info.name)
-    known = values[np.isfinite(values)]
+    yield from _possible(info, values[np.isfinite(values)])
+
+
+def _possible(info: BandSetInfo, known: np.ndarray) -> Iterator[Row]:
+    """Valid physical values [n] against what the kind of band set can be."""
+    if not known.size:
+        return
     reflectance = info.kind == "optical" and all(b.unit == "1" for b in info.bands)
     if reflectance:
         low, high = REFLECTANCE

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any, Literal
 
 from data_zarr.errors import CubeError
@@ -407,13 +408,16 @@ def find_band(bandset: BandSet | str, name: str) -> int:
     )
 
 
-def platform_id(name: str) -> int:
-    """Row of `PLATFORMS`; CubeError for a name that is not in the table."""
-    if name not in PLATFORMS:
+def platform_id(platform: object, where: object = None) -> int:
+    """Row of `PLATFORMS` by name, or a row itself; CubeError for one that is not in the table."""
+    if isinstance(platform, Integral) and 0 <= int(platform) < len(PLATFORMS):
+        return int(platform)
+    if platform not in PLATFORMS:
         raise CubeError(
             "no such platform",
-            expected="one of " + ", ".join(PLATFORMS),
-            found=repr(name),
+            where=where,
+            expected="one of " + ", ".join(PLATFORMS) + f", or a row 0 .. {len(PLATFORMS) - 1}",
+            found=repr(platform),
             remedy='append it to PLATFORMS, or use "unknown"',
         )
-    return PLATFORMS.index(name)
+    return PLATFORMS.index(str(platform))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 
 from data_zarr.errors import CubeError
 from data_zarr.sampling import WindowTable, box_sums, integral
@@ -159,7 +159,7 @@ def split(
             "no such fold", expected=f"one of {np.unique(fold_map).tolist()}", found=fold
         )
     test = np.flatnonzero(fold_map[eval_table.centre] == fold)
-    held = (fold_map == fold) | _cover(eval_table.take(test), height, width)
+    held = (fold_map == fold) | cover(eval_table.take(test), height, width)
     # Growing the held-out area by r pixels is the same as growing every training window by r.
     r = math.ceil(buffer * train_table.size)
     edge = train_table.size + 2 * r
@@ -194,7 +194,7 @@ def leakage(split: Split, train_table: WindowTable, eval_table: WindowTable) -> 
     train, test = train_table.take(split.train), eval_table.take(split.test)
     ends = [int(c.max()) + t.size for t in (train, test) if len(t) for c in (t.y, t.x)]
     edge = max(ends, default=1)
-    in_train, in_test = _cover(train, edge, edge), _cover(test, edge, edge)
+    in_train, in_test = cover(train, edge, edge), cover(test, edge, edge)
     return Leakage(
         shared_pixels=int((in_train & in_test).sum()),
         min_distance=_min_distance(train, test),
@@ -205,7 +205,7 @@ def leakage(split: Split, train_table: WindowTable, eval_table: WindowTable) -> 
     )
 
 
-def _cover(table: WindowTable, height: int, width: int) -> Shaped[np.ndarray, "H W"]:
+def cover(table: WindowTable, height: int, width: int) -> Bool[np.ndarray, "H W"]:
     """Pixels that lie in any window: corners added up, so cost does not grow with overlap."""
     corners = np.zeros((height + 1, width + 1), np.int64)
     y1, x1 = table.y + table.size, table.x + table.size

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from data_zarr import template
-from data_zarr.errors import CubeError
+from data_zarr.errors import CubeError, OutputError
 from data_zarr.format import JOURNAL, PIXELS, TARGETS, VALID, TargetInfo
 from data_zarr.grid import Grid
 from data_zarr.layout import CHUNK, BandSetData, Layout
@@ -67,8 +67,9 @@ def create_cube(
       overwrite: delete a cube that is already there.
 
     Raises:
-      CubeError: not writable; something else lies there; an unfinished cube of other arguments;
-        what `BandSetData` refuses.
+      OutputError: not writable.
+      CubeError: something else lies there; an unfinished cube of other arguments; what
+        `BandSetData` refuses.
     """
     root = Path(path).absolute()
     grid.check(root)
@@ -93,7 +94,7 @@ def create_cube(
             template.write(root, plan)
             template.mark(root, plan, written=True)
     except OSError as error:
-        raise CubeError(
+        raise OutputError(
             "cannot write the cube",
             where=root,
             expected="a writable directory",
@@ -150,7 +151,8 @@ class CubeWriter:
             invalid in any case. With one mask for all bands a pixel is valid where every band is.
 
         Raises:
-          CubeError: wrong name, dtype, shape or alignment; not writable.
+          CubeError: wrong name, dtype, shape or alignment.
+          OutputError: not writable.
         """
         info = self.bandsets.get(bandset)
         where = f"{self.path}: {bandset}"
@@ -272,7 +274,7 @@ class CubeWriter:
             mark = self._journal(name, rows.start // self.shard, columns.start // self.shard)
             write_atomic(mark, json.dumps(files))
         except OSError as error:
-            raise CubeError(
+            raise OutputError(
                 "cannot write the cube",
                 where=f"{self.path}: {name}",
                 found=error.strerror or str(error),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from .options import load_experiment, parse
+from .options import load_experiment, parse, stop_on_sigterm
 
 EXPERIMENTS = {"treecover": "demo_treecover", "radar": "demo_radar"}
 
@@ -18,6 +18,9 @@ class Options:
 
     story: Literal["treecover", "radar"] = "treecover"
     """Which one."""
+    data: str | None = None
+    """A cube with the bands and the target of the story, in place of the shipped one: a path,
+    sample:NAME or world:PRESET."""
     out: Path | None = None
     """Where everything goes; demo_out/STORY by default. An interrupted demo resumes there."""
     buffer: float = 0.0
@@ -31,20 +34,25 @@ class Options:
 def run(args: Sequence[str]) -> dict[str, object]:
     options = parse(Options, args, prog="rsvlm demo")
     experiment = load_experiment(EXPERIMENTS[options.story])
-    from rsvlm_jax.evaluate.demo import demo
-
-    from .progress import Bars
-
+    if options.data is not None:
+        data = dataclasses.replace(experiment.data, cube=options.data)
+        experiment = dataclasses.replace(experiment, data=data)
     if options.steps is not None:
         train = dataclasses.replace(experiment.train, steps=options.steps)
         experiment = dataclasses.replace(experiment, train=train)
     out = options.out or Path("demo_out") / options.story
-    with Bars() as bars:
-        return demo(
-            experiment,
-            out,
-            story=options.story,
-            buffer=options.buffer,
-            members=options.members,
-            reporter=bars,
-        )
+    with stop_on_sigterm() as stop:
+        from rsvlm_jax.evaluate.demo import demo
+
+        from .progress import Bars
+
+        with Bars() as bars:
+            return demo(
+                experiment,
+                out,
+                story=options.story,
+                buffer=options.buffer,
+                members=options.members,
+                reporter=bars,
+                stop=stop,
+            )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from .options import parse
+from .options import parse, say_unreadable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Options:
     run: Positional[Path]
     """Run directory of `rsvlm train`."""
     cube: str | None = None
-    """Another cube; its held-out fold under the run's split. None: the run's own."""
+    """Another cube with the run's bands and target; its held-out fold under the run's split goes
+    into RUN/report_CUBE. None: the run's own."""
     baselines: tuple[str, ...] = ("mean", "ridge", "random_forest")
     """Baselines to train on the run's training windows."""
     batch_size: int = 64
@@ -29,9 +30,11 @@ def run(args: Sequence[str]) -> dict[str, object]:
     options = parse(Options, args, prog="rsvlm evaluate")
     from rsvlm_jax.evaluate.runs import evaluate_run
 
-    return evaluate_run(
+    result = evaluate_run(
         options.run,
         cube=options.cube,
         baselines=options.baselines,
         batch_size=options.batch_size,
     )
+    say_unreadable(result["unreadable"])
+    return result

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from rsvlm_jax.config import ConfigError
+from rsvlm_jax.config import ConfigError, strict_json
 
 from .options import parse, say
 
@@ -43,9 +43,9 @@ def run(args: Sequence[str]) -> dict[str, object]:
     for question, row, col in prompts:
         (answer,) = loaded.chat(question, loaded.window(cube, row, col))
         answers.append({"row": row, "col": col, **dataclasses.asdict(answer)})
-        print(json.dumps(answers[-1]), flush=True)
+        print(strict_json(answers[-1]), flush=True)
     say(f"{len(answers)} answers")
-    return {"answers": answers}
+    return {"step": loaded.step, "answers": answers}
 
 
 def _prompts(options: Options) -> Iterator[tuple[str, int, int]]:

@@ -6,18 +6,22 @@ before JAX is loaded.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import importlib.metadata
 import json
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 VERBS = {
     "demo": "the main job on a shipped real cube: train, evaluate, map, ask",
     "train": "train an experiment; resumes by itself",
     "predict": "a wall-to-wall map of a cube, with its interval",
-    "evaluate": "metrics of a run on held-out windows, against baselines with --baselines",
+    "evaluate": "metrics of a run on held-out windows, beside baselines",
     "generate": "ask a run questions about places in a cube",
     "convert": "checkpoints between formats: Hugging Face, LLaVA, OpenCLIP, llama2.c, runs",
     "cube": "make, info, validate, show",
@@ -31,7 +35,9 @@ Remote-sensing vision-language models in JAX.
 {verbs}
 
 `rsvlm VERB --help` shows every option. With --json the last line of stdout is one JSON object.
-Exit codes: 0 ok, 2 usage, 3 data, 4 checkpoint, 5 non-finite, 75 stopped and resumable.
+Exit codes: 0 ok, 1 internal error, 2 usage or an output that cannot be written, 3 data,
+4 checkpoint, 5 non-finite, 75 stopped and resumable, 130 interrupted. An error is one line on
+stderr, and with --json an object {{"error", "exit_code"}}; --debug adds the traceback.
 """
 
 
@@ -46,6 +52,9 @@ HEAP = ":".join(
 )
 """Keep freed buffers and back them by large pages. A training step on a CPU frees and takes the
 same buffers each time; by default the kernel unmaps and zeroes them: a third of its CPU time."""
+
+OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What the system says of a full disk and of missing rights."""
 
 COMPUTING = ("demo", "train", "predict", "evaluate")
 
@@ -70,39 +79,82 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .options import unknown_word
 
             raise unknown_word("verb", verb, VERBS)
-        _quiet_environment()
-        result = importlib.import_module(f".{verb}", __package__).run(rest)
-    except SystemExit as e:  # tyro: --help (0), or a usage error that it has printed (2)
+        _quiet_environment(debug)
+        with _warnings_as_lines():
+            result = importlib.import_module(f".{verb}", __package__).run(rest)
+    except SystemExit as e:  # tyro's --help
         return int(e.code or 0)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as e:
-        code = getattr(e, "exit_code", None)
-        if debug or code is None:
+        if debug:
             raise
-        print(f"error: {e}", file=sys.stderr)
-        if as_json:
-            print(json.dumps({"error": str(e), "exit_code": code}))
-        return code
+        return _refuse("interrupted", 130, as_json)
+    except BrokenPipeError:  # the reader of a pipe has left: `rsvlm train --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as e:
+        if debug:
+            raise
+        return _refuse(*_line_and_code(e), as_json)
     code = result.pop("exit_code", 0) if isinstance(result, dict) else 0
     if as_json:
-        print(json.dumps(result, default=str))
+        from rsvlm_jax.config import strict_json
+
+        print(strict_json(result))
     return code
 
 
+def _refuse(line: str, code: int, as_json: bool) -> int:
+    print(f"error: {line}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": line, "exit_code": code}))
+    return code
+
+
+def _line_and_code(e: Exception) -> tuple[str, int]:
+    """One line for a person, and the exit code. Errors of the house bring both."""
+    code = getattr(e, "exit_code", None)
+    if code is not None:
+        return str(e), code
+    if isinstance(e, OSError) and e.errno in OUTPUT:
+        place = f" in {e.filename}" if e.filename else ""
+        return f"cannot read or write ({e.strerror}){place}; free space or rights, run again", 2
+    message = " ".join(f"{type(e).__name__}: {e}".split())
+    return f"internal error: {message}; run again with --debug for the traceback", 1
+
+
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Warnings of the house as `warning: ...`, without a place in the code."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+            if category.__module__.partition(".")[0] in ("rsvlm_jax", "data_zarr"):
+                print(f"warning: {message}", file=sys.stderr, flush=True)
+            else:
+                others(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield
+
+
 def _tune_heap(args: list[str]) -> None:
-    """Start again with `HEAP`: glibc reads it only when a process begins."""
+    """Start the same program again with `HEAP`: glibc reads it only when a process begins."""
     if sys.platform != "linux" or not args or args[0] not in COMPUTING:
         return
     if "GLIBC_TUNABLES" in os.environ or "--help" in args or "-h" in args:
         return
-    command = [sys.executable, "-m", "rsvlm_jax.cli.main", *args]
+    command = [sys.executable, *sys.orig_argv[1:]]
     os.execve(sys.executable, command, {**os.environ, "GLIBC_TUNABLES": HEAP})
 
 
-def _quiet_environment() -> None:
+def _quiet_environment(debug: bool) -> None:
     """Before JAX loads: no hub, no chatter; a TPU library without a TPU must not be asked."""
+    if not debug:
+        import absl.logging
+
+        # Orbax logs the traceback of a failed save from each of its threads.
+        absl.logging.set_verbosity(absl.logging.FATAL)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("MPLBACKEND", "Agg")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import importlib.util
+import io
+import itertools
+import signal
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -30,20 +36,37 @@ def parse(cls: type[T], args: Sequence[str], *, prog: str, default: T | None = N
     """Fill `cls` from command-line words.
 
     Raises:
-      ConfigError: an option that does not exist. SystemExit: --help, or tyro's own refusal.
+      ConfigError: an option that does not exist, or a value that it does not take.
+      SystemExit: --help.
     """
-    value, unknown = tyro.cli(
-        cls,
-        args=list(args),
-        prog=prog,
-        default=default,
-        return_unknown_args=True,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    refusal = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(refusal):
+            value, unknown = tyro.cli(
+                cls,
+                args=list(args),
+                prog=prog,
+                default=default,
+                return_unknown_args=True,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+    except SystemExit as e:
+        if not e.code:  # --help
+            raise
+        raise ConfigError(_one_line(refusal.getvalue()), remedy=f"see {prog} --help") from e
     if unknown:
         options = [w for w in unknown if w.startswith("-")] or unknown
         raise unknown_word("option", options[0], _options(default if default else cls))
     return cast(T, value)
+
+
+def _one_line(box: str) -> str:
+    """The message in tyro's framed refusal: title left out, up to the first inner rule."""
+    frame = "│╭╮╰╯─|+-═ "
+    lines = [line.strip(frame) for line in box.splitlines()]
+    title = next(filter(None, lines), "")
+    body = itertools.dropwhile(lambda line: not line or line == title, lines)
+    return " ".join(itertools.takewhile(bool, body)).rstrip(".") or "wrong options"
 
 
 def _options(source: Any, prefix: str = "--") -> list[str]:
@@ -68,7 +91,8 @@ def load_experiment(path: str) -> Experiment:
       path: a file, or the bare name of a shipped one ("demo_treecover").
 
     Raises:
-      ConfigError: no such file, or it defines no `experiment() -> Experiment`.
+      ConfigError: no such file, it fails (with the line), or it defines no
+        `experiment() -> Experiment`.
     """
     file = Path(path)
     if not file.suffix:
@@ -82,9 +106,15 @@ def load_experiment(path: str) -> Experiment:
     if spec is None or spec.loader is None:
         raise ConfigError("not a Python file", where=file)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    make = getattr(module, "experiment", None)
-    experiment = make() if callable(make) else None
+    try:
+        spec.loader.exec_module(module)
+        make = getattr(module, "experiment", None)
+        experiment = make() if callable(make) else None
+    except Exception as e:
+        raise ConfigError(
+            f"the experiment fails ({type(e).__name__}: {e})",
+            where=f"{file}{_line_in(spec.origin, e)}",
+        ) from e
     if not isinstance(experiment, Experiment):
         raise ConfigError(
             "the file defines no experiment", where=file, expected="experiment() -> Experiment"
@@ -92,12 +122,46 @@ def load_experiment(path: str) -> Experiment:
     return experiment
 
 
+def _line_in(file: str | None, error: Exception) -> str:
+    """The last line of a file that an error passed through."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    if isinstance(error, SyntaxError) and error.filename == file:
+        lines.append(error.lineno)
+    return f", line {lines[-1]}" if lines else ""
+
+
 def experiments_folder() -> Path:
-    """Where the shipped experiments lie, in a checkout and in an installation alike."""
-    spec = importlib.util.find_spec("experiments")
-    if spec is None or not spec.submodule_search_locations:
+    """Where the shipped experiments lie: beside this package, in a checkout as when installed.
+
+    Not what `import experiments` finds: that may be a folder of the user's.
+    """
+    folder = Path(__file__).resolve().parents[2] / "experiments"
+    if not folder.is_dir():
         raise ConfigError("the shipped experiments are not installed", remedy="reinstall rsvlm-jax")
-    return Path(next(iter(spec.submodule_search_locations)))
+    return folder
+
+
+@contextlib.contextmanager
+def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
+    """Asks whether SIGTERM has come: a `stop` for all that trains, in whichever thread.
+
+    Enter it before anything heavy is imported. Outside the main thread nothing is caught.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event.is_set
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def say_unreadable(found: dict[str, Any]) -> None:
+    """The line for `CubeSource.unreadable`, if there is anything to tell."""
+    if found["windows"]:
+        say(f"{found['windows']} windows could not be read; the first: {found['first']}")
 
 
 def say(text: str) -> None:

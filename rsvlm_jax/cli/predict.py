@@ -55,5 +55,6 @@ def run(args: Sequence[str]) -> dict[str, object]:
     return {
         "map_zarr": str(made.zarr),
         "map_tif": None if made.tif is None else str(made.tif),
+        "step": loaded.step,
         **dataclasses.asdict(made.report),
     }

@@ -11,7 +11,7 @@ import tyro
 
 from rsvlm_jax.config import ConfigError, Experiment, to_json
 
-from .options import load_experiment, parse, say
+from .options import load_experiment, parse, say, say_unreadable, stop_on_sigterm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,17 +55,29 @@ def run(args: Sequence[str]) -> dict[str, object]:
     if options.out is None:
         raise ConfigError("no run directory given", expected="--out RUN")
 
-    from rsvlm_jax.run.fit import fit
+    with stop_on_sigterm() as stop:
+        from rsvlm_jax.run.fit import fit
+        from rsvlm_jax.train import Checkpoints
 
-    from .progress import Bars
+        from .progress import Bars
 
-    with Bars() as bars:
-        done = fit(
-            experiment,
-            out=options.out,
-            progress=lambda step, steps, metrics: bars.update(
-                experiment.name, step, steps, metrics
-            ),
-        )
+        with Bars() as bars:
+            done = fit(
+                experiment,
+                out=options.out,
+                progress=lambda step, steps, metrics: bars.update(
+                    experiment.name, step, steps, metrics
+                ),
+                stop=stop,
+            )
+    with Checkpoints(done.checkpoints) as checkpoints:
+        step = checkpoints.latest()
     say(f"trained: {done.path}")
-    return {"run": str(done.path), "steps": experiment.train.steps}
+    unreadable = done.unreadable_windows()
+    say_unreadable(unreadable)
+    return {
+        "run": str(done.path),
+        "steps": experiment.train.steps,
+        "step": step,
+        "unreadable": unreadable,
+    }

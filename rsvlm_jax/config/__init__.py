@@ -20,7 +20,7 @@ from .experiment import (
     TargetConfig,
     TrainConfig,
 )
-from .io import from_dict, from_json, to_dict, to_json
+from .io import from_dict, from_json, strict_json, to_dict, to_json
 from .language import DecoderConfig, GPT2Config, LlamaConfig, RopeScaling
 from .lora import DECODER_LINEARS, LORA_ONLY, LoraConfig, LoraOverride
 from .model import (
@@ -103,6 +103,7 @@ __all__ = [
     "llava15_7b",
     "llava15_13b",
     "nano",
+    "strict_json",
     "to_dict",
     "to_json",
 ]

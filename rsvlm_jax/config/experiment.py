@@ -169,12 +169,16 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or self.save_every < 1 or self.keep < 1:
+        names = ("steps", "batch_size", "save_every", "log_every", "keep", "max_bad_steps")
+        # With max_bad_steps=0 the first bad step ends the run.
+        lowest = {name: 0 if name == "max_bad_steps" else 1 for name in names}
+        wrong = [name for name in names if getattr(self, name) < lowest[name]]
+        if wrong:
             raise ConfigError(
                 "impossible loop",
-                where="TrainConfig",
-                expected="steps, batch_size, save_every, keep >= 1",
-                found=f"{self.steps}, {self.batch_size}, {self.save_every}, {self.keep}",
+                where=", ".join(f"TrainConfig.{name}" for name in wrong),
+                expected=", ".join(f">= {lowest[name]}" for name in wrong),
+                found=", ".join(str(getattr(self, name)) for name in wrong),
             )
 
 
@@ -226,7 +230,7 @@ def init_sources(text: str) -> tuple[tuple[str | None, str], ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What `fit`, `evaluate` and `plan` take.
+    """What `fit`, `describe`, `cross_validate` and `demo` take.
 
     Attributes:
       init_from: checkpoints that the model starts from: "asset:stories260k" for the shipped

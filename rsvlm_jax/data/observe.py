@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from data_zarr.sensors import PLATFORMS
 from rsvlm_jax.config import BandSetSpec, DataError
 
 from .batch import Observation, to_days
@@ -31,7 +32,8 @@ def observation(
       gsd: metres; None: that of `spec`.
 
     Raises:
-      DataError: wrong number of channels, masks or dates; dates out of order.
+      DataError: wrong number of channels, masks or dates; dates out of order; a platform that is
+        not in the table.
     """
     if pixels.ndim != 5 or pixels.shape[2] != len(spec.bands):
         raise DataError(
@@ -61,6 +63,14 @@ def observation(
         )
     if (np.diff(days, axis=-1) < 0).any():
         raise DataError("dates out of order", where=spec.name, expected="ascending dates")
+    rows = np.asarray(platform, np.int32)
+    if rows.size and not 0 <= rows.min() <= rows.max() < len(PLATFORMS):
+        raise DataError(
+            "no such platform",
+            where=spec.name,
+            expected=f"rows 0 .. {len(PLATFORMS) - 1} of data_zarr.sensors.PLATFORMS",
+            found=f"{rows.min()} .. {rows.max()}",
+        )
     size = spec.gsd if gsd is None else gsd
     place = np.full(2, np.nan) if lonlat is None else np.asarray(lonlat)
     return Observation(
@@ -68,7 +78,7 @@ def observation(
         valid=valid.astype(bool, copy=False),
         date=np.array(np.broadcast_to(days, (b, t))),
         year_known=np.ones(b, bool),
-        platform=np.array(np.broadcast_to(np.asarray(platform, np.int32), (b, t))),
+        platform=np.array(np.broadcast_to(rows, (b, t))),
         lonlat=np.array(np.broadcast_to(place, (b, 2)), np.float32),
         gsd=np.full(b, np.nan if size is None else size, np.float32),
         bandset=spec.name,

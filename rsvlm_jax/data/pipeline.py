@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from data_zarr.sampling import permutation
-from rsvlm_jax.config import DataError
+from rsvlm_jax.config import ConfigError, DataError
 
 from . import chance
 from .batch import Batch
@@ -117,6 +117,8 @@ def eval_batches(
     Args:
       question: about the target, for all samples; None: `Processor.regress_prompt()`.
     """
+    if batch_size < 1:
+        raise ConfigError("no batch", where="batch_size", expected=">= 1", found=batch_size)
     elements = _Eval(source, processor, batch_size, question)
     return Batches(elements, _digest(source, "eval", batch_size), threads)
 

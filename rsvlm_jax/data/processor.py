@@ -299,5 +299,6 @@ class Processor:
     def _longest(self) -> int:
         pairs: list[tuple[str | None, str | None]] = [(None, None)]
         if self.data.templates == "questions":
-            pairs += [*self.questions.pairs, *self.questions.held_out]
+            questions = self.questions
+            pairs += [*questions.pairs, *questions.held_out, *questions.held_out_other]
         return max(len(self._ids(*pair)[0]) for pair in pairs)

@@ -71,6 +71,13 @@ UNKNOWN = (
 )
 """What no picture of this kind tells."""
 
+UNKNOWN_HELD_OUT = (
+    "Who built the little house?",
+    "How many dogs live here?",
+    "What is the girl doing?",
+)
+"""Other questions of that kind, never trained on."""
+
 ANSWER = f"The {{name}} is {REG}."
 REFUSAL = "I can not tell that from this image."
 
@@ -138,6 +145,10 @@ class Questions:
     @functools.cached_property
     def other(self) -> tuple[QA, ...]:
         return (*_about(self.facts), *(QA(q, REFUSAL) for q in UNKNOWN))
+
+    @functools.cached_property
+    def held_out_other(self) -> tuple[QA, ...]:
+        return tuple(QA(q, REFUSAL) for q in UNKNOWN_HELD_OUT)
 
     @property
     def target_answer(self) -> str:

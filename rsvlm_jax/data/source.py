@@ -76,7 +76,7 @@ class CubeSource:
           rows: those to use; None: all.
           dates: for each input, at most so many dates a window, the clearest; None: all.
           preload: keep the inputs in memory; None: when they are small (`PRELOAD_BYTES`).
-          error_budget: share of unreadable windows that is borne.
+          error_budget: share of unreadable windows that is borne; 0: the first one is an error.
 
         Raises:
           DataError: no windows, no finite target in any of them, or an input that is not there.
@@ -96,12 +96,15 @@ class CubeSource:
                 remedy="a smaller window, buffer or block, or another fold",
             )
         y, x = table.y[self.rows], table.x[self.rows]
-        if (y + table.size > cube.grid.height).any() or (x + table.size > cube.grid.width).any():
+        height, width = cube.grid.height, cube.grid.width
+        beyond = (np.minimum(y, x) < 0) | (y + table.size > height) | (x + table.size > width)
+        if beyond.any():
+            first = np.flatnonzero(beyond)[0]
             raise DataError(
                 "a window larger than the cube, or beyond its edge",
                 where=self.path,
-                expected=f"windows inside {cube.grid.height} x {cube.grid.width} pixels",
-                found=f"{table.size} x {table.size} at {int(y.max())}, {int(x.max())}",
+                expected=f"windows inside {height} x {width} pixels",
+                found=f"{table.size} x {table.size} at {int(y[first])}, {int(x[first])}",
             )
         self.target, self.has_target = self._targets(cube, target)
         centre = cube.grid.lonlat(y + table.size / 2, x + table.size / 2)
@@ -166,6 +169,7 @@ class CubeSource:
 
         Raises:
           DataError: more windows than the error budget allows could not be read.
+          CubeError: one could not, and the budget is 0.
         """
         b, size = len(index), self.table.size
         sample = self.rows[index].astype(np.int32)
@@ -208,6 +212,12 @@ class CubeSource:
             "target_valid": (self.has_target[index] & read)[:, None],
             "sample": sample,
         }
+
+    @property
+    def unreadable(self) -> dict[str, Any]:
+        """{"windows": how many could not be read so far, "first": why the first of them}."""
+        with self._lock:
+            return {"windows": len(self.bad), "first": next(iter(self.bad.values()), None)}
 
     @functools.cached_property
     def chunk_of(self) -> np.ndarray | None:
@@ -253,6 +263,8 @@ class CubeSource:
         with self._lock:
             self.bad[row] = str(error)
             n = len(self.bad)
+        if not self.error_budget:
+            raise error
         if n > self.error_budget * len(self.rows):
             raise DataError(
                 "too many windows cannot be read",

@@ -89,8 +89,17 @@ def target_spec(cube: Cube, target: TargetConfig) -> TargetSpec:
     return TargetSpec(info.name, info.unit, info.bounds, info.long_name)
 
 
-def facts(cube: Cube, specs: Sequence[BandSetSpec], window: int) -> Facts:
-    """What the cube says about the inputs that a model sees as images."""
+def facts(
+    cube: Cube,
+    specs: Sequence[BandSetSpec],
+    window: int,
+    dates: Sequence[int | None] | None = None,
+) -> Facts:
+    """What the cube says about the inputs that a model sees as images.
+
+    Args:
+      dates: for each of `specs`, at most so many dates are seen; None: all.
+    """
     images = [s for s in specs if s.kind != "covariate"]
     if not images:
         return Facts(gsd=cube.grid.gsd, window=window)
@@ -102,11 +111,13 @@ def facts(cube: Cube, specs: Sequence[BandSetSpec], window: int) -> Facts:
     ]
     first = images[0]
     info = cube.bandsets[first.name]
+    limit = None if dates is None else dates[list(specs).index(first)]
+    seen = min(len(info.dates), limit or len(info.dates))
     return Facts(
         sensors=tuple(dict.fromkeys(sensors)),
         optical=any(s.kind == "optical" for s in images),
         radar=any(s.kind == "sar" for s in images),
-        dates=None if info.static else len(info.dates),
+        dates=None if info.static else seen,
         bands=len(first.bands),
         gsd=cube.grid.gsd,
         window=window,

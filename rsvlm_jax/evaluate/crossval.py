@@ -1,7 +1,8 @@
 """Spatial cross-validation of an experiment: every window is predicted by models that never saw it.
 
     fold f: train on what is clear of fold f (members: several seeds) -> predict fold f
-    all folds -> mean, scale [n] out of fold; a map where each window comes from its fold's models
+    all folds -> mean, scale [n] out of fold; a map whose windows come from models that trained on
+                 none of their pixels
 
 Members are averaged: mean of means; variance of the mixture. Every member is an ordinary run
 directory, so an interrupted cross-validation goes on where it stopped.
@@ -20,16 +21,21 @@ from typing import Any
 import numpy as np
 
 from data_zarr.sampling import WindowTable, target_means
-from rsvlm_jax.config import Experiment
+from data_zarr.splits import split
+from rsvlm_jax.config import Experiment, Preempted
 from rsvlm_jax.data.source import CubeSource
 from rsvlm_jax.run.fit import fit
 from rsvlm_jax.run.prepare import Prepared, prepare
 from rsvlm_jax.run.rundir import write_atomic
-from rsvlm_jax.run.tiles import tiles
+from rsvlm_jax.run.tiles import tiles, window_starts
 from rsvlm_jax.run.trained import Loaded, Numbers, load_run
+
+from .mapwindows import MapWindows, held_out_windows
 
 Progress = Callable[[str, int, int, Any], None]
 """(name, done, total, metrics)"""
+
+AGAIN = "run the same command again to go on"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +70,16 @@ class Folds:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """Out-of-fold predictions [n], in the order of `Folds.rows`; `runs[fold]` made them."""
+    """Out-of-fold predictions [n], in the order of `Folds.rows`; `runs[fold]` made them.
+
+    Attributes:
+      mean, scale: of all members of a fold together.
+      one: the same of its first member alone: what a single model errs like.
+    """
 
     mean: np.ndarray
     scale: np.ndarray
+    one: Numbers
     seconds: float
     runs: dict[int, list[Path]]
 
@@ -85,6 +97,7 @@ def cross_validate(
     members: int,
     workers: int = 2,
     progress: Progress | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> HeldOut:
     """Train `members` seeds a fold and predict each fold with those that never saw it.
 
@@ -92,35 +105,64 @@ def cross_validate(
       out: holds a run directory for every fold and member.
       name: of the progress bar.
       workers: runs that train at the same time, in threads: small steps leave a core idle.
+      stop: asked before every step of every run; true saves them all and raises `Preempted`. In
+        threads no signal is caught: without `stop` only the first run hears SIGTERM.
 
     Returns:
       Predictions, and the wall-clock seconds of training and prediction (as first measured, where
       finished runs were taken up).
+
+    Raises:
+      As `fit`. When one run fails, those beside it save and stop.
     """
     jobs = [(f, m) for f in range(folds.count) for m in range(members)]
     bar = _Total(name, len(jobs) * experiment.train.steps, progress)
     start = time.perf_counter()
+    failures: list[BaseException] = []
+
+    def stopped() -> bool:
+        return bool(failures) or (stop is not None and stop())
 
     def train(job: tuple[int, int]) -> Path:
         f, m = job
         path = out / f"fold{f}_seed{m}"
-        fit(_fold(experiment, f, m), out=path, progress=functools.partial(bar.step, job))
+        try:
+            if stopped():
+                raise Preempted(f"stopped before {path}", remedy=AGAIN)
+            fit(
+                _fold(experiment, f, m),
+                out=path,
+                progress=functools.partial(bar.step, job),
+                stop=stopped,
+            )
+        except BaseException as e:
+            failures.append(e)
+            raise
         bar.finish(job, experiment.train.steps)
         return path
 
     # The first run alone: it compiles what the others share.
     paths = [train(jobs[0])]
     with ThreadPoolExecutor(workers) as pool:
-        paths += pool.map(train, jobs[1:])
+        try:
+            paths += pool.map(train, jobs[1:])
+        except BaseException as e:  # also Ctrl-C: leaving the pool waits for what trains
+            failures.append(e)
+            raise failures[0] from None  # the first one stopped the others
     runs: dict[int, list[Path]] = {}
     for (f, _), path in zip(jobs, paths, strict=True):
         runs.setdefault(f, []).append(path)
-    made = HeldOut(np.zeros(len(folds.y)), np.zeros(len(folds.y)), 0.0, runs)
+    mean, scale = np.zeros(len(folds.y)), np.zeros(len(folds.y))
+    one = Numbers(*(np.zeros(len(folds.y)) for _ in dataclasses.fields(Numbers)))
+    made = HeldOut(mean, scale, one, 0.0, runs)
     for f, models in made.models.items():
         here = np.flatnonzero(folds.fold == f)
         source = folds.prepared.source(folds.prepared.eval_table, folds.rows[here])
-        mean, scale = mixture([m.regress_source(source) for m in models])
-        made.mean[here], made.scale[here] = mean, scale
+        source.error_budget = 0.0  # every row is scored: one that cannot be read is an error
+        numbers = [m.regress_source(source) for m in models]
+        mean[here], scale[here] = mixture(numbers)
+        for field in dataclasses.fields(Numbers):
+            getattr(one, field.name)[here] = getattr(numbers[0], field.name)
     seconds = _first_seconds(out / "seconds.txt", time.perf_counter() - start)
     return dataclasses.replace(made, seconds=seconds)
 
@@ -136,26 +178,34 @@ def mixture(members: Sequence[Numbers]) -> tuple[np.ndarray, np.ndarray]:
 def held_out_map(
     folds: Folds, held_out: HeldOut, out: Path, *, progress: Callable[[int, int], None] | None
 ) -> dict[str, np.ndarray]:
-    """Wall to wall, each window by the models that held its centre's fold out.
+    """Wall to wall, each window by models none of whose training windows shares a pixel with it.
 
-    A window that overhangs its tile may share pixels with training windows of the next tile, as
-    far as half a window; out-of-fold figures never come from such windows, the map does.
+    Where the windows lie: `mapwindows`. Near the border of two tiles a pixel is a blend of windows
+    by the models of both folds, each of which trained on no pixel of its own windows.
 
     Returns:
-      {"mean", "scale", "reference"}: f32 [H,W], blended alike.
+      {"mean", "scale", "reference"}: f32 [H,W], blended alike; NaN where no such window exists.
+
+    Raises:
+      DataError: none exists anywhere. CubeError: a window that cannot be read.
     """
     prepared = folds.prepared
     size = prepared.experiment.data.window
     target = prepared.cube.target(prepared.experiment.data.target.name)
+    windows = map_windows(folds)
+    fold_of = np.full(prepared.fold_map.shape, -1)
+    fold_of[windows.table.y, windows.table.x] = windows.fold
 
     def fn(y: np.ndarray, x: np.ndarray) -> dict[str, np.ndarray]:
         table = WindowTable(y, x, size)
-        fold = prepared.fold_map[table.centre]
+        fold = fold_of[y, x]
         mean, scale = np.empty(len(y)), np.empty(len(y))
         for f, models in held_out.models.items():
             here = np.flatnonzero(fold == f)
             if len(here):
-                source = CubeSource.of(prepared.processor, prepared.cube, table, rows=here)
+                source = CubeSource.of(
+                    prepared.processor, prepared.cube, table, rows=here, error_budget=0.0
+                )
                 mean[here], scale[here] = mixture([m.regress_source(source) for m in models])
         reference, _ = target_means(target, table, 0.0)
         return {"mean": mean, "scale": scale, "reference": reference}
@@ -169,9 +219,24 @@ def held_out_map(
         key=" ".join([prepared.cube.digest(), *digests]),
         tile=size,
         overlap=size // 2,
+        windows=(windows.table.y, windows.table.x),
         progress=progress,
     )
     return made
+
+
+def map_windows(folds: Folds) -> MapWindows:
+    """Half-overlapping windows of the map, each with the fold whose models may predict it."""
+    prepared = folds.prepared
+    size, buffer = prepared.experiment.data.window, prepared.experiment.data.split.buffer
+    tables = prepared.train_table, prepared.eval_table
+    training = {
+        f: tables[0].take(split(*tables, prepared.fold_map, f, buffer=buffer).train)
+        for f in range(folds.count)
+    }
+    starts = (window_starts(n, size, size - size // 2) for n in prepared.fold_map.shape)
+    y, x = (a.ravel() for a in np.meshgrid(*starts, indexing="ij"))
+    return held_out_windows(WindowTable(y, x, size), training, prepared.fold_map)
 
 
 def _fold(experiment: Experiment, fold: int, member: int = 0) -> Experiment:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,20 +25,22 @@ from data_zarr.maps import write_geotiff, write_map
 from data_zarr.sampling import target_means
 from data_zarr.schema import validate
 from data_zarr.splits import split
-from rsvlm_jax.config import Experiment
+from rsvlm_jax.config import ConfigError, Experiment, Preempted, strict_json
 from rsvlm_jax.metrics import conformal
 from rsvlm_jax.run.fit import fit
-from rsvlm_jax.run.rundir import RunDir
+from rsvlm_jax.run.rundir import RunDir, locked, other_owner, write_atomic
 from rsvlm_jax.run.trained import ALPHA, Answer, load_run
 
 from .baselines import BASELINES, features, fold_model
-from .crossval import Folds, HeldOut, cross_validate, held_out_map
+from .crossval import AGAIN, Folds, HeldOut, cross_validate, held_out_map
 from .cubeframes import background
 from .cubeinfo import cube_facts, facts_page
 from .figure import demo_figure
-from .regression import Benchmark, regression_benchmark
+from .regression import Benchmark, out_of_fold, regression_benchmark
 from .report import ReportContext, rich_table, write_report
 from .runs import split_words
+
+ELSEWHERE = 'choose another --out (make demo ARGS="--out OTHER")'
 
 
 @runtime_checkable
@@ -65,24 +69,72 @@ def demo(
     buffer: float = 0.0,
     members: int = 1,
     recipe: Recipe = Recipe(),
+    stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
-    """Do the main job in `out`.
+    """Do the main job in `out`, alone there.
 
     Args:
       story: name of the result.
       buffer: guard around held-out windows, in window widths.
       members: seeds a fold.
+      stop: asked before every training step and between the parts of the job; true saves what
+        trains and raises `Preempted`.
 
     Returns:
       {story, seconds, table, coverage90, artifacts {map_zarr, map_tif, figure, report}, answers}
 
     Raises:
+      ConfigError: `out` is in use, cannot be written, or holds another demo.
       As `fit`, `cross_validate` and `data_zarr.schema.Report.raise_if_bad`.
     """
-    start = time.perf_counter()
+    if members < 1:
+        raise ConfigError("no model to train", where="members", expected=">= 1", found=members)
     data = experiment.data
     data = dataclasses.replace(data, split=dataclasses.replace(data.split, buffer=buffer))
     experiment = dataclasses.replace(experiment, data=data)
+    with locked(out):
+        _claim(out, experiment, members, recipe)
+        return _demo(experiment, out, story, reporter, buffer, members, recipe, stop)
+
+
+def _claim(out: Path, experiment: Experiment, members: int, recipe: Recipe) -> None:
+    """A demo goes on in its own directory only: runs, blocks and times there are of one kind."""
+    mine = {
+        "experiment": dataclasses.asdict(experiment),
+        "members": members,
+        "recipe": dataclasses.asdict(recipe),
+    }
+    text, file = strict_json(mine, indent=2) + "\n", out / "demo.json"
+    if not file.exists():
+        write_atomic(file, text)
+        return
+    try:
+        known = json.loads(file.read_text())
+    except ValueError as e:
+        raise ConfigError("not JSON", where=file, remedy=f"delete it, or {ELSEWHERE}") from e
+    if known != json.loads(text):
+        remedy = f"{ELSEWHERE}, or delete the directory"
+        raise other_owner(
+            "the directory holds another demo", out, known, json.loads(text), remedy=remedy
+        )
+
+
+def _demo(
+    experiment: Experiment,
+    out: Path,
+    story: str,
+    reporter: Reporter,
+    buffer: float,
+    members: int,
+    recipe: Recipe,
+    stop: Callable[[], bool] | None,
+) -> dict[str, Any]:
+    start = time.perf_counter()
+
+    def between() -> None:
+        if stop is not None and stop():
+            raise Preempted(f"stopped in {out}", remedy=AGAIN)
+
     folds = Folds.of(experiment)
     cube = folds.prepared.cube
     report = validate(cube)
@@ -90,14 +142,19 @@ def demo(
     reporter.say(facts_page(cube_facts(cube)))
     reporter.say(f"{len(report.rows)} rules checked, the cube is valid")
 
-    ours = functools.partial(cross_validate, folds=folds, members=members, progress=reporter.update)
+    ours = functools.partial(
+        cross_validate, folds=folds, members=members, progress=reporter.update, stop=stop
+    )
     full = ours(experiment, out=out / "folds", name="rsvlm")
     bare = ours(without_language(experiment), out=out / "folds_no_lm", name="no_lm")
+    between()
     made = compare(experiment, folds, {"rsvlm": full, "no_lm": bare}, reporter)
     reporter.say(rich_table(made.rows, f"{_words(folds)}, {split_words(experiment)}"))
 
-    artifacts = draw(experiment, folds, full, made, out, story, reporter)
-    talking = teach(experiment, folds, made, out, recipe, reporter)
+    command = command_line(story, experiment, buffer, members)
+    between()
+    artifacts = draw(experiment, folds, full, made, out, command, reporter)
+    talking = teach(experiment, folds, full, out, recipe, reporter, stop)
     answers = ask(talking, folds)
     for answer in answers:
         reporter.say(f"  {answer['place']}  {answer['question']}\n      -> {answer['text']}")
@@ -110,6 +167,14 @@ def demo(
         "artifacts": artifacts,
         "answers": answers,
     }
+
+
+def command_line(story: str, experiment: Experiment, buffer: float, members: int) -> str:
+    """The command that does this again."""
+    words = f"rsvlm demo --story {story} --data {experiment.data.cube}"
+    words += f" --steps {experiment.train.steps}"
+    words += f" --buffer {buffer:g}" if buffer else ""
+    return words + (f" --members {members}" if members > 1 else "")
 
 
 def without_language(experiment: Experiment) -> Experiment:
@@ -170,7 +235,7 @@ def draw(
     model: HeldOut,
     made: Benchmark,
     out: Path,
-    story: str,
+    command: str,
     reporter: Reporter,
 ) -> dict[str, str]:
     """The held-out map as Zarr and GeoTIFF, the picture and the report; returns their paths."""
@@ -182,6 +247,9 @@ def draw(
         progress=lambda done, total: reporter.update("map", done, total),
     )
     mean = blended["mean"]
+    bare = int(np.isnan(mean).sum())
+    if bare:
+        reporter.say(f"map: {bare} of {mean.size} pixels lie in no window that could be held out")
     if target.bounds is not None:
         mean = np.clip(mean, *target.bounds)
     lower, upper = conformal.interval(mean, blended["scale"], oof.scores, ALPHA, target.bounds)
@@ -200,11 +268,12 @@ def draw(
         prepared.cube.grid,
         {k: (v, attrs[k]) for k, v in layers.items()},
         {
-            "title": f"{words}, each window by models that never saw it",
+            "title": f"{words}, each window by models that trained on none of its pixels",
             "source": prepared.cube.title,
             "source_digest": prepared.cube.digest(),
             "interval": "90 %, cross-conformal",
             "split": split_words(experiment),
+            "model_steps": sorted({m.step for models in model.models.values() for m in models}),
         },
     )
     write_geotiff(tif_path, prepared.cube.grid, layers, unit=target.unit, description=words)
@@ -233,7 +302,7 @@ def draw(
         row=row,
         table=made.rows,
         notes=(
-            f"{split_words(experiment)}; every window is predicted by models that never saw it",
+            f"{split_words(experiment)}; each window by models that trained on none of its pixels",
         ),
     )
     report = write_report(
@@ -245,7 +314,7 @@ def draw(
             unit=target.unit,
             cube=f"{prepared.cube.title}, {prepared.cube.digest()[:16]}",
             split=split_words(experiment),
-            command=f"rsvlm demo --story {story}",
+            command=command,
             figure="../figure.png",
         ),
     )
@@ -256,15 +325,17 @@ def draw(
 def teach(
     experiment: Experiment,
     folds: Folds,
-    made: Benchmark,
+    held_out: HeldOut,
     out: Path,
     recipe: Recipe,
     reporter: Reporter,
+    stop: Callable[[], bool] | None = None,
 ) -> RunDir:
-    """One model on all windows, trained on questions, calibrated by the out-of-fold errors.
+    """One model on all windows, trained on questions, calibrated by out-of-fold errors.
 
-    The errors are those of models that saw four fifths of the data, under the same recipe but for
-    the text: for this model they are on the large side.
+    The errors are those of one model a fold, also where the table scores a mixture of members.
+    These models saw the other folds only, and `recipe` tells how else they differ: no text, fewer
+    steps. So the coverage of this model's own intervals is expected, not measured.
     """
     split_ = dataclasses.replace(experiment.data.split, fold=None)
     data = dataclasses.replace(experiment.data, split=split_, templates="questions")
@@ -280,21 +351,28 @@ def teach(
         talking,
         out=out / "model",
         progress=lambda step, total, metrics: reporter.update("questions", step, total, metrics),
+        stop=stop,
     )
-    processor = load_run(run.path).processor.calibrated(made.oof["rsvlm"].calibration)
-    processor.save(run.processor)
+    processor = load_run(run.path).processor
+    processor.calibrated(single_scores(folds, held_out)).save(run.processor)
     return run
+
+
+def single_scores(folds: Folds, held_out: HeldOut) -> tuple[float, ...]:
+    """Out-of-fold scores of one model a fold: the calibration of a model that is not a mixture."""
+    one, bounds = held_out.one, folds.prepared.processor.target.bounds
+    return out_of_fold(folds.y, one.mean, one.scale, folds.fold, 0.0, bounds).calibration
 
 
 def ask(run: RunDir, folds: Folds) -> list[dict[str, Any]]:
     """The same questions about a place with little and a place with much of the target.
 
     About the target: a trained wording, and two that training never saw. About other things: one
-    that the cube answers and one that no image can.
+    that the cube answers, and two that no image can, of which training never saw the second.
     """
     loaded = load_run(run.path)
     questions = loaded.processor.questions
-    other = [questions.other[0], questions.other[-1]]
+    other = [questions.other[0], questions.other[-1], questions.held_out_other[0]]
     asked = [questions.target[0], *questions.held_out[:2], *other]
     order = np.argsort(folds.y, kind="stable")
     answers = []

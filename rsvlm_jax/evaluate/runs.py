@@ -1,4 +1,8 @@
-"""Score one run on the windows that it held out, beside baselines trained on the same ones."""
+"""Score one run on the windows that it held out, beside baselines trained on the same ones.
+
+Another cube is cut into windows and folds as the run's own would be, and read as the run reads:
+its bands by name, refused where they are in another encoding.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from rsvlm_jax.config import ConfigError
+from rsvlm_jax.config import ConfigError, DataError
 from rsvlm_jax.metrics import (
     binomial_interval,
     crps_gaussian,
@@ -23,7 +27,7 @@ from rsvlm_jax.metrics import (
 )
 from rsvlm_jax.run.prepare import Prepared, prepare
 from rsvlm_jax.run.rundir import RunDir
-from rsvlm_jax.run.trained import load_run
+from rsvlm_jax.run.trained import Loaded, Numbers, load_run
 
 from .baselines import BASELINES, features
 from .regression import COLUMNS, EXTRA_COLUMNS, Row
@@ -37,13 +41,15 @@ def evaluate_run(
     baselines: Sequence[str] = ("mean", "ridge", "random_forest"),
     batch_size: int = 64,
 ) -> dict[str, Any]:
-    """Score a run; prints the table and writes RUN/report/.
+    """Score a run; prints the table and writes RUN/report/ (RUN/report_CUBE/ for another cube).
 
+    Windows that cannot be read are left out of the run's row and counted under "unreadable".
     Intervals are those of the run: conformal once it is calibrated, its own Gaussian before.
     Baselines have none here, because one held-out fold leaves nothing to calibrate them on.
 
     Raises:
       ConfigError: an unknown baseline, or a run that held nothing out.
+      DataError: a cube whose bands or target are not those of the run.
       CheckpointError, DataError, CubeError: as `load` and `prepare`.
     """
     unknown = [b for b in baselines if b not in BASELINES]
@@ -55,14 +61,20 @@ def evaluate_run(
         raise ConfigError(
             "the run held nothing out", where=path, remedy="train with --data.split.fold 0"
         )
-    if cube is not None:
+    another = cube is not None and cube != experiment.data.cube
+    if another:
         data = dataclasses.replace(experiment.data, cube=cube)
         experiment = dataclasses.replace(experiment, data=data)
     prepared = prepare(experiment)
-    y = prepared.test.target.astype(np.float64)
+    _same_unit(loaded, prepared)
+    test = prepared.source_for(loaded.processor, prepared.eval_table, prepared.split.test)
+    y = test.target.astype(np.float64)
     rows = [_baseline(name, prepared, y) for name in baselines]
     start = time.perf_counter()
-    numbers = loaded.regress_source(prepared.test, batch_size=batch_size)
+    numbers = loaded.regress_source(test, batch_size=batch_size)
+    seconds = time.perf_counter() - start
+    seen = np.isfinite(numbers.mean)
+    y, numbers = y[seen], Numbers(*(x[seen] for x in dataclasses.astuple(numbers)))
     hits, n = picp(y, numbers.lo, numbers.hi)
     low, high = binomial_interval(round(float(hits)), round(float(n)))
     intervals = {
@@ -73,10 +85,10 @@ def evaluate_run(
         "picp90_hi": high,
     }
     name = "rsvlm" if experiment.model.decoder is not None else "no_lm"
-    rows.append(_row(name, prepared, y, numbers.mean, time.perf_counter() - start, intervals))
+    rows.append(_row(name, prepared, y, numbers.mean, seconds, intervals))
     target = loaded.processor.target
     report = write_report(
-        RunDir(Path(path)).report,
+        Path(path, f"report_{prepared.cube.path.stem}") if another else RunDir(Path(path)).report,
         rows,
         ReportContext(
             title=f"{experiment.name}: held-out fold {experiment.data.split.fold}",
@@ -84,11 +96,16 @@ def evaluate_run(
             unit=target.unit,
             cube=f"{prepared.cube.title}, {prepared.cube.digest()[:16]}",
             split=split_words(experiment),
-            command=f"rsvlm evaluate {path}",
+            command=f"rsvlm evaluate {path}" + (f" --cube {cube}" if another else ""),
         ),
     )
     Console().print(rich_table(rows, f"{target.long_name or target.name}"))
-    return {"table": rows, "report": str(report)}
+    return {
+        "step": loaded.step,
+        "table": rows,
+        "report": str(report),
+        "unreadable": test.unreadable,
+    }
 
 
 def split_words(experiment: Any) -> str:
@@ -96,6 +113,17 @@ def split_words(experiment: Any) -> str:
     s = experiment.data.split
     guard = f", guard of {s.buffer:g} windows" if s.buffer else ""
     return f"{s.folds} spatial folds of {s.block}-pixel tiles{guard}"
+
+
+def _same_unit(loaded: Loaded, prepared: Prepared) -> None:
+    mine, theirs = loaded.processor.target, prepared.processor.target
+    if mine.unit != theirs.unit:
+        raise DataError(
+            f"target {theirs.name!r} is in another unit than the run's",
+            where=prepared.cube.path,
+            expected=mine.unit,
+            found=theirs.unit,
+        )
 
 
 def _baseline(name: str, prepared: Prepared, y: np.ndarray) -> Row:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from data_zarr.cube import Cube, open_cube
+from data_zarr.errors import CubeError
 from data_zarr.format import MANIFEST
 from data_zarr.samples import SAMPLES, sample_path
 from rsvlm_jax.config import ConfigError
@@ -20,7 +21,7 @@ def find_cube(name: str | os.PathLike[str]) -> Cube:
     """Open a cube by name; a synthetic world is made on first use.
 
     Raises:
-      ConfigError: no such sample or preset. CubeError: the cube cannot be opened.
+      ConfigError: no such sample or preset. CubeError: nothing there, or it cannot be opened.
     """
     kind, _, rest = str(name).partition(":")
     if kind == "sample":
@@ -39,4 +40,13 @@ def find_cube(name: str | os.PathLike[str]) -> Cube:
         if (path / MANIFEST).is_file():
             return open_cube(path)
         return make_world(path, seed=int(seed or 0), preset=preset)
+    if not Path(name).exists():
+        shipped = ", ".join(f"sample:{s}" for s in SAMPLES)
+        raise CubeError(
+            "no such cube",
+            where=Path(name).absolute(),
+            expected=f"the path of a cube, {shipped} or world:PRESET",
+            found="nothing at this path",
+            remedy=f"did you mean sample:{name}?" if str(name) in SAMPLES else "check the path",
+        )
     return open_cube(name)

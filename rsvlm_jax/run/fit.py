@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from rsvlm_jax.train.step import make_train_step
 
 from .prepare import Prepared, prepare, set_statistics
 from .program import Program, program_of
-from .rundir import RunDir
+from .rundir import RunDir, write_atomic
 from .start import start_from
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
@@ -33,7 +34,7 @@ def fit(
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> RunDir:
-    """Train an experiment in a run directory; a finished run is returned as it is.
+    """Train an experiment in a run directory; a finished run that verifies is returned as it is.
 
     Args:
       progress: called every `log_every` steps.
@@ -42,12 +43,16 @@ def fit(
     Raises:
       ConfigError, DataError, CubeError: before anything compiles, where it can be known.
       CheckpointError, NonFiniteError, Preempted: see `rsvlm_jax.train.loop.train`.
+
+    Warns:
+      CheckpointWarning: training goes on from an older step, because a newer one is damaged.
     """
     prepared = prepare(experiment)
     run = RunDir.create(out, experiment)
     config = experiment.train
     with run.lock(), Checkpoints(run.checkpoints, keep=config.keep) as checkpoints:
-        if checkpoints.latest() == config.steps and (run.processor / "processor.json").exists():
+        done = checkpoints.latest() == config.steps and checkpoints.newest() == config.steps
+        if done and (run.processor / "processor.json").exists():
             return run
         prepared.processor.save(run.processor)
         program = program_of(prepared.processor)
@@ -84,6 +89,7 @@ def fit(
                 stop=stop,
                 max_bad_steps=config.max_bad_steps,
             )
+        write_atomic(run.unreadable, json.dumps(prepared.train.unreadable) + "\n")
     return run
 
 

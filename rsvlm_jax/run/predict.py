@@ -18,9 +18,11 @@ import numpy as np
 
 from data_zarr.cube import Cube
 from data_zarr.sampling import WindowTable
+from data_zarr.schema import check_inputs
 from data_zarr.write import write_geotiff, write_map
 from rsvlm_jax.config import ConfigError
 from rsvlm_jax.data.source import CubeSource
+from rsvlm_jax.data.specs import bandset_specs
 from rsvlm_jax.metrics import conformal
 
 from .tiles import TilesReport, tiles
@@ -60,15 +62,18 @@ def predict(
       progress: called with (finished blocks, all blocks).
 
     Raises:
-      DataError, CubeError: the cube does not fit the model, or cannot be read.
+      DataError: the cube does not fit the model.
+      CubeError: impossible numbers (`check_inputs`), or a chunk that cannot be read (named): a map
+        has no holes that nobody asked for. Finished blocks stay: restore the chunk, run again.
       ConfigError: `out` cannot be written, or holds blocks of another computation.
     """
     size = loaded.experiment.data.window
     out = Path(out)
+    check_inputs(cube, [s.name for s in bandset_specs(cube, loaded.processor.bandsets)])
 
     def fn(y: np.ndarray, x: np.ndarray) -> dict[str, np.ndarray]:
         table = WindowTable(y, x, size)
-        source = CubeSource.of(loaded.processor, cube, table)
+        source = CubeSource.of(loaded.processor, cube, table, error_budget=0.0)
         numbers = loaded.regress_source(source, batch_size=batch_size)
         return {"mean": numbers.mean, "scale": numbers.scale, "lo": numbers.lo, "hi": numbers.hi}
 
@@ -120,6 +125,7 @@ def write(
         "source": cube.title,
         "source_digest": cube.digest(),
         "model_digest": loaded.digest,
+        "model_step": loaded.step,
         "window_pixels": loaded.experiment.data.window,
         "interval": f"90 %, {kind}",
         **(attrs or {}),

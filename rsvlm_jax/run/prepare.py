@@ -17,6 +17,8 @@ import numpy as np
 
 from data_zarr.cube import Cube
 from data_zarr.sampling import WindowTable, window_table
+from data_zarr.schema import check_inputs
+from data_zarr.sensors import PLATFORMS
 from data_zarr.splits import Split, split, tile_folds
 from data_zarr.stats import band_stats
 from rsvlm_jax.config import BandSetSpec, ConfigError, DataError, Experiment
@@ -64,19 +66,28 @@ class Prepared:
 
     def source(self, table: WindowTable, rows: np.ndarray) -> CubeSource:
         """Windows by row; those without a target are left out."""
+        return self.source_for(self.processor, table, rows)
+
+    def source_for(self, processor: Processor, table: WindowTable, rows: np.ndarray) -> CubeSource:
+        """`source` as another processor reads this cube: that of a run trained elsewhere.
+
+        Raises:
+          DataError: the cube's bands differ from those of the processor.
+        """
         target = self.experiment.data.target
-        found = CubeSource.of(self.processor, self.cube, table, rows=rows, target=target)
+        found = CubeSource.of(processor, self.cube, table, rows=rows, target=target)
         if found.has_target.all():
             return found
         rows = rows[found.has_target]
-        return CubeSource.of(self.processor, self.cube, table, rows=rows, target=target)
+        return CubeSource.of(processor, self.cube, table, rows=rows, target=target)
 
 
 def prepare(experiment: Experiment) -> Prepared:
-    """Open, look up, split. Reads metadata, not pixels.
+    """Open, look up, split. Reads metadata, and of the pixels a few chunks.
 
     Raises:
-      ConfigError, DataError, CubeError: what the experiment asks for is not there.
+      ConfigError, DataError, CubeError: what the experiment asks for is not there, or cannot be
+        (`data_zarr.schema.check_inputs`).
     """
     data, model = experiment.data, experiment.model
     if not model.inputs:
@@ -85,7 +96,16 @@ def prepare(experiment: Experiment) -> Prepared:
         )
     cube = find_cube(data.cube)
     specs = bandset_specs(cube, model.inputs)
+    highest = max((int(cube.bandsets[s.name].platform.max()) for s in specs), default=0)
+    if highest >= model.temporal.platforms:
+        raise ConfigError(
+            "the platform embedding has too few rows",
+            where="TemporalConfig.platforms",
+            expected=f"> {highest}, the platform of some date ({PLATFORMS[highest]})",
+            found=model.temporal.platforms,
+        )
     target = target_spec(cube, data.target)
+    check_inputs(cube, [s.name for s in specs])
     height, width = cube.grid.height, cube.grid.width
     train_table = window_table(height, width, data.window, data.stride)
     eval_table = window_table(height, width, data.window, data.window)
@@ -97,7 +117,7 @@ def prepare(experiment: Experiment) -> Prepared:
         target=target,
         tokenizer=Tokenizer.shipped(),
         visual_tokens=visual_tokens(experiment, cube, specs),
-        facts=facts(cube, specs, data.window),
+        facts=facts(cube, specs, data.window, [i.dates for i in model.inputs]),
     )
     return Prepared(
         experiment,

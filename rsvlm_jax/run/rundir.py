@@ -5,8 +5,9 @@ RUN/
   environment.json   versions, devices, git commit, command
   processor/         tokenizer, templates, bands, target, intervals: all that prediction needs
   metrics.jsonl      a row for every optimiser step
+  unreadable.json    how many training windows could not be read, and why the first
   checkpoints/       Orbax steps with SHA-256 manifests
-  report/            tables and figures
+  report/            tables and figures; report_CUBE/ of another cube
   lock               held while a process trains here
 """
 
@@ -32,8 +33,13 @@ from rsvlm_jax.config import CheckpointError, ConfigError, Experiment, from_json
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old or the new one, never a torn one."""
     tmp = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    tmp.write_text(text)
-    tmp.replace(path)
+    try:
+        tmp.write_text(text)
+        tmp.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            tmp.unlink()
+        raise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +61,22 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def unreadable(self) -> Path:
+        return self.path / "unreadable.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
     @property
     def report(self) -> Path:
         return self.path / "report"
+
+    def unreadable_windows(self) -> dict[str, object]:
+        """`CubeSource.unreadable` of the training windows, as `fit` left it."""
+        if not self.unreadable.is_file():
+            return {"windows": 0, "first": None}
+        return json.loads(self.unreadable.read_text())
 
     def experiment(self) -> Experiment:
         """The run's resolved configuration.
@@ -104,38 +120,61 @@ class RunDir:
         old = self.experiment()
         if old == experiment:
             return
-        a, b = _leaves(dataclasses.asdict(old)), _leaves(dataclasses.asdict(experiment))
-        keys = [k for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
-        raise ConfigError(
+        raise other_owner(
             "the run directory belongs to another experiment",
-            where=f"{self.path} ({', '.join(keys[:5])})",
-            expected=", ".join(str(b.get(k)) for k in keys[:5]),
-            found=", ".join(str(a.get(k)) for k in keys[:5]),
+            self.path,
+            dataclasses.asdict(old),
+            dataclasses.asdict(experiment),
             remedy="choose another --out, or delete the directory",
         )
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the directory; the lock goes with the process, however that ends.
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the directory while training in it; see `locked`."""
+        return locked(self.path)
 
-        Raises:
-          ConfigError: another process holds it (named).
-        """
-        with open(self.path / "lock", "a+") as f:
-            try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as e:
-                f.seek(0)
-                raise ConfigError(
-                    "another process trains in this run directory",
-                    where=self.path,
-                    found=f.read().strip() or "an unnamed owner",
-                    remedy="wait for it, or choose another --out",
-                ) from e
-            f.truncate(0)
-            f.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-            f.flush()
-            yield
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a directory, made where it is missing; the lock goes with the process, however it ends.
+
+    Raises:
+      ConfigError: another process holds it (named), or it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            f = stack.enter_context(open(path / "lock", "a+"))
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise ConfigError(
+                "another process works in this directory",
+                where=path,
+                found=(path / "lock").read_text().strip() or "an unnamed owner",
+                remedy="wait for it, or choose another --out",
+            ) from e
+        except OSError as e:
+            raise ConfigError(
+                f"cannot write the directory ({e.strerror})",
+                where=path,
+                remedy="choose another --out",
+            ) from e
+        f.truncate(0)
+        f.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+        f.flush()
+        yield
+
+
+def other_owner(what: str, path: Path, old: dict, new: dict, *, remedy: str) -> ConfigError:
+    """The error for a directory of another configuration; names the first fields that differ."""
+    a, b = _leaves(old), _leaves(new)
+    keys = [k for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
+    return ConfigError(
+        what,
+        where=f"{path} ({', '.join(keys[:5])})",
+        expected=", ".join(str(b.get(k)) for k in keys[:5]),
+        found=", ".join(str(a.get(k)) for k in keys[:5]),
+        remedy=remedy,
+    )
 
 
 def _leaves(tree: dict, prefix: str = "") -> dict[str, object]:

@@ -17,6 +17,7 @@ block's edge are evaluated once for each block that they touch: that is the pric
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -28,6 +29,7 @@ from typing import Literal
 
 import numpy as np
 
+from data_zarr.sampling import WindowTable
 from rsvlm_jax.config import ConfigError, DataError
 
 from .rundir import write_atomic
@@ -67,6 +69,7 @@ def tiles(
     key: str,
     tile: int,
     overlap: int,
+    windows: tuple[np.ndarray, np.ndarray] | None = None,
     blend: Literal["linear", "flat"] = "linear",
     block: int = 256,
     progress: Callable[[int, int], None] | None = None,
@@ -75,15 +78,16 @@ def tiles(
 
     Args:
       shape: (height, width) of the grid in pixels.
-      fn: one value a window for each variable; called once a block.
+      fn: one value a window for each variable; called once a block that has windows.
       out: directory of the finished blocks; kept until the caller removes it.
       key: identifies what is computed (model, cube, options); blocks of another key are refused.
       tile, overlap: window edge and shared pixels of neighbours.
+      windows: upper left pixels (y, x) [n] instead of the raster that `overlap` gives.
       block: edge of an output block in pixels.
       progress: called with (finished blocks, all blocks).
 
     Returns:
-      {variable: float32 [height, width]} and a report.
+      {variable: float32 [height, width]}, NaN where no window lies, and a report.
 
     Raises:
       DataError: a window larger than the grid. ConfigError: `out` belongs to another computation.
@@ -101,7 +105,10 @@ def tiles(
         raise ConfigError(
             "impossible overlap", where="tiles", expected=f"0 .. {tile - 1}", found=overlap
         )
+    if block < 1:
+        raise ConfigError("impossible block", where="tiles", expected=">= 1 pixel", found=block)
     out = Path(out)
+    ys, xs = (window_starts(n, tile, tile - overlap) for n in shape)
     _claim(
         out,
         {
@@ -109,38 +116,38 @@ def tiles(
             "shape": list(shape),
             "tile": tile,
             "overlap": overlap,
+            "windows": None if windows is None else WindowTable(*windows, tile).digest(),
             "blend": blend,
             "block": block,
         },
     )
-    ys, xs = (window_starts(n, tile, tile - overlap) for n in shape)
     weights = blend_weights(tile, blend)
     corners = [(y, x) for y in range(0, height, block) for x in range(0, width, block)]
     result: dict[str, np.ndarray] = {}
-    computed = windows = 0
+    computed = evaluated = 0
     for done, (y0, x0) in enumerate(corners):
         y1, x1 = min(y0 + block, height), min(x0 + block, width)
         file = out / f"block_{y0}_{x0}.npz"
         values = _load(file)
         if values is None:
-            y, x = (
-                a.ravel()
-                for a in np.meshgrid(
-                    ys[(ys < y1) & (ys + tile > y0)],
-                    xs[(xs < x1) & (xs + tile > x0)],
-                    indexing="ij",
-                )
-            )
-            values = _blend(fn(y, x), y, x, (y0, x0, y1, x1), weights)
+            if windows is None:
+                near_y = ys[(ys < y1) & (ys + tile > y0)]
+                near_x = xs[(xs < x1) & (xs + tile > x0)]
+                y, x = (a.ravel() for a in np.meshgrid(near_y, near_x, indexing="ij"))
+            else:
+                y, x = windows
+                here = (y < y1) & (y + tile > y0) & (x < x1) & (x + tile > x0)
+                y, x = y[here], x[here]
+            values = _blend(fn(y, x), y, x, (y0, x0, y1, x1), weights) if len(y) else {}
             _save(file, values)
-            computed, windows = computed + 1, windows + len(y)
+            computed, evaluated = computed + 1, evaluated + len(y)
         for name, v in values.items():
             if name not in result:
                 result[name] = np.full(shape, np.nan, np.float32)
             result[name][y0:y1, x0:x1] = v
         if progress is not None:
             progress(done + 1, len(corners))
-    return result, TilesReport(len(corners), computed, windows)
+    return result, TilesReport(len(corners), computed, evaluated)
 
 
 def _blend(
@@ -162,35 +169,56 @@ def _blend(
         total[at] += w
         for name, v in values.items():
             sums[name][at] += w * float(v[i])
+    total[total == 0] = np.nan  # no window lies there
     return {name: (s / total).astype(np.float32) for name, s in sums.items()}
 
 
 def _claim(out: Path, what: dict[str, object]) -> None:
+    """Say whose blocks these are; a directory without blocks is anybody's."""
     file = out / "tiles.json"
-    text = json.dumps(what, sort_keys=True)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            write_atomic(file, text)
+        if not any(out.glob("block_*.npz")):
+            write_atomic(file, json.dumps(what, sort_keys=True))
+        known = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        known = {}
     except OSError as e:
         raise ConfigError(
             f"cannot write the output ({e.strerror})", where=out, remedy="choose another --out"
         ) from e
-    if file.read_text() != text:
+    differ = [k for k in what if known.get(k) != what[k]]
+    if differ:
         raise ConfigError(
             "the output directory holds blocks of another computation",
             where=out,
-            expected=text,
-            found=file.read_text(),
+            expected=", ".join(f"{k} {_short(what[k])}" for k in differ),
+            found=", ".join(_short(known.get(k)) for k in differ),
             remedy="delete it, or choose another --out",
         )
+
+
+def _short(value: object) -> str:
+    """Digests by their first digits."""
+    words = str(value).split()
+    shown = " ".join(w[:12] for w in words[:3])
+    return shown + (" ..." if len(words) > 3 else "")
 
 
 def _save(file: Path, values: dict[str, np.ndarray]) -> None:
     tmp = file.with_name(f".{file.name}.{os.getpid()}.npz")
     digest = _digest(values)
-    np.savez(tmp, _digest=np.array(digest), **values)  # type: ignore[arg-type]
-    tmp.replace(file)
+    try:
+        np.savez(tmp, _digest=np.array(digest), **values)  # type: ignore[arg-type]
+        tmp.replace(file)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            tmp.unlink()
+        raise ConfigError(
+            f"cannot write the output ({e.strerror})",
+            where=file,
+            remedy="free space or rights and run again: finished blocks are kept",
+        ) from e
 
 
 def _load(file: Path) -> dict[str, np.ndarray] | None:

@@ -76,7 +76,7 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A model with numbers, placed on a mesh. Make it with `load_run`, or `rsvlm_jax.load`."""
+    """A model with numbers, placed on a mesh; those of training step `step`. See `load_run`."""
 
     experiment: Experiment
     processor: Processor
@@ -84,6 +84,7 @@ class Loaded:
     graphdef: nnx.GraphDef
     params: Tree
     stats: Tree
+    step: int
 
     @functools.cached_property
     def model(self) -> VisionLanguageModel:
@@ -91,9 +92,10 @@ class Loaded:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the numbers and the processor: what a prediction depends on."""
+        """SHA-256 of numbers, processor and compute type: what a prediction depends on."""
         h = hashlib.sha256(to_json(self.processor.data).encode())
         h.update(repr((self.processor.bandsets, self.processor.conformal)).encode())
+        h.update(self.experiment.model.dtype.encode())
         for path, x in flat({"params": self.params, "stats": self.stats}).items():
             h.update(path.encode())
             h.update(np.asarray(x).tobytes())
@@ -117,13 +119,14 @@ class Loaded:
         batch_size: int = 64,
         progress: Callable[[int, int], None] | None = None,
     ) -> Numbers:
-        """`regress` over all windows of a source, in its order."""
+        """`regress` over all windows of a source, in its order; NaN where one is unreadable."""
         found = []
         with eval_batches(source, self.processor, batch_size=batch_size) as batches:
             for i, batch in enumerate(batches):
                 numbers = self.regress(batch)
-                keep = np.asarray(batch.sample) >= 0
-                found.append([np.asarray(x)[keep] for x in dataclasses.astuple(numbers)])
+                unread, n = np.asarray(batch.sample) < 0, len(source) - i * batch_size
+                values = dataclasses.astuple(numbers)
+                found.append([np.where(unread, np.nan, x)[:n] for x in values])
                 if progress is not None:
                     progress(min((i + 1) * batch_size, len(source)), len(source))
         return Numbers(*(np.concatenate(x) for x in zip(*found, strict=True)))
@@ -214,8 +217,8 @@ class Loaded:
         """The window whose upper left pixel is (y, x), as a batch of one.
 
         Raises:
-          DataError, CubeError: it lies outside, cannot be read, or the cube's bands differ from
-            those of the training cube.
+          DataError: it lies outside, or the cube's bands differ from those of the training cube.
+          CubeError: it cannot be read.
         """
         table = WindowTable(np.array([y]), np.array([x]), self.experiment.data.window)
         source = CubeSource.of(self.processor, cube, table, error_budget=0.0)
@@ -248,6 +251,9 @@ def load_run(
     Raises:
       CheckpointError: no run, no checkpoint that verifies, or one of another model; names both
         sides of a mismatch.
+
+    Warns:
+      CheckpointWarning: the newest step is damaged and an older one was taken: `Loaded.step`.
     """
     run = RunDir(Path(path))
     if is_pretrained(run.path):
@@ -273,12 +279,15 @@ def load_run(
     program = program_of(processor)
     placed = make_mesh(experiment.mesh)
     with Checkpoints(run.checkpoints) as checkpoints:
-        params, stats = _restore(checkpoints, program, placed, experiment, missing)
-    return Loaded(experiment, processor, placed, program.graphdef, params, stats)
+        step = checkpoints.newest()
+        params, stats = _restore(checkpoints, step, program, placed, experiment, missing)
+    assert step is not None  # or nothing was restored
+    return Loaded(experiment, processor, placed, program.graphdef, params, stats, step)
 
 
 def _restore(
     checkpoints: Checkpoints,
+    step: int | None,
     program: Program,
     mesh: jax.sharding.Mesh,
     experiment: Experiment,
@@ -293,7 +302,7 @@ def _restore(
     wanted = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, place
     )
-    saved = checkpoints.tree()
+    saved = checkpoints.tree(step)
     base = None
     if missing == "init" and flat(wanted).keys() - saved.keys():
         made = dict(zip(("params", "stats"), program.init(experiment.train.seed), strict=True))
@@ -302,7 +311,7 @@ def _restore(
     averaged = {p.removeprefix("ema/") for p in saved if p.startswith("ema/")}
     if averaged:
         wanted["ema"] = pick(wanted["params"], averaged)
-    found = checkpoints.restore_part(wanted)
+    found = checkpoints.restore_part(wanted, step)
     params = overlay(found["params"], found.pop("ema")) if averaged else found["params"]
     found["params"] = params
     if base is not None:

@@ -8,11 +8,13 @@
 
 Saving is asynchronous: `save` returns when the arrays are copied to the host; a thread waits for
 Orbax's commit, writes the manifest, and only then deletes steps beyond `keep`. An error in that
-thread is raised by the next `save`, `wait` or `close`. Reading never changes the directory.
+thread is raised by the next `save`, `wait` or `close`. Reading never changes the directory; a step
+is verified when a `Checkpoints` first reads it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -29,7 +31,7 @@ from rsvlm_jax.core import flat, map_with_path
 
 from . import manifest as manifests
 
-SHOWN = 10
+SHOWN = 3
 """Differences that an error lists on each side."""
 
 
@@ -56,6 +58,8 @@ class Checkpoints:
         self._pending: threading.Thread | None = None
         self._error: BaseException | None = None
         self._damaged: set[int] = set()
+        self._good: dict[int, manifests.Manifest] = {}
+        self._told: set[str] = set()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -103,9 +107,11 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            if self._manager is not None:
-                self._manager.close()
-                self._manager = None
+            manager, self._manager = self._manager, None
+            if manager is not None:
+                # It raises the error of a failed save again; `wait` has told it in one line.
+                with contextlib.suppress(Exception):
+                    manager.close()
 
     def steps(self) -> list[int]:
         """Finished steps, ascending: those with a manifest. Their files are not read."""
@@ -116,6 +122,22 @@ class Checkpoints:
         self.wait()
         steps = self.steps()
         return steps[-1] if steps else None
+
+    def newest(self) -> int | None:
+        """The newest step that verifies, its files read; None where none was ever finished.
+
+        Raises:
+          CheckpointError: steps were finished, and none verifies.
+
+        Warns:
+          CheckpointWarning: as `restore`.
+        """
+        return None if self.latest() is None else self._verified(None)[0]
+
+    def begun(self) -> list[Path]:
+        """Numbered directories without a manifest: saves that were never finished."""
+        finished = set(self.steps())
+        return [self._at(s) for s in self._numbered() if s not in finished]
 
     def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
         """The newest state that verifies, as `abstract` wants it placed.
@@ -159,20 +181,18 @@ class Checkpoints:
         problems: list[str] = []
         for candidate in candidates:
             try:
-                manifest = manifests.read(self._at(candidate))
-                manifests.verify(self._at(candidate), manifest)
+                if (manifest := self._good.get(candidate)) is None:
+                    manifest = manifests.read(self._at(candidate))
+                    manifests.verify(self._at(candidate), manifest)
             except FileNotFoundError:
                 problems.append(f"{self._at(candidate)} was never finished")
             except manifests.Damaged as e:
                 self._damaged.add(candidate)
                 problems.append(str(e))
             else:
+                self._good[candidate] = manifest
                 if problems:
-                    warnings.warn(
-                        f"restoring step {candidate}: {'; '.join(problems)}",
-                        CheckpointWarning,
-                        stacklevel=3,
-                    )
+                    self._tell(f"restoring step {candidate}: {'; '.join(problems)}")
                 return candidate, manifest
         raise CheckpointError(
             "no checkpoint can be used" if problems else "no checkpoint",
@@ -181,6 +201,12 @@ class Checkpoints:
             found="; ".join(problems[:SHOWN]) if problems else f"steps {self.steps()}",
             remedy="start again in a new directory" if problems else None,
         )
+
+    def _tell(self, what: str) -> None:
+        """A warning, once."""
+        if what not in self._told:
+            self._told.add(what)
+            warnings.warn(what, CheckpointWarning, stacklevel=4)
 
     def _read(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
         nested = _nested(abstract)
@@ -241,6 +267,7 @@ class Checkpoints:
         return self._manager
 
     def _set_aside(self, step: int) -> None:
+        self._good.pop(step, None)
         target = self.directory / f"{step}.set-aside"
         shutil.rmtree(target, ignore_errors=True)
         os.replace(self._at(step), target)

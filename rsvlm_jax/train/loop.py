@@ -7,7 +7,8 @@ batch k is drawn, so the resumed run draws that batch and no other. Metrics of a
 step later, so that the host never waits for the device while it could draw.
 
 Several loops may run in threads of one process. SIGTERM is caught only by a loop in the main
-thread; give the others a `stop`.
+thread; give the others a `stop`. A SIGTERM that comes after the last batch was drawn goes on to
+whoever listened before the loop.
 """
 
 from __future__ import annotations
@@ -18,15 +19,22 @@ import math
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 
-from rsvlm_jax.config import DataError, NonFiniteError, Preempted
+from rsvlm_jax.config import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    NonFiniteError,
+    Preempted,
+)
 
-from .checkpoint import Checkpoints
+from .checkpoint import Checkpoints, CheckpointWarning
 from .state import TrainState, abstract
 
 
@@ -48,8 +56,14 @@ def resume(state: TrainState, batches: Batches, checkpoints: Checkpoints) -> Tra
 
     Raises:
       CheckpointError: there are checkpoints and none can be used (see `Checkpoints.restore`).
+
+    Warns:
+      CheckpointWarning: an older state was taken, or none where a save had begun.
     """
     if checkpoints.latest() is None:
+        if begun := checkpoints.begun():
+            text = f"training starts from nothing: {begun[-1]} was never finished"
+            warnings.warn(text, CheckpointWarning, stacklevel=2)
         return state
     state, data = checkpoints.restore(abstract(state))
     batches.set_state(data)
@@ -91,10 +105,12 @@ def train(
       NonFiniteError: more than `max_bad_steps` steps in a row were skipped, with the state saved;
         a skipped step changes no parameter, so that is the last good one.
       DataError: the batches ended early.
-      CheckpointError: a save failed.
+      CheckpointError: a save failed, or a line of `metrics_file` but the last is no row.
+      ConfigError: `metrics_file` cannot be written.
     """
     step = first = int(state.step)
-    saved = None if checkpoints is None else checkpoints.latest()
+    # Not `latest()`: a newer step that did not verify may stand there.
+    saved = first if checkpoints is not None and first in checkpoints.steps() else None
     bad = 0
     pending: tuple[int, Mapping[str, jax.Array]] | None = None
 
@@ -178,17 +194,20 @@ class _Rows:
 
     def __enter__(self) -> _Rows:
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            kept = [line for line in self._lines() if json.loads(line)["step"] <= self._step]
-            temporary = self._path.with_name(f".{self._path.name}.tmp")
-            temporary.write_text("".join(kept))
-            os.replace(temporary, self._path)
-            self._file = open(self._path, "a")
+            with self._writing():
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                kept = [line for at, line in self._lines() if at <= self._step]
+                temporary = self._path.with_name(f".{self._path.name}.tmp")
+                temporary.write_text("".join(kept))
+                os.replace(temporary, self._path)
+                self._file = open(self._path, "a")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if self._file is not None:
-            self._file.close()
+            # What a full disk did not take is tried again here: the first error says it.
+            with contextlib.suppress(OSError) if kind else self._writing():
+                self._file.close()
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> Row:
         row: Row = {"step": step}
@@ -196,24 +215,55 @@ class _Rows:
             number = float(value)  # a float32 is a float64 exactly, and repr keeps that
             row[name] = number if math.isfinite(number) else None
         if self._file is not None:
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
+            with self._writing():
+                self._file.write(json.dumps(row) + "\n")
+                self._file.flush()
         return row
 
     def sync(self) -> None:
         if self._file is not None:
-            os.fsync(self._file.fileno())
+            with self._writing():
+                os.fsync(self._file.fileno())
 
-    def _lines(self) -> Iterator[str]:
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        """(step, line). A killed process leaves a last line without its end, and no other."""
         assert self._path is not None
-        if self._path.exists():
-            with open(self._path) as f:
-                yield from (line for line in f if line.endswith("\n"))
+        if not self._path.exists():
+            return
+        with open(self._path, errors="replace") as f:
+            for number, line in enumerate(f, 1):
+                if not line.endswith("\n"):
+                    return
+                try:
+                    at = int(json.loads(line)["step"])
+                except (ValueError, KeyError, TypeError) as e:
+                    raise CheckpointError(
+                        "a damaged row of metrics",
+                        where=f"{self._path}, line {number}",
+                        expected='{"step": ...}',
+                        found=repr(line[:40]),
+                        remedy="mend or delete the line; the checkpoints do not need it",
+                    ) from e
+                yield at, line
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            raise ConfigError(
+                f"cannot write the metrics ({e.strerror})",
+                where=self._path,
+                remedy="free space or rights and run again: it goes on from the last checkpoint",
+            ) from e
 
 
 @contextlib.contextmanager
 def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, while in the main thread; elsewhere one that nothing sets."""
+    """An event that SIGTERM sets, while in the main thread; elsewhere one that nothing sets.
+
+    When the block ends well although the event is set, the signal is given on.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
@@ -223,3 +273,5 @@ def _sigterm() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+    if event.is_set():
+        signal.raise_signal(signal.SIGTERM)

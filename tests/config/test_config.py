@@ -61,6 +61,13 @@ def test_unknown_key_names_the_nearest():
     assert e.value.exit_code == 2
 
 
+def test_a_missing_key_is_named():
+    data = to_dict(Experiment("x", model=nano((InputConfig("s2_l2a"),))))
+    del data["model"]["inputs"][0]["bandset"]
+    with pytest.raises(ConfigError, match=r"a key is missing in .*inputs\[0\]; expected bandset"):
+        from_dict(Experiment, data)
+
+
 def test_unknown_choice_names_the_choices():
     data = to_dict(an_experiment())
     data["model"]["inputs"][0]["spectral"]["plan"] = "wavelengths"

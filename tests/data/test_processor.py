@@ -144,13 +144,16 @@ def test_unknown_input_is_suggested(plain: Processor):
         ({"valid": (B, T, W, W)}, "wrong shape of valid"),
         ({"date": DATES["s2_l1c"][:2]}, "wrong number of dates"),
         ({"date": DATES["s2_l1c"][::-1]}, "dates out of order"),
+        ({"platform": 64}, "no such platform in s2_l1c; expected rows 0 .. .*; found 64"),
     ],
 )
 def test_observation_refuses(plain: Processor, change: dict, message: str):
     pixels = np.zeros(change.get("pixels", (B, T, 13, W, W)), np.int16)
     valid = np.ones(change["valid"], bool) if "valid" in change else None
     with pytest.raises(DataError, match=message):
-        plain.observation("s2_l1c", pixels, valid, date=change.get("date"))
+        plain.observation(
+            "s2_l1c", pixels, valid, date=change.get("date"), platform=change.get("platform", 0)
+        )
 
 
 def test_nan_pixels_are_not_valid(plain: Processor):

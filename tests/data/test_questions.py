@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from rsvlm_jax.data import Facts, Questions, Tokenizer
-from rsvlm_jax.data.questions import HELD_OUT, REFUSAL, TARGET, number_word
+from rsvlm_jax.data.questions import (
+    HELD_OUT,
+    REFUSAL,
+    TARGET,
+    UNKNOWN_HELD_OUT,
+    number_word,
+)
 
 FACTS = Facts(("Sentinel-2",), True, False, 5, 13, 10.0, 8)
 
@@ -26,6 +32,12 @@ def test_counts(questions: Questions):
 def test_held_out_wordings_are_not_trained_on(questions: Questions):
     assert not set(HELD_OUT) & set(TARGET)
     assert {qa.answer for qa in questions.held_out} == {"The tree cover is <reg>."}
+
+
+def test_questions_that_no_image_answers_are_held_out_too(questions: Questions):
+    assert len(set(UNKNOWN_HELD_OUT)) == len(questions.held_out_other) >= 2
+    assert not set(UNKNOWN_HELD_OUT) & {qa.question for qa in questions.pairs}
+    assert {qa.answer for qa in questions.held_out_other} == {REFUSAL}
 
 
 def test_only_questions_about_the_target_have_a_number(questions: Questions):
@@ -59,7 +71,7 @@ def test_an_unknown_fact_is_not_asked_about():
 def test_short_enough_for_the_small_decoder(name: str):
     t = Tokenizer.shipped()
     both = Questions(name, FACTS)
-    for qa in (*both.pairs, *both.held_out):
+    for qa in (*both.pairs, *both.held_out, *both.held_out_other):
         n = len(t.encode(qa.question + "\n")) + len(t.encode(qa.answer.replace("<reg>", "")))
         assert n <= 64, f"{n} tokens: {qa}"
 

@@ -232,6 +232,27 @@ def test_too_many_bad_windows(damaged: Path, config, table):
     assert patient.read(np.arange(20))["sample"].tolist().count(-1) == 1
 
 
+def test_without_a_budget_the_first_unreadable_window_is_the_error(damaged, config, table):
+    strict = CubeSource(damaged, config.inputs, TARGET, table, error_budget=0.0)
+    with pytest.raises(CubeError, match=r"corrupt chunk in .*s2_l1c/pixels/c/0/0/1/2"):
+        strict.read(np.array([5, 6, 7]))
+
+
+def test_unreadable_windows_are_counted_with_the_first_reason(damaged, config, table):
+    hurt = CubeSource(damaged, config.inputs, TARGET, table)
+    assert hurt.unreadable == {"windows": 0, "first": None}
+    hurt.read(np.arange(20))
+    assert hurt.unreadable["windows"] == 1
+    assert "s2_l1c/pixels/c/0/0/1/2" in hurt.unreadable["first"]
+
+
+def test_a_window_above_or_left_of_the_cube_is_named(cube_path, config):
+    for y, x in ((-3, 20), (3, -1)):
+        table = WindowTable(np.array([y]), np.array([x]), 8)
+        with pytest.raises(DataError, match=rf"inside 40 x 36 pixels; found 8 x 8 at {y}, {x}"):
+            CubeSource(cube_path, config.inputs, None, table)
+
+
 def test_missing_chunk_is_never_zeros(cube_path: Path, tmp_path, config, table):
     path = tmp_path / "missing.zarr"
     shutil.copytree(cube_path, path)

@@ -89,3 +89,10 @@ def test_facts(cube: Cube):
     radar = facts(cube, specs[1:2], 8)
     assert (radar.optical, radar.radar, radar.dates) == (False, True, 1)
     assert facts(cube, specs[2:], 8).sensors == ()
+
+
+def test_dates_are_counted_as_the_model_sees_them(cube: Cube):
+    specs = bandset_specs(cube, [InputConfig("dem"), InputConfig("s2_l1c")])
+    assert facts(cube, specs, 8).dates == 3
+    assert facts(cube, specs, 8, [None, 2]).dates == 2
+    assert facts(cube, specs, 8, [None, 9]).dates == 3

@@ -16,6 +16,7 @@ from small_cube import Small, create, grid, optical
 
 from data_zarr.cube import open_cube
 from data_zarr.errors import CubeError
+from data_zarr.format import check_dates
 from data_zarr.grid import Grid
 from data_zarr.write import seal
 
@@ -198,6 +199,21 @@ def test_platform_repeats_an_instant(small: Small) -> None:
     _set_time(small, lambda t: t[[0, 0, 2]])
     assert "a platform repeats an instant in" in (line := fails(small.path))
     assert "sentinel-2a twice at 2019-05-01T10:00:00" in line
+
+
+@pytest.mark.parametrize("rows", [(64, 64, 64), (1, 1, -1)])
+def test_platform_that_the_cube_does_not_know(small: Small, rows: tuple[int, ...]) -> None:
+    zarr.open_array(small.path / "s2_l1c" / "platform", mode="r+")[:] = np.asarray(rows)
+    seal(small.path)
+    assert "platform outside the cube's own table in" in (line := fails(small.path))
+    assert f"found {rows[-1]};" in line
+
+
+@pytest.mark.parametrize("row", [64, -1])
+def test_check_dates_refuses_a_platform_that_is_not_in_the_table(row: int) -> None:
+    dates = np.array(["2019-01-01", "2019-01-01"], "datetime64[s]")
+    with pytest.raises(CubeError, match=f"no such platform in here; .*found {row};"):
+        check_dates(dates, [row, row], "here")
 
 
 def test_permuted_bands(small: Small) -> None:

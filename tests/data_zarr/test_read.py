@@ -167,3 +167,10 @@ def test_shards_that_a_window_touches() -> None:
         "a/c/0/0/0/1",
         "a/c/0/0/1/1",
     ]
+
+
+def test_an_empty_list_of_bands_is_not_all_bands(intact: Small):
+    cube = open_cube(intact.path)
+    with pytest.raises(CubeError, match=r"no band asked for in .*s2_l1c; expected some of B01"):
+        cube.reader("s2_l1c", bands=[])
+    assert Reader(cube.path, cube.bandsets["s2_l1c"], ()).bands == ()

@@ -144,7 +144,7 @@ def test_unwritable_output(tmp_path: Path) -> None:
         create(tmp_path / "file" / "c.zarr")
     line = str(caught.value)
     assert line.startswith(f"cannot write the cube in {tmp_path}/file/c.zarr; expected a writable")
-    assert caught.value.exit_code == 3
+    assert caught.value.exit_code == 2
 
 
 @pytest.mark.parametrize("place", [(0, 0, 64, 32), (0, 1, 64, 64), (1, 0, 99, 70), (64, 0, 64, 70)])
@@ -178,6 +178,10 @@ def test_wrong_pixels(tmp_path: Path, pixels: np.ndarray, valid: Any, problem: s
         ({"static": True}, "no dates in s2_l1c"),
         ({"platform": ("sentinel-2a",)}, "platforms and dates differ"),
         ({"platform": "sputnik"}, "no such platform"),
+        ({"platform": 64}, r"no such platform in s2_l1c; .* or a row 0 \.\. \d+; found 64"),
+        ({"platform": (1, 1, -1)}, "no such platform in s2_l1c; .* found -1"),
+        ({"platform": (64, 64, 64)}, "no such platform in s2_l1c; .* found 64"),
+        ({"platform": (1, 1, 2.5)}, "no such platform in s2_l1c; .* found 2.5"),
         ({"nodata": 0}, "nodata cannot mark a missing value"),
         ({"nodata": 70000}, "nodata cannot mark a missing value"),
         ({"dtype": "float32"}, "nodata of a float band set"),
@@ -295,8 +299,9 @@ def test_unwritable_map(tmp_path: Path, kind: str) -> None:
             return write_map(path, grid(), {"a": (values, {})})
         return write_geotiff(path, grid(), {"a": values})
 
-    with pytest.raises(CubeError, match=f"cannot write the map in {path}"):
+    with pytest.raises(CubeError, match=f"cannot write the map in {path}") as caught:
         write()
+    assert caught.value.exit_code == 2
 
 
 def test_map_of_another_shape(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from rsvlm_jax.config import (
     RsvlmError,
     SplitConfig,
     TargetConfig,
+    TemporalConfig,
 )
 from rsvlm_jax.core import flat
 from rsvlm_jax.run.cubes import find_cube
@@ -111,6 +112,13 @@ BAD = {
         ),
         DataError,
         "B13",
+    ),
+    "a platform beyond the embedding": (
+        lambda e: dataclasses.replace(
+            e, model=dataclasses.replace(e.model, temporal=TemporalConfig(platforms=1))
+        ),
+        ConfigError,
+        "too few rows .*sentinel-2a",
     ),
     "no such target": (
         lambda e: replaced_data(e, target=TargetConfig("tree_covr")),

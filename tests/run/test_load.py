@@ -97,6 +97,11 @@ def test_predict_is_restartable_and_georeferenced(loaded: Loaded, cube, tmp_path
     assert {"tree_cover", "tree_cover_lower", "tree_cover_upper"} <= set(made.data_vars)
 
 
+def test_the_digest_knows_the_compute_type(loaded: Loaded, finished: Path):
+    assert load_run(finished).digest == loaded.digest
+    assert load_run(finished, dtype="bfloat16").digest != loaded.digest, "or their blocks would mix"
+
+
 def test_predict_verb(finished: Path, tmp_path: Path, capsys):
     out = tmp_path / "map"
     args = ["predict", str(finished), "--cube", "sample:slovenia_s2", "--out", str(out), "--json"]

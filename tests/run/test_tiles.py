@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pytest
 
@@ -91,3 +93,51 @@ def test_unwritable_output(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write the output"):
         tiles((16, 16), centre, tmp_path / "file" / "out", key="k", tile=8, overlap=4)
+
+
+def test_an_impossible_block(tmp_path):
+    with pytest.raises(ConfigError, match="impossible block in tiles; expected >= 1"):
+        tiles((16, 16), centre, tmp_path / "out", key="k", tile=8, overlap=4, block=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_loses_no_finished_block(tmp_path, monkeypatch):
+    args = {"key": "k", "tile": 8, "overlap": 4, "block": 16}
+    whole, _ = tiles((40, 40), centre, tmp_path / "whole", **args)
+    save = np.savez
+
+    def full(file, **values):
+        if len(list((tmp_path / "out").glob("block_*"))) == 3:
+            file.write_bytes(b"half a blo")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(file, **values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", full)
+        with pytest.raises(ConfigError, match=r"cannot write the output \(No space .* are kept"):
+            tiles((40, 40), centre, tmp_path / "out", **args)
+    assert len(list((tmp_path / "out").iterdir())) == 4, "three blocks and their description"
+    again, report = tiles((40, 40), centre, tmp_path / "out", **args)
+    assert report.computed == report.blocks - 3
+    assert again["value"].tobytes() == whole["value"].tobytes()
+
+
+def test_a_mismatch_names_only_what_differs_and_digests_by_their_first_digits(tmp_path):
+    tiles((16, 16), centre, tmp_path, key="a" * 64, tile=8, overlap=4)
+    with pytest.raises(ConfigError) as e:
+        tiles((16, 16), centre, tmp_path, key="b" * 64, tile=8, overlap=2)
+    assert str(e.value) == (
+        f"the output directory holds blocks of another computation in {tmp_path}; "
+        "expected key bbbbbbbbbbbb, overlap 2; found aaaaaaaaaaaa, 4; "
+        "delete it, or choose another --out"
+    )
+
+
+def test_a_directory_without_blocks_is_anybodys(tmp_path):
+    def dies(y, x):
+        raise RuntimeError("before the first block")
+
+    with pytest.raises(RuntimeError):
+        tiles((16, 16), dies, tmp_path, key="one", tile=8, overlap=4)
+    made, _ = tiles((16, 16), centre, tmp_path, key="two", tile=8, overlap=4)
+    assert np.isfinite(made["value"]).all()

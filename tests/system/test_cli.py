@@ -61,6 +61,34 @@ def test_unknown_option_is_refused_before_anything_heavy():
     assert time.monotonic() - start < 10
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--train.steps", "abc"], "--train.steps: invalid literal for int"),
+        (["--model.dtype", "float3"], "invalid choice 'float3' for argument '--model.dtype'"),
+        (["--train.steps"], "Missing value for argument '--train.steps'"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_one_line(words, says, capsys):
+    assert main(["train", "forkme", "--out", "x", *words]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert says in err
+    assert "--help" in err
+
+
+def test_a_reader_that_leaves_is_no_traceback():
+    code = "import sys; from rsvlm_jax.cli.main import main; sys.exit(main(['train', '--help']))"
+    done = subprocess.run(
+        f'{sys.executable} -c "{code}" | true',
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+
+
 def test_impossible_value_names_the_field(capsys):
     assert main(["train", "forkme", "--optimizer.learning-rate", "300"]) == 2
     assert "OptimizerConfig.learning_rate" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import signal
@@ -10,7 +12,14 @@ import threading
 import numpy as np
 import pytest
 
-from rsvlm_jax.config import DataError, MeshConfig, NonFiniteError, Preempted
+from rsvlm_jax.config import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MeshConfig,
+    NonFiniteError,
+    Preempted,
+)
 from rsvlm_jax.core import flat
 from rsvlm_jax.mesh import make_mesh
 from rsvlm_jax.testing import StandIn, Stream, standin_experiment
@@ -146,6 +155,82 @@ def test_sigterm_saves_and_raises_preempted(tmp_path):
         assert error.value.exit_code == 75
         assert checkpoints.latest() == 5  # step 4 is told of while step 5 runs
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_sigterm_that_comes_too_late_is_given_on():
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append("SIGTERM"))
+
+    def progress(at, row):
+        if at == 3:  # told of when nothing is left to do
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        state, step = start()
+        state = train(state, step, Stream(), steps=3, log_every=1, progress=progress)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert int(state.step) == 3
+    assert heard == ["SIGTERM"]
+
+
+@pytest.mark.parametrize("damage", ['{"step": 1, "lo\n', "[]\n", "{}\n", "\x00\x00\n"])
+def test_a_damaged_row_of_metrics_is_named_and_nothing_is_lost(tmp_path, damage):
+    path = tmp_path / "metrics.jsonl"
+    text = '{"step": 1}\n' + damage + '{"step": 3}\n'
+    path.write_text(text)
+    state, step = start()
+    with pytest.raises(CheckpointError) as error:
+        train(state, step, Stream(), steps=2, metrics_file=path)
+    assert str(error.value).startswith(f"a damaged row of metrics in {path}, line 2; expected ")
+    assert "\n" not in str(error.value)
+    assert path.read_text() == text
+
+
+def test_a_full_disk_ends_in_one_line_and_the_next_run_goes_on(tmp_path, unbroken, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+
+    class Full(io.StringIO):
+        """A file on a disk that takes nine rows; closing it tries the tenth again."""
+
+        def __init__(self, *_):
+            super().__init__()
+            self.file, self.left = open(path, "a"), 9  # noqa: SIM115
+
+        def write(self, text):
+            self.left -= 1
+            return self.file.write(text) if self.left >= 0 else 0
+
+        def flush(self):
+            if self.left < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.file.flush()
+
+        def fileno(self):
+            return self.file.fileno()
+
+        def close(self):
+            self.file.close()
+            self.flush()
+
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        state, step = start()
+        with monkeypatch.context() as patch:
+            patch.setattr("rsvlm_jax.train.loop.open", Full, raising=False)
+            with pytest.raises(ConfigError) as error:
+                train(
+                    state, step, Stream(), steps=20, checkpoints=checkpoints, save_every=5,
+                    metrics_file=path,
+                )  # fmt: skip
+        assert str(error.value).startswith(
+            f"cannot write the metrics (No space left on device) in {path}; free space"
+        )
+        assert checkpoints.newest() == 5
+        state, step = start()
+        batches = Stream()
+        state = resume(state, batches, checkpoints)
+        train(state, step, batches, steps=20, checkpoints=checkpoints, metrics_file=path)
+    assert path.read_bytes() == unbroken[0]
 
 
 def test_bad_batches_are_skipped_and_written_as_null(tmp_path):
