@@ -39,7 +39,7 @@ def figures(story: str = "treecover", name: str = "demo") -> Iterator[Figure]:
     about = [a for a in result["answers"] if a["value"] is not None]
     yield Figure(f"{name}.answers_with_number", len(about), "of_6", at_least=6, at_most=6)
     other = len(result["answers"]) - len(about)
-    yield Figure(f"{name}.answers_without_number", other, "of_6", at_least=6, at_most=6)
+    yield Figure(f"{name}.answers_without_number", other, "of_8", at_least=8, at_most=8)
     places = {a["place"] for a in about}
     spread = max(a["value"] for a in about) - min(a["value"] for a in about)
     yield Figure(f"{name}.places", len(places), "-", at_least=2)

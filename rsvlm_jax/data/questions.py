@@ -68,6 +68,10 @@ UNKNOWN = (
     "What is the boy doing?",
     "Is the girl happy?",
     "What will be here next year?",
+    "How many birds do you see?",
+    "How many boys are here?",
+    "Tell me how many balls you see.",
+    "Can you tell me how many trucks there are?",
 )
 """What no picture of this kind tells."""
 
@@ -75,8 +79,17 @@ UNKNOWN_HELD_OUT = (
     "Who built the little house?",
     "How many dogs live here?",
     "What is the girl doing?",
+    "How many cats do you see?",
+    "Could you say how much cake you see?",
 )
 """Other questions of that kind, never trained on."""
+
+NOT_THE_TARGET = (
+    *("water", "snow", "bread", "milk", "music", "noise", "money", "rain", "wind", "food"),
+    *("joy", "honey"),
+)
+"""Put into the wordings of `TARGET` in turn, they get no number: else the decoder learns
+the wordings and not what is asked for."""
 
 ANSWER = f"The {{name}} is {REG}."
 REFUSAL = "I can not tell that from this image."
@@ -144,7 +157,9 @@ class Questions:
 
     @functools.cached_property
     def other(self) -> tuple[QA, ...]:
-        return (*_about(self.facts), *(QA(q, REFUSAL) for q in UNKNOWN))
+        n = len(NOT_THE_TARGET)
+        like = (q.format(name=NOT_THE_TARGET[i % n]) for i, q in enumerate(TARGET))
+        return (*_about(self.facts), *(QA(q, REFUSAL) for q in (*like, *UNKNOWN)))
 
     @functools.cached_property
     def held_out_other(self) -> tuple[QA, ...]:

@@ -368,11 +368,12 @@ def ask(run: RunDir, folds: Folds) -> list[dict[str, Any]]:
     """The same questions about a place with little and a place with much of the target.
 
     About the target: a trained wording, and two that training never saw. About other things: one
-    that the cube answers, and two that no image can, of which training never saw the second.
+    that the cube answers, one that no image can, and two of that kind that training never saw.
     """
     loaded = load_run(run.path)
     questions = loaded.processor.questions
-    other = [questions.other[0], questions.other[-1], questions.held_out_other[0]]
+    unseen = [questions.held_out_other[0], questions.held_out_other[-1]]
+    other = [questions.other[0], questions.other[-1], *unseen]
     asked = [questions.target[0], *questions.held_out[:2], *other]
     order = np.argsort(folds.y, kind="stable")
     answers = []
