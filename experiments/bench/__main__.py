@@ -5,6 +5,8 @@
     radar     the second story
     devices   1 device against 8 simulated ones (2x2x2), five steps
     resume    kill -9 and run again: the loss sequence, bit by bit
+    parity    imported models against the torch originals: the largest differences (needs torch)
+    vs_torch  prefill and training steps beside torch eager, the same weights (needs torch)
     import_memory  a 1.5 GB checkpoint onto 8 simulated devices: anonymous memory, time beside torch
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
@@ -17,7 +19,10 @@ import importlib
 import json
 import sys
 
-NAMES = ("startup", "demo", "radar", "devices", "resume", "import_memory", "biomass")
+NAMES = (
+    *("startup", "demo", "radar", "devices", "resume"),
+    *("parity", "vs_torch", "import_memory", "biomass"),
+)
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases_language import CASES, EOS, LENGTHS, NEW_TOKENS
+from compare import Record, same_gradients, same_logits, same_states
 from flax import nnx
 from reference import HAS_TORCH, Reference, reference
 from safetensors.numpy import load_file
@@ -65,21 +66,17 @@ def loss_and_gradients(graphdef: Any, params: Any, tokens: jax.Array) -> Any:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_states_logits_and_gradients(name: str, imported: Any) -> None:
+def test_states_logits_and_gradients(name: str, imported: Any, record_property: Record) -> None:
     wanted, ours = read(name), imported(name)
     tokens = jnp.asarray(wanted.inputs["tokens"], jnp.int32)
     (loss, (hidden, logits)), grads = loss_and_gradients(ours.graphdef, ours.params, tokens)
     out = wanted.outputs
-    spread = max(1.0, out["hidden"].std())
-    np.testing.assert_allclose(hidden, out["hidden"], rtol=0, atol=1e-5 * spread)
-    np.testing.assert_allclose(logits, out["logits"], rtol=0, atol=1e-4 * out["logits"].std())
+    same_states(record_property, hidden, out["hidden"])
+    same_logits(record_property, logits, out["logits"])
     np.testing.assert_allclose(loss, out["loss"], rtol=1e-5)
     theirs = dict(rows.write(ours.family.table(ours.config), flat(grads)))
     expected = {k.removeprefix("grad:"): v for k, v in out.items() if k.startswith("grad:")}
-    assert sorted(theirs) == sorted(expected)
-    for key, value in expected.items():
-        off = np.linalg.norm(theirs[key] - value) / np.linalg.norm(value)
-        assert off <= 1e-4, f"{key}: {off}"
+    same_gradients(record_property, theirs, expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
