@@ -57,7 +57,8 @@ class Recipe:
 
     text_weight: float = 0.5
     steps: float = 1.5
-    """Times the steps of the experiment."""
+    """Times the steps of the experiment, but no more than `samples` are seen."""
+    samples: int = 11_520
 
 
 def demo(
@@ -339,7 +340,8 @@ def teach(
     """
     split_ = dataclasses.replace(experiment.data.split, fold=None)
     data = dataclasses.replace(experiment.data, split=split_, templates="questions")
-    steps = round(experiment.train.steps * recipe.steps)
+    batches = recipe.samples // experiment.train.batch_size
+    steps = max(1, min(round(experiment.train.steps * recipe.steps), batches))
     talking = dataclasses.replace(
         experiment,
         name=f"{experiment.name}_talking",
