@@ -1,5 +1,7 @@
-"""Weights of other projects into parameters of ours, as tables of names and layouts.
+"""Weights of other projects into parameters of ours, and back, as tables of names and layouts.
 
-llama2c   A. Karpathy's llama2.c checkpoints (the shipped 260k-parameter model)
-peft      LoRA adapters of the PEFT library
+rows, transforms  a table laid over a checkpoint and a model; streamed reading and writing
+family, families  what a class of checkpoints looks like: config, names, spellings
+files, huggingface  directories of safetensors with config.json
+llava_original, openclip, peft, llama2c  other layouts
 """
