@@ -53,7 +53,15 @@ HEAP = ":".join(
 """Keep freed buffers and back them by large pages. A training step on a CPU frees and takes the
 same buffers each time; by default the kernel unmaps and zeroes them: a third of its CPU time."""
 
-OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+OUTPUT = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+)
 """What the system says of a full disk and of missing rights."""
 
 COMPUTING = ("demo", "train", "predict", "evaluate")

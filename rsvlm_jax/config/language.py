@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 from .check import divides, positive
@@ -109,6 +110,13 @@ class LlamaConfig:
             )
         if self.sliding_window is not None:
             positive(self, "sliding_window")
+        if not (0 < self.rope_theta < math.inf and 0 <= self.norm_eps < 1):
+            raise ConfigError(
+                "impossible numbers",
+                where="LlamaConfig",
+                expected="rope_theta > 0, 0 <= norm_eps < 1",
+                found=f"{self.rope_theta}, {self.norm_eps}",
+            )
         scaling = self.rope_scaling
         if scaling is not None and scaling.rope_type == "dynamic" and self.head_width < 4:
             raise ConfigError(

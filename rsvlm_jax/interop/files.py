@@ -17,7 +17,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,28 @@ def write_checkpoint(
     many = len(shards) > 1
     names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
     names = names if many else [WEIGHTS]
-    stream = iter(arrays)
+    try:
+        _write_shards(folder, names, shards, iter(arrays), dtype)
+    except BaseException:  # a full disk, an interruption: the folder stays as it was
+        for file_name in names:
+            (folder / f"{file_name}.partial").unlink(missing_ok=True)
+        raise
+    for file_name in names:
+        (folder / f"{file_name}.partial").replace(folder / file_name)
+    if many:
+        total = sum(math.prod(s) for s in shapes.values()) * dtype.itemsize
+        weight_map = {t: f for f, shard in zip(names, shards, strict=True) for t in shard}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _write_shards(
+    folder: Path,
+    names: Sequence[str],
+    shards: Sequence[Mapping[str, tuple[int, ...]]],
+    stream: Iterator[tuple[str, np.ndarray]],
+    dtype: np.dtype,
+) -> None:
     for file_name, shard in zip(names, shards, strict=True):
         with open(folder / f"{file_name}.partial", "wb") as file:
             file.write(header(shard, dtype))
@@ -149,13 +170,6 @@ def write_checkpoint(
                 file.write(array.reshape(-1).view(np.uint8).data)
                 del array  # before the next one is made
     assert next(stream, None) is None
-    for file_name in names:
-        (folder / f"{file_name}.partial").replace(folder / file_name)
-    if many:
-        total = sum(math.prod(s) for s in shapes.values()) * dtype.itemsize
-        weight_map = {t: f for f, shard in zip(names, shards, strict=True) for t in shard}
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
 # ---- reading -----------------------------------------------------------------------------------

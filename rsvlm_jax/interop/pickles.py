@@ -6,6 +6,7 @@ imported here alone, and only when such a file is opened.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ def load_pickle(path: Path) -> Mapping[str, Lazy]:
             remedy="pip install torch, or convert it",
         ) from e
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch advises on pickle protocols at some length
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # whatever a damaged or hostile pickle makes the loader raise
         line = str(e).strip().splitlines()
         raise CheckpointError(

@@ -5,11 +5,11 @@
     LlavaForConditionalGeneration         --to llava  -> LlavaLlamaForCausalLM, -Mistral-, -Qwen-
     OpenCLIP image tower (a file)                     -> CLIPVisionModelWithProjection
     llama2.c (.bin, or asset:stories260k)             -> LlamaForCausalLM
-    a run without cube inputs                         -> LlavaForConditionalGeneration
     a run                    --part decoder | vision  -> the class of that tower
 
-What stands beside the weights (tokenizer, processor, generation settings) is copied. Nothing is
-cast unless asked: what is bfloat16 throughout stays so, all else becomes float32, which is exact.
+Of what stands beside the weights, the tokenizer, processor and generation settings are copied, by
+their names (`BESIDE`), and nothing else: what is written is often shared. Nothing is cast unless
+asked: what is bfloat16 throughout stays so, all else becomes float32, which is exact.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from rsvlm_jax.config import (
     STORIES260K,
     CheckpointError,
     ConfigError,
+    GPT2Config,
     LlamaConfig,
     SiglipConfig,
     ViTConfig,
@@ -47,22 +48,28 @@ from .pretrained import is_pretrained, read_directory
 from .rundir import RunDir
 from .trained import load_run
 
-BESIDE = (
-    "*token*",
-    "vocab.*",
+WORDS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
     "merges.txt",
-    "*processor_config.json",
-    "chat_template.*",
+    "chat_template.json",
+    "chat_template.jinja",
+    "processor_config.json",
     "generation_config.json",
-    "LICENSE*",
 )
-"""Files that go along."""
+BESIDE = ("preprocessor_config.json", "LICENSE", "LICENSE.txt", "LICENSE.md", *WORDS)
+"""Files that go along; `WORDS` not with a vision tower."""
 
 _WHOLE = {
     "CLIPModel": "CLIPVisionModelWithProjection",
     "SiglipModel": "SiglipVisionModel",
+    "ConvNextForImageClassification": "ConvNextModel",
 }
-"""Classes whose text tower is not kept."""
+"""Classes whose text tower or classifier is not kept."""
 
 _LLAVA = "LlavaForConditionalGeneration"
 _ORIGINAL = {
@@ -169,7 +176,7 @@ def convert(
     report(1, 2)
     stored = np.dtype(jnp.dtype(dtype)).name if dtype is not None else _dtype(model.params)
     save_pretrained(target, model.architecture, model.config, model.params, dtype=stored)
-    beside = _copy_beside(source_path if source_path.is_dir() else source_path.parent, target)
+    beside = () if source_path.is_file() else _copy_beside(source_path, target, model)
     if is_pretrained(source_path):
         _carry_ids(source_path, target)
     report(2, 2)
@@ -199,16 +206,15 @@ def _is_torch(path: Path) -> bool:
 
 def _of_run(path: Path, part: str | None) -> _Model:
     model = RunDir(path).experiment().model
-    if part is None and model.inputs:
+    if part is None:
         raise CheckpointError(
-            f"{_LLAVA} reads no cubes", where=path, expected="a run without inputs",
+            f"{_LLAVA} reads no cubes", where=path, expected="a model of images",
             found=f"inputs {', '.join(i.bandset for i in model.inputs)}",
             remedy="write one tower with --part decoder or --part vision",
         )  # fmt: skip
     loaded = load_run(path)
     config = LlavaConfig(model, loaded.processor.tokenizer.image)
-    whole = _Model(_LLAVA, config, loaded.params)
-    return whole if part is None else _part(whole, part)
+    return _part(_Model(_LLAVA, config, loaded.params), part)
 
 
 def _part(model: _Model, part: str) -> _Model:
@@ -313,11 +319,15 @@ def _dtype(params: Any) -> str:
     return "bfloat16" if kinds == {"bfloat16"} else "float32"
 
 
-def _copy_beside(source: Path, target: Path) -> tuple[str, ...]:
-    found = {p for pattern in BESIDE for p in source.glob(pattern) if p.is_file()}
-    for path in sorted(found):
+def _copy_beside(source: Path, target: Path, model: _Model) -> tuple[str, ...]:
+    """From a checkpoint's directory, or from the processor of a run."""
+    speaks = isinstance(model.config, LlavaConfig | LlamaConfig | GPT2Config)
+    names = BESIDE if speaks else [name for name in BESIDE if name not in WORDS]
+    folders = (source, source / "processor")
+    found = [next((f / n for f in folders if (f / n).is_file()), None) for n in names]
+    for path in filter(None, found):
         shutil.copyfile(path, target / path.name)
-    return tuple(sorted(p.name for p in found))
+    return tuple(sorted(path.name for path in found if path is not None))
 
 
 def _carry_ids(source: Path, target: Path) -> None:

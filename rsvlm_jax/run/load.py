@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from rsvlm_jax.config import ConfigError, MeshConfig
+from rsvlm_jax.config import CheckpointError, ConfigError, MeshConfig
 
 from .pretrained import Pretrained, is_pretrained, open_pretrained
 from .trained import Loaded, load_run
@@ -41,6 +41,12 @@ def load(
     Raises:
       CheckpointError: nothing of the kind, or one that does not fit; names both sides.
     """
+    if not Path(path).exists():
+        raise CheckpointError(
+            "no such directory", where=path,
+            expected="a run directory, or a directory of Hugging Face or LLaVA on this machine",
+            remedy="nothing is downloaded: fetch it first",
+        )  # fmt: skip
     if is_pretrained(Path(path)):
         return open_pretrained(
             path,

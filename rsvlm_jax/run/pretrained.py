@@ -165,7 +165,12 @@ class Pretrained:
 
     def _images(self, pixel_values: Any, size: int | None) -> np.ndarray:
         """[F,H,W,3] of [F,3,H,W]."""
-        pixels = np.asarray(pixel_values, np.float32)
+        try:
+            if hasattr(pixel_values, "float"):  # torch's bfloat16 is unknown to NumPy
+                pixel_values = pixel_values.float()
+            pixels = np.asarray(pixel_values, np.float32)
+        except (TypeError, ValueError):
+            pixels = np.empty((0, 0, 0, 0), np.float32)
         wanted = "H" if size is None else size, "W" if size is None else size
         if (
             pixels.ndim != 4

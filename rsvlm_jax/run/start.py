@@ -158,11 +158,17 @@ def _inside(part: _Part, inner: str) -> _Part:
 def _file(path: Path, model: VLMConfig) -> dict[str, _Part]:
     """A stand-alone projector, or an OpenCLIP tower (RemoteCLIP, GeoRSCLIP) as safetensors."""
     if any(name.startswith("visual.") for name in open_checkpoint(path)):
-        # Its file says neither the activation nor the heads: the model's config does.
+        # Its file says neither the activation nor the heads. The activation is the config's word;
+        # heads are those of OpenCLIP's convention where it has one for the width, so that a config
+        # with others is refused.
         mine = model.vision
         said: dict[str, Any] = {}
         if isinstance(mine, ViTConfig):
-            said = {"activation": mine.activation, "heads": mine.heads}
+            conventional = mine.width % 64 == 0
+            said = {
+                "activation": mine.activation,
+                "heads": None if conventional else mine.heads,
+            }
         found = load_openclip(path, **said)
         return {"vision": _Part(found.config, flat(found.params), str(path))}
     found = load_projector(path)

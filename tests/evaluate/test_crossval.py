@@ -44,7 +44,7 @@ def test_a_single_model_is_calibrated_by_single_models(
     experiment, folds, members: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(crossval, "fit", lambda experiment, **_: None)
-    monkeypatch.setattr(crossval, "load", Guess)
+    monkeypatch.setattr(crossval, "load_run", Guess)
     made = cross_validate(experiment, folds, tmp_path, name="x", members=members)
     expected = np.abs(folds.y - np.clip(folds.y + 0.02, 0, 1)) / 0.1
     np.testing.assert_allclose(single_scores(folds, made), expected, atol=1e-5)

@@ -510,7 +510,7 @@ def test_what_stays_new_is_said_on_stderr(folder: Path, capsys: pytest.CaptureFi
 
 
 def test_a_run_of_cubes_is_written_tower_by_tower(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"reads no cubes .* expected a run without inputs"):
+    with pytest.raises(CheckpointError, match=r"reads no cubes .* expected a model of images"):
         convert(finished, tmp_path / "whole")
     loaded = load_run(finished)
     for part, architecture in (("decoder", "LlamaForCausalLM"), ("vision", "CLIPVisionModel")):

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 import rsvlm_jax
 from rsvlm_jax.cli.main import main
-from rsvlm_jax.config import STORIES260K
+from rsvlm_jax.config import STORIES260K, ViTConfig
 from rsvlm_jax.core import flat
 from rsvlm_jax.interop.llama2c import WEIGHTS
 
@@ -110,6 +110,33 @@ def same_numbers(a: Path, b: Path) -> None:
     assert one.keys() == other.keys()
     for path, x in one.items():
         np.testing.assert_array_equal(np.asarray(x), np.asarray(other[path]), err_msg=path)
+
+
+def test_nothing_private_goes_along(llava: Path, tmp_path: Path, capsys) -> None:
+    for secret in ("hf_token.txt", "token", "my_tokens.json"):
+        (llava / secret).write_text("secret")
+        (tmp_path / secret).write_text("secret")
+    file = legacy(tmp_path / "stories.bin")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert rsvlm(capsys, llava, tmp_path / "a")["beside"] == [
+        "generation_config.json",
+        "tokenizer_config.json",
+    ]
+    assert rsvlm(capsys, file, tmp_path / "b")["beside"] == []
+    for out in ("a", "b"):
+        assert not [p for p in (tmp_path / out).iterdir() if p.read_bytes() == b"secret"]
+
+
+def test_the_tokenizer_of_a_run_goes_with_its_decoder(tmp_path: Path) -> None:
+    from rsvlm_jax.run import convert as room
+
+    (tmp_path / "run/processor").mkdir(parents=True)
+    (tmp_path / "run/processor/tokenizer.json").write_text("{}")
+    for config, beside in ((STORIES260K, ("tokenizer.json",)), (ViTConfig(), ())):
+        out = tmp_path / type(config).__name__
+        out.mkdir()
+        model = room._Model("", config, {})
+        assert room._copy_beside(tmp_path / "run", out, model) == beside
 
 
 def test_names_of_5_become_names_of_4(llava: Path, tmp_path: Path, capsys) -> None:
