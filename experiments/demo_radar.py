@@ -36,6 +36,6 @@ def experiment() -> Experiment:
         optimizer=OptimizerConfig(
             learning_rate=2e-3, ema=0.98, groups=(GroupConfig("^decoder/", 0.3),)
         ),
-        train=TrainConfig(steps=220, batch_size=64, save_every=110),
+        train=TrainConfig(steps=260, batch_size=64, save_every=130),
         init_from="asset:stories260k",
     )

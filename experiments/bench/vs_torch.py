@@ -203,7 +203,7 @@ def _torch_jobs(folder: Path) -> dict[str, Job]:
 
     def states(model: Any) -> Any:
         made = model(pixel_values=pixels, output_hidden_states=True)
-        return made.hidden_states[-1][:, 1:].square().mean()
+        return made.hidden_states[-1].square().mean()
 
     return {
         "prefill": prefill,

@@ -67,7 +67,7 @@ def test_fit_trains_a_damaged_last_step_again(
 ):
     with pytest.warns(CheckpointWarning, match=r"restoring step 4: .*/6/.* is truncated") as said:
         fit(experiment, out=damaged)
-    assert len(said) == 1
+    assert [w.category for w in said].count(CheckpointWarning) == 1  # libraries warn as well
     assert (damaged / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
     with warnings.catch_warnings():
         warnings.simplefilter("error", CheckpointWarning)
