@@ -17,10 +17,11 @@ LIMITS = {"states": 1e-5, "logits": 1e-4, "gradients": 1e-4}
 
 
 def figures() -> Iterator[Figure]:
+    words = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile"]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "report.xml"
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", str(TESTS), f"--junitxml={file}"],
+            [*words, str(TESTS), f"--junitxml={file}"],
             stdout=subprocess.DEVNULL,
             check=False,
         )
