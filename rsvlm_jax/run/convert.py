@@ -44,7 +44,7 @@ from rsvlm_jax.interop.huggingface import save_pretrained
 from rsvlm_jax.interop.llama2c import config_of_bin, load_llama2c
 from rsvlm_jax.interop.openclip import load_openclip
 
-from .pretrained import is_pretrained, read_directory
+from .directory import is_pretrained, read_directory
 from .rundir import RunDir
 from .trained import load_run
 
