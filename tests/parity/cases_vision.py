@@ -49,7 +49,9 @@ def _outputs(made: dict[str, Any], embed: Any) -> tuple[Arrays, Any]:
     import torch
 
     outputs = {f"{k}:hidden_states": torch.stack(list(x.hidden_states)) for k, x in made.items()}
-    outputs["wide:vector"] = embed(made["wide"].pooler_output)
+    vector = made["wide"].pooler_output
+    # A SigLIP without a head pools nothing: all that stands after its final norm is read.
+    outputs["wide:vector"] = made["wide"].last_hidden_state if vector is None else embed(vector)
     loss = outputs["own:hidden_states"].square().mean() + outputs["wide:vector"].square().mean()
     return {k: v.detach().numpy() for k, v in outputs.items()}, loss
 
@@ -115,6 +117,13 @@ CASES = [
         architecture="SiglipVisionModel",
         config={**TOWER, "image_size": 22},
         inputs=images(size=22, rest=3),
+        run=run_contrastive,
+    ),
+    Case(
+        name="siglip_headless",
+        architecture="SiglipVisionModel",
+        config={**TOWER, "image_size": 16, "vision_use_head": False},
+        inputs=images(size=16),
         run=run_contrastive,
     ),
     Case(
