@@ -132,6 +132,8 @@ def write_tokenizer(folder: Path, words: Words) -> None:
     tokens |= {str(i): _token(token) for token, i in words.new.items()}
     if "tokenizer_class" not in said:
         said["tokenizer_class"] = "PreTrainedTokenizerFast" if fast.exists() else "LlamaTokenizer"
+    if said["tokenizer_class"].startswith("LlamaTokenizer"):
+        said.setdefault("add_bos_token", True)  # the default of 4.x, no more of 5.x
     made = {
         **named,
         **said,

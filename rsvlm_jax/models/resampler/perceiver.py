@@ -70,6 +70,7 @@ class PerceiverLevel(nnx.Module):
     ) -> Float[Array, "F N Dv"]:
         """`shared`: the stack of all levels."""
         layers = shared if self.layers is None else self.layers
+        assert layers is not None
         query = self.query[...].astype(memory.dtype)[None]
         x = jnp.broadcast_to(query, (len(memory), *query.shape[1:]))
         x, _ = scan(layers, lambda layer, x: (layer(x, memory), None), x, remat=self.remat)
