@@ -58,7 +58,7 @@ def _outputs(made: dict[str, Any], embed: Any) -> tuple[Arrays, Any]:
 
 def run_contrastive(model: Any, inputs: dict[str, Any]) -> Arrays:
     """CLIP's and SigLIP's towers."""
-    tower = getattr(model, "vision_model", model)
+    tower = model.vision_model if hasattr(model, "visual_projection") else model
     how = {"interpolate_pos_encoding": True, "output_hidden_states": True}
     made = {name: tower(x.permute(0, 3, 1, 2), **how) for name, x in inputs.items()}
     outputs, loss = _outputs(made, getattr(model, "visual_projection", lambda x: x))
