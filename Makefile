@@ -62,7 +62,7 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[geo,dev]'
 	@touch $@ $(VENV)/.installed
 
-$(VENV)/transformers4/.installed:
+$(VENV)/transformers4/.installed: | $(VENV)/.installed-dev
 	$(BIN)/python -m pip install -q --disable-pip-version-check --target $(@D) --upgrade --no-deps \
 		'transformers==4.57.6' 'huggingface_hub<1' 'tokenizers<0.23'
 	$(BIN)/python -m pip install -q --disable-pip-version-check --target $(@D) requests
