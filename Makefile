@@ -10,7 +10,7 @@ HOOK := rsvlm_jax,data_zarr,beartype.beartype
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-radar test test-full test-py312 lint format bench install install-dev clean
+.PHONY: help demo demo-radar test test-full test-py312 test-transformers4 lint format bench install install-dev clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,9 @@ test-full: install-dev lint  ## the same with full sizes and repetitions
 test-py312:  ## the same suite on Python 3.12 with the newest JAX
 	@command -v python3.12 >/dev/null || { echo "python3.12 not found"; exit 1; }
 	$(MAKE) test PYTHON=python3.12 VENV=.venv-py312
+
+test-transformers4: install-dev $(VENV)/transformers4/.installed  ## what we export, read by transformers 4.57
+	$(BIN)/python tests/parity/old_transformers.py $(VENV)/transformers4
 
 lint: install-dev  ## ruff, import contracts, pyright
 	$(BIN)/ruff check .
@@ -58,6 +61,12 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[geo,dev]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/transformers4/.installed: | $(VENV)/.installed-dev
+	$(BIN)/python -m pip install -q --disable-pip-version-check --target $(@D) --upgrade --no-deps \
+		'transformers==4.57.6' 'huggingface_hub<1' 'tokenizers<0.23'
+	$(BIN)/python -m pip install -q --disable-pip-version-check --target $(@D) requests
+	@touch $@
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache demo_out

@@ -15,6 +15,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Of torch: its threads wait for each other longer than a tiny model takes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jax
 import pytest

@@ -58,4 +58,6 @@ def run(args: Sequence[str]) -> dict[str, object]:
     say(f"{made.architecture}: {made.parameters:,} parameters, {made.dtype}, in {made.path}")
     if made.ignored:
         say(f"left out, {len(made.ignored)} tensors: {', '.join(made.ignored[:10])}")
+    for note in made.notes:
+        say(note)
     return {**dataclasses.asdict(made), "path": str(made.path)}

@@ -87,6 +87,9 @@ class PerceiverConfig:
     Attributes:
       queries: tokens for each level, from the shallowest on; as many entries as the tower has
         feature layers, which it joins by tokens.
+      share_layers: one stack of layers for all levels, as in LHRS-Bot's released code
+        (`AttnPooler` in github.com/NJU-LHRS/LHRS-Bot, lhrs/models/common_arch.py); False: one for
+        each level. Queries and the norms after the last layer stay those of a level.
     """
 
     kind: Literal["perceiver"] = "perceiver"
@@ -94,6 +97,7 @@ class PerceiverConfig:
     layers: int = 6
     heads: int = 8
     mlp_dim: int = 4096
+    share_layers: bool = False
 
     def __post_init__(self) -> None:
         positive(self, "layers", "heads", "mlp_dim")

@@ -97,6 +97,10 @@ class SiglipConfig(_Tokens):
 
     `image_size` need not be a multiple of `patch_size` (so400m: 384 and 14); what is left over
     at the right and bottom edges is not read, as in the original convolution.
+
+    Attributes:
+      pool: build what follows the last layer too: the final norm, and the head.
+      head: with `pool`, whether there is attention pooling (Hugging Face's `vision_use_head`).
     """
 
     kind: Literal["siglip"] = "siglip"
@@ -111,6 +115,7 @@ class SiglipConfig(_Tokens):
     feature_join: FeatureJoin = "tokens"
     norm_eps: float = 1e-6
     pool: bool = False
+    head: bool = True
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 

@@ -58,7 +58,7 @@ class Rule(NamedTuple):
 
 _TOWER = "((first|second)/)?"
 _STAGE = rf"{_TOWER}stages/\d+/"
-_READER = r"(former/(layers|cross)|levels/\d+/layers)/"
+_READER = r"(former/(layers|cross)|(levels/\d+/)?layers)/"
 
 RULES: dict[str, tuple[Rule, ...]] = {
     "replicated": (Rule(r""),),

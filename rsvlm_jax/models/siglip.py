@@ -3,8 +3,8 @@
     images [F,H,W,3] -> patches with bias [F,P,Dv] -> + position             hidden state 0
                      -> layers, stacked and scanned                          hidden states 1..n
                      -> chosen hidden states, joined                         [F,P,Dv]
-    with `pool`:        last hidden state -> post_norm -> head: a learned query reads all tokens,
-                        then norm and MLP                                    [F,Dv]
+    with `pool`:        last hidden state -> post_norm                       [F,P,Dv]
+    and `head`:         -> head: a learned query reads all tokens, then norm and MLP   [F,Dv]
 
 Numbers as in `transformers.SiglipVisionModel` with `interpolate_pos_encoding=True`. Its
 `hidden_states` end before `post_norm`, so feature layer -1 is not its `last_hidden_state`. Edges
@@ -60,7 +60,7 @@ class SiglipVisionTower(nnx.Module):
             rngs,
         )
         self.post_norm = LayerNorm(c.width, eps=c.norm_eps, rngs=rngs) if c.pool else None
-        self.head = PoolingHead(c, rngs=rngs) if c.pool else None
+        self.head = PoolingHead(c, rngs=rngs) if c.pool and c.head else None
 
     def __call__(self, images: Float[Array, "F H W 3"]) -> Float[Array, "F P Dv"]:
         """Tokens of all feature layers; for square images of `image_size` the shape is
@@ -83,10 +83,13 @@ class SiglipVisionTower(nnx.Module):
         """Hugging Face's `pooler_output`; SigLIP compares it with text as it is, normalised.
 
         Raises:
-          ConfigError: a tower without `pool`.
+          ConfigError: a tower without `pool`, or without a head.
         """
         if self.head is None:
-            raise ConfigError("nothing to pool with", where="SiglipConfig.pool", expected="True")
+            field = "head" if self.config.pool else "pool"
+            raise ConfigError(
+                "nothing to pool with", where=f"SiglipConfig.{field}", expected="True"
+            )
         return self.head(self.last_hidden_state(images))
 
     def _run(self, images: Array, wanted: tuple[int, ...]) -> tuple[Array, tuple[Array, ...]]:

@@ -15,9 +15,7 @@ asked: what is bfloat16 throughout stays so, all else becomes float32, which is 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +28,6 @@ from rsvlm_jax.config import (
     STORIES260K,
     CheckpointError,
     ConfigError,
-    GPT2Config,
     LlamaConfig,
     SiglipConfig,
     ViTConfig,
@@ -39,30 +36,16 @@ from rsvlm_jax.config import (
 from rsvlm_jax.core import flat
 from rsvlm_jax.interop.families.llava import LlavaConfig
 from rsvlm_jax.interop.families.llava_original import ORIGINAL
-from rsvlm_jax.interop.files import open_checkpoint, read_json
+from rsvlm_jax.interop.files import open_checkpoint
 from rsvlm_jax.interop.huggingface import save_pretrained
 from rsvlm_jax.interop.llama2c import config_of_bin, load_llama2c
 from rsvlm_jax.interop.openclip import load_openclip
+from rsvlm_jax.interop.processor import Words, words_of
 
-from .pretrained import is_pretrained, read_directory
+from .beside import BESIDE, carry_ids, copy_beside, make_processor
+from .directory import is_pretrained, read_directory
 from .rundir import RunDir
 from .trained import load_run
-
-WORDS = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.json",
-    "chat_template.jinja",
-    "processor_config.json",
-    "generation_config.json",
-)
-BESIDE = ("preprocessor_config.json", "LICENSE", "LICENSE.txt", "LICENSE.md", *WORDS)
-"""Files that go along; `WORDS` not with a vision tower."""
 
 _WHOLE = {
     "CLIPModel": "CLIPVisionModelWithProjection",
@@ -96,7 +79,8 @@ class Converted:
       parameters: numbers in its tensors.
       dtype: of them.
       ignored: names in the source that carry nothing for this class.
-      beside: files that were copied.
+      beside: files that were copied or made.
+      notes: what is lacking for use in transformers, a line each.
     """
 
     path: Path
@@ -105,6 +89,7 @@ class Converted:
     dtype: str
     ignored: tuple[str, ...]
     beside: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,13 +157,20 @@ def convert(
         model = _of_run(source_path, part)
     if part is not None and is_pretrained(source_path):
         model = _part(model, part)
-    model = _laid_out(model, to)
+    original = model.architecture in {f.architecture for f in ORIGINAL} and to == "hf"
+    words = words_of(source_path, model.config.image_token) if original else None
+    model = _laid_out(model, to, words)
     report(1, 2)
     stored = np.dtype(jnp.dtype(dtype)).name if dtype is not None else _dtype(model.params)
     save_pretrained(target, model.architecture, model.config, model.params, dtype=stored)
-    beside = () if source_path.is_file() else _copy_beside(source_path, target, model)
+    if not source_path.is_file():
+        copy_beside(source_path, target, model.config)
     if is_pretrained(source_path):
-        _carry_ids(source_path, target)
+        carry_ids(source_path, target)
+    notes = ()
+    if original:
+        tower = None if vision is None else Path(vision)
+        notes = make_processor(source_path, target, model.config, words, tower)
     report(2, 2)
     return Converted(
         path=target,
@@ -186,7 +178,8 @@ def convert(
         parameters=sum(x.size for x in flat(model.params).values()),
         dtype=stored,
         ignored=model.ignored,
-        beside=beside,
+        beside=tuple(sorted(p.name for p in target.iterdir() if p.name in BESIDE)),
+        notes=notes,
     )
 
 
@@ -253,7 +246,7 @@ def _pooled(config: Any, params: Any) -> tuple[Any, Any]:
     return dataclasses.replace(config, pool=True), {**params, "post_norm": norm}
 
 
-def _laid_out(model: _Model, to: str) -> _Model:
+def _laid_out(model: _Model, to: str, words: Words | None) -> _Model:
     config = model.config
     if to == "llava":
         if not isinstance(config, LlavaConfig):
@@ -277,20 +270,24 @@ def _laid_out(model: _Model, to: str) -> _Model:
         vision, tower = _pooled(vision, params["vision"])
         params = {**params, "vision": tower}
     whole = dataclasses.replace(config.model, vision=vision)
-    config, params = _with_image_row(dataclasses.replace(config, model=whole), params)
+    image = config.image_token if words is None else words.image_id
+    config = LlavaConfig(whole, image)
+    config, params = _with_rows(config, params, words)
     return dataclasses.replace(model, architecture=_LLAVA, config=config, params=params)
 
 
-def _with_image_row(config: LlavaConfig, params: Any) -> tuple[LlavaConfig, Any]:
-    """transformers looks the placeholder up before it replaces it: its id needs a row."""
+def _with_rows(config: LlavaConfig, params: Any, words: Words | None) -> tuple[LlavaConfig, Any]:
+    """transformers looks the placeholder up before it replaces it: its id needs a row, and so does
+    that of the padding."""
     model: VLMConfig = config.model
     decoder = model.decoder
     assert isinstance(decoder, LlamaConfig)
-    if 0 <= config.image_token < decoder.vocab_size:
-        return config, params
     if config.image_token < 0:
         config = dataclasses.replace(config, image_token=decoder.vocab_size)
-    rows = -(-(config.image_token + 1) // _ROWS) * _ROWS
+    largest = max(config.image_token, -1 if words is None else words.pad_id)
+    if largest < decoder.vocab_size:
+        return config, params
+    rows = -(-(largest + 1) // _ROWS) * _ROWS
     new = dict(params["decoder"])
     new["embed"] = {"embedding": _more(new["embed"]["embedding"], rows, 0)}
     if "lm_head" in new:
@@ -317,26 +314,3 @@ def _stored(path: Path, dtype: str | None, allow_pickle: bool) -> str:
 def _dtype(params: Any) -> str:
     kinds = {np.dtype(x.dtype).name for x in flat(params).values()}
     return "bfloat16" if kinds == {"bfloat16"} else "float32"
-
-
-def _copy_beside(source: Path, target: Path, model: _Model) -> tuple[str, ...]:
-    """From a checkpoint's directory, or from the processor of a run."""
-    speaks = isinstance(model.config, LlavaConfig | LlamaConfig | GPT2Config)
-    names = BESIDE if speaks else [name for name in BESIDE if name not in WORDS]
-    folders = (source, source / "processor")
-    found = [next((f / n for f in folders if (f / n).is_file()), None) for n in names]
-    for path in filter(None, found):
-        shutil.copyfile(path, target / path.name)
-    return tuple(sorted(path.name for path in found if path is not None))
-
-
-def _carry_ids(source: Path, target: Path) -> None:
-    """The ids that begin and end a text, which no model of ours reads."""
-    theirs, ours = read_json(source / "config.json"), read_json(target / "config.json")
-    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        texts = [x.get("text_config") or x for x in (theirs, ours)]
-        if texts[0].get(key, theirs.get(key)) is not None:
-            texts[1][key] = texts[0].get(key, theirs.get(key))
-        if "text_config" in theirs and "text_config" in ours and theirs.get(key) is not None:
-            ours[key] = theirs[key]
-    (target / "config.json").write_text(json.dumps(ours, indent=2, sort_keys=True) + "\n")

@@ -12,7 +12,8 @@ from typing import Literal
 
 from rsvlm_jax.config import CheckpointError, ConfigError, MeshConfig
 
-from .pretrained import Pretrained, is_pretrained, open_pretrained
+from .directory import is_pretrained
+from .pretrained import Pretrained, open_pretrained
 from .trained import Loaded, load_run
 
 
@@ -24,6 +25,7 @@ def load(
     missing: Literal["error", "init"] = "error",
     vision: str | os.PathLike[str] | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    merge: bool = True,
     allow_pickle: bool = False,
 ) -> Loaded | Pretrained:
     """A model with its numbers.
@@ -35,7 +37,11 @@ def load(
         float32, those of another directory are stored in it too.
       missing: "init" initialises parts that the checkpoint lacks; "error" refuses.
       vision: directory of the tower that a LLaVA in its original layout does not hold.
-      adapter: directory of a PEFT adapter, which is merged into the parameters.
+      adapter: directory of a PEFT adapter.
+      merge: the adapter into the kernels, whose paths stay as they are. False: `.params` then holds
+        the kernels of the base and the factors of the adapter, float32, beside each that it takes
+        (`.../q/kernel`, `.../q/kernel_lora_a`, `.../q/kernel_lora_b`), placed as their kernel is;
+        `.lora` says which and how, and `.save_adapter(FOLDER)` writes them.
       allow_pickle: read `.bin` files, through torch's weights-only loader.
 
     Raises:
@@ -55,6 +61,7 @@ def load(
             missing=missing,
             vision=vision,
             adapter=adapter,
+            merge=merge,
             allow_pickle=allow_pickle,
         )
     for name, given in (("vision", vision), ("adapter", adapter)):

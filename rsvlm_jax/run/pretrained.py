@@ -5,8 +5,9 @@
     model.logits(**inputs)       [B,L,V] float32        language models and LLaVA
     model.generate(**inputs)     greedy tokens
     model.features(pixels)       [F,P,Dv]               vision towers and LLaVA
+    model.save_adapter(FOLDER)   an adapter that was kept as LoRA, as PEFT
 
-`read_directory` finds out what a directory holds. Placeholders are counted on the host
+`rsvlm_jax.run.directory` finds out what a directory holds. Placeholders are counted on the host
 (`rsvlm_jax.data.placeholders`); each shape of the inputs is compiled once.
 """
 
@@ -23,26 +24,22 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rsvlm_jax.config import CheckpointError, ConfigError, DataError, MeshConfig
+from rsvlm_jax.config import ConfigError, DataError, LoraConfig, MeshConfig
 from rsvlm_jax.core.shapes import Array, Bool, Float
 from rsvlm_jax.data.batch import Batch, Images
 from rsvlm_jax.data.placeholders import Prompts, place_images
 from rsvlm_jax.generate import Generated, generate
 from rsvlm_jax.interop.families.llava import LlavaConfig
-from rsvlm_jax.interop.files import read_json
-from rsvlm_jax.interop.huggingface import Imported, Report, load_pretrained
-from rsvlm_jax.interop.llava_original import is_original, load_llava
-from rsvlm_jax.interop.peft import read_adapter, with_adapter
+from rsvlm_jax.interop.huggingface import Report
+from rsvlm_jax.interop.peft import Adapter, read_adapter, save_adapter, with_adapter
 from rsvlm_jax.mesh.build import make_mesh
-from rsvlm_jax.mesh.rules import RULES, resolve
 from rsvlm_jax.models.decoder import Decoder
 from rsvlm_jax.models.vlm import VisionLanguageModel
 from rsvlm_jax.nn import causal_segment_mask
 
-Dtype = Literal["float32", "bfloat16"]
+from .directory import end_tokens, place_parts, read_directory
 
-_ENDS = {"llama": 2, "mistral": 2, "gpt2": 50256}
-"""The end token of a config.json that says nothing: the default of its class."""
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +51,14 @@ class Pretrained:
       architecture: class that it was read as.
       config: of the model: a VLMConfig, or that of a single tower.
       report: what was read, ignored and initialised.
-      params: nested dict of arrays, by the paths of `rsvlm_jax.core.flat`.
-      dtype: of parameters and computation.
+      params: nested dict of arrays, by the paths of `rsvlm_jax.core.flat`. With an adapter that was
+        kept, the kernels of the base and beside each that it takes, `.../q/kernel`, its factors
+        `.../q/kernel_lora_a` [layers,in,rank] and `.../q/kernel_lora_b` [layers,rank,out].
+      dtype: of parameters (the factors of an adapter are float32) and computation.
       image_token: id of the placeholder of an image; None for a model without images.
       ends: ids of which each ends an answer.
+      lora: of the adapter that was kept as LoRA; None: no factors in `params`.
+      whole: paths of the parameters that this adapter holds whole (a projector).
     """
 
     path: Path
@@ -69,6 +70,8 @@ class Pretrained:
     dtype: Dtype
     image_token: int | None
     ends: tuple[int, ...]
+    lora: LoraConfig | None = None
+    whole: tuple[str, ...] = ()
 
     @functools.cached_property
     def model(self) -> Any:
@@ -135,6 +138,28 @@ class Pretrained:
             raise ConfigError("the model has no vision tower", where=self.path)
         return _features(self.graphdef, self.dtype, self.params, images)
 
+    def save_adapter(self, folder: str | os.PathLike[str], *, base_name: str | None = None) -> Path:
+        """Write the adapter that was kept as LoRA as a PEFT directory.
+
+        Args:
+          base_name: name or path of the base, which PEFT looks up when it is given none.
+
+        Raises:
+          ConfigError: there is none. CheckpointError: see `rsvlm_jax.interop.peft.save_adapter`.
+        """
+        if self.lora is None:
+            raise ConfigError(
+                "no adapter that was kept as LoRA", where=self.path,
+                remedy="load(DIRECTORY, adapter=..., merge=False)",
+            )  # fmt: skip
+        config = self.config
+        if self.image_token is not None:
+            config = LlavaConfig(config, self.image_token)
+        return save_adapter(
+            folder, self.architecture, config, self.params, self.lora,
+            whole=self.whole, base_name=base_name,
+        )  # fmt: skip
+
     def _batch(self, input_ids: Any, pixel_values: Any, attention_mask: Any) -> Batch:
         decoder = self.config
         images, per_image = None, 1
@@ -192,6 +217,7 @@ def open_pretrained(
     missing: Literal["error", "init"] = "error",
     vision: str | os.PathLike[str] | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    merge: bool = True,
     allow_pickle: bool = False,
 ) -> Pretrained:
     """Read a directory of Hugging Face, LLaVA or GeoChat.
@@ -201,7 +227,8 @@ def open_pretrained(
       dtype: of parameters and computation; None: float32, whatever the file holds.
       missing: "init" initialises what the checkpoint lacks, and lists it; "error" refuses.
       vision: directory of the vision tower, where a LLaVA does not hold its own.
-      adapter: directory of a PEFT adapter, which is merged into the parameters.
+      adapter: directory of a PEFT adapter.
+      merge: it into the kernels; False keeps its factors beside them, see `Pretrained.params`.
       allow_pickle: read `.bin` and `.pt` files, through torch's weights-only loader.
 
     Raises:
@@ -218,17 +245,21 @@ def open_pretrained(
 
     place = None
     if mesh is not None:
-        place = functools.partial(_place, plan=mesh.plan, mesh=make_mesh(mesh))
+        place = functools.partial(place_parts, plan=mesh.plan, mesh=make_mesh(mesh))
     found = read_directory(
         path,
         vision=vision,
-        adapter=adapter,
         allow_pickle=allow_pickle,
         dtype=dtype,
         adjust=computing,
         place=place,
         may_lack=("",) if missing == "init" else (),
     )
+    kept: Adapter | None = None
+    if adapter is not None:
+        read = read_adapter(adapter, found, allow_pickle=allow_pickle)
+        found = with_adapter(found, read, merge=merge)
+        kept = None if merge else read
     llava = found.config if isinstance(found.config, LlavaConfig) else None
     return Pretrained(
         path=path,
@@ -239,71 +270,10 @@ def open_pretrained(
         params=found.params,
         dtype=dtype,
         image_token=None if llava is None else llava.image_token,
-        ends=_ends(path),
+        ends=end_tokens(path),
+        lora=None if kept is None else kept.config,
+        whole=() if kept is None else tuple(kept.whole),
     )
-
-
-def is_pretrained(path: Path) -> bool:
-    """Whether a directory has a config.json of Hugging Face's kind (a run's has none of these)."""
-    if not (path / "config.json").is_file():
-        return False
-    raw = read_json(path / "config.json")
-    return not raw.keys().isdisjoint({"architectures", "model_type", "auto_map"})
-
-
-def read_directory(
-    path: Path,
-    *,
-    vision: str | os.PathLike[str] | None = None,
-    adapter: str | os.PathLike[str] | None = None,
-    allow_pickle: bool = False,
-    **options: Any,
-) -> Imported:
-    """Read a directory of any family; `options` as `load_pretrained`.
-
-    Args:
-      adapter: directory of a PEFT adapter, which is merged.
-
-    Raises:
-      CheckpointError: as the readers; a tower given where there is no place for it.
-    """
-    if path.is_dir() and is_original(read_json(path / "config.json")):
-        found = load_llava(path, vision=vision, allow_pickle=allow_pickle, **options)
-    elif vision is None:
-        found = load_pretrained(path, allow_pickle=allow_pickle, **options)
-    else:
-        raise CheckpointError(
-            "the checkpoint takes no tower from elsewhere", where=path,
-            expected="a LLaVA in its original layout", found=f"vision={vision}",
-        )  # fmt: skip
-    if adapter is None:
-        return found
-    read = read_adapter(adapter, found, allow_pickle=allow_pickle)
-    return with_adapter(found, read, merge=True)
-
-
-def _place(params: Any, *, plan: str, mesh: jax.sharding.Mesh) -> Any:
-    """Of a whole model, or of one tower by the rules of its place in a whole model."""
-    if "decoder" in params:
-        return resolve(params, RULES[plan], mesh)
-    tower = "decoder" if "embed" in params else "vision"
-    return resolve({tower: params}, RULES[plan], mesh)[tower]
-
-
-def _ends(path: Path) -> tuple[int, ...]:
-    """The end tokens by generation_config.json, config.json, or the class."""
-    raw = read_json(path / "config.json")
-    text = raw.get("text_config") or raw
-    places = [raw, text]
-    if (path / "generation_config.json").is_file():
-        places.insert(0, read_json(path / "generation_config.json"))
-    for place in places:
-        found = place.get("eos_token_id")
-        if found is not None:
-            return tuple(found) if isinstance(found, list) else (found,)
-    default = _ENDS.get(str(text.get("model_type", "llama" if "text_config" in raw else None)))
-    said = any("eos_token_id" in place for place in places)
-    return () if said or default is None else (default,)
 
 
 def _batch(prompts: Prompts, images: np.ndarray | None) -> Batch:

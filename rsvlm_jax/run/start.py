@@ -42,7 +42,7 @@ from rsvlm_jax.interop.openclip import load_openclip
 from rsvlm_jax.nn.position import resize_stored
 from rsvlm_jax.train.state import Tree
 
-from .pretrained import is_pretrained, read_directory
+from .directory import is_pretrained, read_directory
 from .trained import load_run
 
 _FREE = frozenset(

@@ -41,7 +41,7 @@ from rsvlm_jax.train.checkpoint import Checkpoints
 from rsvlm_jax.train.state import Tree, merge, overlay, pick
 from rsvlm_jax.train.step import make_eval_step
 
-from .pretrained import is_pretrained
+from .directory import is_pretrained
 from .program import Program, program_of
 from .rundir import RunDir
 

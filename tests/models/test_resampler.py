@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from filled import FAST, filled, shapes
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 from rsvlm_jax.config import (
     ConfigError,
     ConvNextConfig,
     Dinov2Config,
+    MeshConfig,
     MixedConfig,
     PerceiverConfig,
     PixelShuffleConfig,
@@ -28,6 +30,7 @@ from rsvlm_jax.config import (
     VLMConfig,
 )
 from rsvlm_jax.core import flat
+from rsvlm_jax.mesh import RULES, make_mesh, resolve
 from rsvlm_jax.models.resampler import Perceiver, PixelShuffle, QFormer, build_resampler
 from rsvlm_jax.models.resampler.perceiver import PerceiverBlock
 
@@ -118,7 +121,54 @@ def test_bfloat16_compute(make: Any) -> None:
     np.testing.assert_allclose(out.astype(jnp.float32), full, atol=0.1 * float(full.std()))
 
 
-@pytest.mark.parametrize("make", [qformer, perceiver])
+def shared(*, remat: bool = False) -> Perceiver:
+    config = dataclasses.replace(PERCEIVER, share_layers=True)
+    return filled(lambda: Perceiver(config, 6, remat=remat, rngs=nnx.Rngs(0)))
+
+
+def test_shared_layers_are_one_stack_for_all_levels() -> None:
+    """As many parameters fewer as a second stack has; each level as one that owns the stack."""
+    own, one = (flat(nnx.state(m, nnx.Param)) for m in (perceiver(), shared()))
+    layer = {p.removeprefix("layers/"): x.size for p, x in one.items() if p.startswith("layers/")}
+    assert {p.removeprefix("levels/1/layers/") for p in own if "1/layers" in p} == layer.keys()
+    # Two layers of: three norms, four 6 x 6 maps and two of the MLP with their biases.
+    assert sum(layer.values()) == 2 * (3 * 12 + 4 * 42 + (6 * 10 + 10) + (10 * 6 + 6))
+    count = {name: sum(x.size for x in m.values()) for name, m in (("own", own), ("one", one))}
+    assert count["own"] - count["one"] == sum(layer.values())
+    model, alone = shared(), perceiver()
+    for level, its in zip(alone.levels, model.levels, strict=True):
+        level.layers, level.query, level.norm = model.layers, its.query, its.norm
+    np.testing.assert_array_equal(apply(model, TOKENS), apply(alone, TOKENS))
+
+
+def test_shared_layers_have_a_place_on_the_mesh() -> None:
+    tree = {"resampler": nnx.to_pure_dict(nnx.state(shared(), nnx.Param))}
+    rules = [rule for rule in RULES["fsdp_tensor"] if rule.tower == "resampler"]
+    placed = flat(resolve(tree, rules, make_mesh(MeshConfig(1, 2, 2))))
+    assert placed["resampler/layers/mlp/fc1/kernel"].spec == P(None, "fsdp", "tensor")
+
+
+def test_gradients_of_shared_layers_are_the_sum_over_levels() -> None:
+    model, alone = shared(), perceiver()
+    for level, its in zip(alone.levels, model.levels, strict=True):
+        level.layers, level.query, level.norm = nnx.clone(model.layers), its.query, its.norm
+
+    def gradients(model: Perceiver) -> dict[str, jax.Array]:
+        graphdef, state = nnx.split(model)
+
+        def loss(state: Any) -> jax.Array:
+            return jnp.sin(3 * nnx.merge(graphdef, state)(TOKENS)).sum()
+
+        return flat(jax.jit(jax.grad(loss), compiler_options=FAST)(state))
+
+    ours, each = gradients(model), gradients(alone)
+    for path, value in ours.items():
+        if path.startswith("layers/"):
+            wanted = each[f"levels/0/{path}"] + each[f"levels/1/{path}"]
+            assert np.linalg.norm(value - wanted) <= 1e-5 * np.linalg.norm(wanted) + 1e-6, path
+
+
+@pytest.mark.parametrize("make", [qformer, perceiver, shared])
 def test_every_parameter_has_a_gradient(make: Any) -> None:
     graphdef, state = nnx.split(make(remat=True))
 
@@ -158,11 +208,14 @@ RESAMPLERS: dict[str, ResamplerConfig] = {
     "qformer": QFORMER,
     "perceiver_1": dataclasses.replace(PERCEIVER, queries=(5,), heads=2),
     "perceiver_2": dataclasses.replace(PERCEIVER, queries=(3, 1), heads=2),
+    "perceiver_shared": dataclasses.replace(
+        PERCEIVER, queries=(3, 2, 1), heads=2, share_layers=True
+    ),
     "perceiver_3": dataclasses.replace(PERCEIVER, queries=(3, 2, 1), heads=2),
 }
 FITS = {
     "clip": {"pixel_shuffle", "qformer", "perceiver_1"},
-    "clip_levels": {"qformer", "perceiver_3"},
+    "clip_levels": {"qformer", "perceiver_3", "perceiver_shared"},
     "clip_channels": {"pixel_shuffle", "qformer", "perceiver_1"},
     "clip_cls": {"qformer", "perceiver_2"},
     "siglip": {"pixel_shuffle", "qformer", "perceiver_1"},

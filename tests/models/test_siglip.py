@@ -84,6 +84,11 @@ def test_a_tower_without_a_head_does_not_pool() -> None:
         tower().pooled(IMAGES)
     with pytest.raises(ConfigError, match=r"no final norm in SiglipConfig.pool"):
         tower().last_hidden_state(IMAGES)
+    headless = tower(pool=True, head=False)
+    assert not [path for path in flat(nnx.state(headless, nnx.Param)) if path.startswith("head/")]
+    assert headless.last_hidden_state(IMAGES).shape == (2, 4, 8)
+    with pytest.raises(ConfigError, match=r"nothing to pool with in SiglipConfig.head"):
+        headless.pooled(IMAGES)
 
 
 def test_parameters_of_so400m_patch14_384() -> None:

@@ -49,14 +49,16 @@ def _outputs(made: dict[str, Any], embed: Any) -> tuple[Arrays, Any]:
     import torch
 
     outputs = {f"{k}:hidden_states": torch.stack(list(x.hidden_states)) for k, x in made.items()}
-    outputs["wide:vector"] = embed(made["wide"].pooler_output)
+    vector = made["wide"].pooler_output
+    # A SigLIP without a head pools nothing: all that stands after its final norm is read.
+    outputs["wide:vector"] = made["wide"].last_hidden_state if vector is None else embed(vector)
     loss = outputs["own:hidden_states"].square().mean() + outputs["wide:vector"].square().mean()
     return {k: v.detach().numpy() for k, v in outputs.items()}, loss
 
 
 def run_contrastive(model: Any, inputs: dict[str, Any]) -> Arrays:
     """CLIP's and SigLIP's towers."""
-    tower = getattr(model, "vision_model", model)
+    tower = model.vision_model if hasattr(model, "visual_projection") else model
     how = {"interpolate_pos_encoding": True, "output_hidden_states": True}
     made = {name: tower(x.permute(0, 3, 1, 2), **how) for name, x in inputs.items()}
     outputs, loss = _outputs(made, getattr(model, "visual_projection", lambda x: x))
@@ -115,6 +117,13 @@ CASES = [
         architecture="SiglipVisionModel",
         config={**TOWER, "image_size": 22},
         inputs=images(size=22, rest=3),
+        run=run_contrastive,
+    ),
+    Case(
+        name="siglip_headless",
+        architecture="SiglipVisionModel",
+        config={**TOWER, "image_size": 16, "vision_use_head": False},
+        inputs=images(size=16),
         run=run_contrastive,
     ),
     Case(

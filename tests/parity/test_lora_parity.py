@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
+import rsvlm_jax
 from rsvlm_jax.core import base_path, flat
 from rsvlm_jax.interop.huggingface import load_pretrained
 from rsvlm_jax.interop.peft import read_adapter, with_adapter
@@ -117,3 +118,24 @@ def test_gradients_of_the_factors(case):
         # Of a fused kernel: B is cut in parts, A is shared by them, so its gradients add up.
         mine = np.concatenate(parts) if "lora_B" in name else sum(parts)
         assert np.linalg.norm(mine - g) <= 1e-4 * np.linalg.norm(g), name
+
+
+def test_a_model_that_keeps_its_adapter(case, tmp_path: Path):
+    """Through `rsvlm_jax.load`: as torch, as merged, and written again bit for bit."""
+    _, folder, want, _ = case
+    kept = rsvlm_jax.load(folder.parent / "base", adapter=folder, merge=False)
+    merged = rsvlm_jax.load(folder.parent / "base", adapter=folder)
+    got = np.asarray(kept.logits(TOKENS))
+    for other in (want, np.asarray(merged.logits(TOKENS))):
+        assert np.abs(got - other).max() <= 1e-5 * np.abs(other).max()
+    np.testing.assert_array_equal(
+        kept.generate(TOKENS[:, :4], max_new_tokens=8, ends=()).tokens,
+        merged.generate(TOKENS[:, :4], max_new_tokens=8, ends=()).tokens,
+    )
+    assert merged.lora is None
+    assert {base_path(p) for p in flat(kept.params)} == flat(merged.params).keys()
+    kept.save_adapter(tmp_path / "again")
+    one, other = (load_file(f / "adapter_model.safetensors") for f in (folder, tmp_path / "again"))
+    assert one.keys() == other.keys()
+    for name, x in one.items():
+        np.testing.assert_array_equal(other[name], x, err_msg=name)

@@ -73,6 +73,8 @@ def computed(name: str, home: Path) -> tuple[dict[str, jax.Array], Any]:
     def vector(params: Any) -> jax.Array:
         model = nnx.merge(one.graphdef, params)
         projected = getattr(model, "projection", None) is not None
+        if not getattr(model.config, "head", True):
+            return model.last_hidden_state(wide)
         return model.embed_image(wide) if projected else model.pooled(wide)
 
     def total(params: Any) -> Any:

@@ -27,19 +27,22 @@ from rsvlm_jax.config import (
     InputConfig,
     LlamaConfig,
     LoraConfig,
+    MeshConfig,
     TemporalConfig,
     ViTConfig,
     VLMConfig,
 )
 from rsvlm_jax.config.experiment import init_sources
-from rsvlm_jax.core import flat
+from rsvlm_jax.core import base_path, flat
 from rsvlm_jax.data.placeholders import place_images
 from rsvlm_jax.interop.families import FAMILIES
 from rsvlm_jax.interop.families.llava import LlavaConfig
 from rsvlm_jax.interop.huggingface import save_pretrained
 from rsvlm_jax.interop.peft import save_adapter
+from rsvlm_jax.mesh import RULES, make_mesh, resolve
 from rsvlm_jax.models.gpt2 import GPT2
 from rsvlm_jax.models.vlm import VisionLanguageModel
+from rsvlm_jax.nn import add_lora
 from rsvlm_jax.run import pretrained
 from rsvlm_jax.run.convert import convert
 from rsvlm_jax.run.pretrained import Pretrained
@@ -479,6 +482,46 @@ def test_an_adapter_is_merged(folder: Path, llava: Pretrained, tmp_path: Path) -
     merged = one.params["decoder"]["layers"]["attention"]["q"]["kernel"]
     np.testing.assert_allclose(merged, np.asarray(q["kernel"]) + 2 * (a @ b), atol=1e-5)
     assert flat(one.params).keys() == flat(llava.params).keys()
+
+
+def test_an_adapter_is_kept_where_its_kernels_are(
+    folder: Path, llava: Pretrained, tmp_path: Path
+) -> None:
+    """With a projector that it holds whole, over eight devices, with an image in the prompt."""
+    source = tmp_path / "adapter"
+    lora = LoraConfig(
+        rank=2, alpha=4.0, targets="^decoder/layers/(attention/[qo]|mlp/gate)/kernel$"
+    )
+    base = LlavaConfig(llava.config, 19)
+    model = add_lora(FAMILIES[LLAVA].build(base, nnx.Rngs(0)), lora, nnx.Rngs(0))
+    params = numbers(lambda: model, seed=3)
+    params |= {"vision": llava.params["vision"]}
+    save_adapter(source, LLAVA, base, params, lora, whole=("connector/fc1/kernel",))
+    one = rsvlm_jax.load(folder, adapter=source, merge=False)
+    eight = rsvlm_jax.load(folder, adapter=source, merge=False, mesh=MeshConfig(2, 2, 2))
+    merged = rsvlm_jax.load(folder, adapter=source)
+    ids = [[1, 19, 19, 19, 19, 5, 6, 7]]
+    wanted = np.asarray(merged.logits(ids, images(1)))
+    for made in (one, eight):
+        got = np.asarray(made.logits(ids, images(1)))
+        assert np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    rules = resolve(eight.params, RULES[MeshConfig(2, 2, 2).plan], make_mesh(MeshConfig(2, 2, 2)))
+    placed = flat(eight.params)
+    assert any(base_path(path) != path for path in placed)
+    for path, sharding in flat(rules).items():
+        assert placed[path].sharding.is_equivalent_to(sharding, placed[path].ndim), path
+    eight.save_adapter(tmp_path / "again")
+    a, b = (load_file(f / "adapter_model.safetensors") for f in (source, tmp_path / "again"))
+    assert a.keys() == b.keys()
+    assert "base_model.model.model.multi_modal_projector.linear_1.weight" in a
+    for name, x in a.items():
+        np.testing.assert_array_equal(b[name], x, err_msg=name)
+
+
+def test_a_model_without_an_adapter_has_none_to_write(llava: Pretrained, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no adapter that was kept as LoRA.*merge=False"):
+        llava.save_adapter(tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_what_init_from_says() -> None:

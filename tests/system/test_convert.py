@@ -128,15 +128,14 @@ def test_nothing_private_goes_along(llava: Path, tmp_path: Path, capsys) -> None
 
 
 def test_the_tokenizer_of_a_run_goes_with_its_decoder(tmp_path: Path) -> None:
-    from rsvlm_jax.run import convert as room
+    from rsvlm_jax.run.beside import copy_beside
 
     (tmp_path / "run/processor").mkdir(parents=True)
     (tmp_path / "run/processor/tokenizer.json").write_text("{}")
     for config, beside in ((STORIES260K, ("tokenizer.json",)), (ViTConfig(), ())):
         out = tmp_path / type(config).__name__
         out.mkdir()
-        model = room._Model("", config, {})
-        assert room._copy_beside(tmp_path / "run", out, model) == beside
+        assert copy_beside(tmp_path / "run", out, config) == beside
 
 
 def test_names_of_5_become_names_of_4(llava: Path, tmp_path: Path, capsys) -> None:

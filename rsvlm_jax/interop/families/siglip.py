@@ -22,7 +22,7 @@ def read_vision(config: Json, where: str = WHERE) -> SiglipConfig:
     """SiglipVisionConfig -> ours; feature layer -1, which ends before the final norm."""
     only(config, "num_channels", (3,), where)
     only(config, "attention_dropout", (0.0,), where)
-    only(config, "vision_use_head", (True,), where)
+    only(config, "vision_use_head", (True, False), where)
     return SiglipConfig(
         image_size=whole(config, "image_size", 224, where),
         patch_size=whole(config, "patch_size", 16, where),
@@ -34,6 +34,7 @@ def read_vision(config: Json, where: str = WHERE) -> SiglipConfig:
         norm_eps=real(config, "layer_norm_eps", 1e-6, where),
         feature_layers=(-1,),
         pool=True,
+        head=config.get("vision_use_head", True),
     )
 
 
@@ -51,19 +52,27 @@ def write_vision(config: SiglipConfig) -> Json:
         "layer_norm_eps": config.norm_eps,
         "num_channels": 3,
         "attention_dropout": 0.0,
+        "vision_use_head": config.head,
     }
 
 
 def tower(config: SiglipConfig) -> Table:
-    """Names inside `vision_model.`; the head's q, k and v are one array there."""
+    """Names inside `vision_model.`."""
     patch = "embeddings.patch_embedding"
-    fused = "head.attention.in_proj"
     return (
         Row(f"{patch}.weight", "patch/kernel", patch_kernel(config.patch_size)),
         Row(f"{patch}.bias", "patch/bias"),
         Row("embeddings.position_embedding.weight", "position/embedding"),
         *encoder(),
         *norm("post_layernorm", "post_norm"),
+        *(_head() if config.head else ()),
+    )
+
+
+def _head() -> Table:
+    """Attention pooling, whose q, k and v are one array there."""
+    fused = "head.attention.in_proj"
+    return (
         Row("head.probe", "head/probe", squeezed(2)),
         *(
             row

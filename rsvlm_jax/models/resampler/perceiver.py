@@ -13,8 +13,8 @@ the normed queries as they stand at that layer.
 
 Ours, where LHRS-Bot's paper is silent: the norms after the last layer, biases, and no change of
 width (the connector does that). Its released code differs in two places: it runs the same layers
-for every level, where here each level has its own; and there the queries among the keys stay as
-they were at the start.
+for every level, which `share_layers` does here, where otherwise each level has its own; and there
+the queries among the keys stay as they were at the start.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class PerceiverBlock(nnx.Module):
 
 
 class PerceiverLevel(nnx.Module):
-    """`query` [n,Dv], `layers` (stacked) and `norm` of one level."""
+    """`query` [n,Dv], `layers` (stacked; None where they are shared) and `norm` of one level."""
 
     def __init__(
         self,
@@ -62,18 +62,27 @@ class PerceiverLevel(nnx.Module):
     ) -> None:
         self.remat = remat
         self.query = nnx.Param(normal(0.02)(rngs.params(), (queries, width), jnp.float32))
-        self.layers = stack(lambda r: PerceiverBlock(config, width, rngs=r), config.layers, rngs)
+        self.layers = None if config.share_layers else _layers(config, width, rngs)
         self.norm = LayerNorm(width, rngs=rngs)
 
-    def __call__(self, memory: Float[Array, "F P Dv"]) -> Float[Array, "F N Dv"]:
+    def __call__(
+        self, memory: Float[Array, "F P Dv"], shared: PerceiverBlock | None = None
+    ) -> Float[Array, "F N Dv"]:
+        """`shared`: the stack of all levels."""
+        layers = shared if self.layers is None else self.layers
+        assert layers is not None
         query = self.query[...].astype(memory.dtype)[None]
         x = jnp.broadcast_to(query, (len(memory), *query.shape[1:]))
-        x, _ = scan(self.layers, lambda layer, x: (layer(x, memory), None), x, remat=self.remat)
+        x, _ = scan(layers, lambda layer, x: (layer(x, memory), None), x, remat=self.remat)
         return self.norm(x)
 
 
+def _layers(config: PerceiverConfig, width: int, rngs: nnx.Rngs) -> PerceiverBlock:
+    return stack(lambda r: PerceiverBlock(config, width, rngs=r), config.layers, rngs)
+
+
 class Perceiver(nnx.Module):
-    """The resampler; its parameters stand under `levels/I/`.
+    """The resampler; its parameters stand under `levels/I/`, shared layers under `layers/`.
 
     Args:
       width: Dv, kept.
@@ -92,6 +101,7 @@ class Perceiver(nnx.Module):
                 expected=f"a divisor of {width}",
                 found=config.heads,
             )
+        self.layers = _layers(config, width, rngs) if config.share_layers else None
         self.levels = nnx.List(
             PerceiverLevel(config, n, width, remat=remat, rngs=rngs) for n in config.queries
         )
@@ -99,5 +109,5 @@ class Perceiver(nnx.Module):
     def __call__(self, tokens: Float[Array, "F P Dv"]) -> Float[Array, "F N Dv"]:
         """Levels in the order of the tower's `feature_layers`, each with as many tokens."""
         features = jnp.split(tokens, len(self.levels), axis=1)
-        made = [level(x) for level, x in zip(self.levels, features, strict=True)]
+        made = [level(x, self.layers) for level, x in zip(self.levels, features, strict=True)]
         return jnp.concatenate(made, axis=1)

@@ -1,0 +1,85 @@
+"""A directory of Hugging Face, LLaVA or GeoChat: whether it is one, what it holds, where it ends.
+
+read_directory(PATH)  -> Imported          is_pretrained(PATH)        end_tokens(PATH)
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from rsvlm_jax.config import CheckpointError
+from rsvlm_jax.interop.files import read_json
+from rsvlm_jax.interop.huggingface import Imported, load_pretrained
+from rsvlm_jax.interop.llava_original import is_original, load_llava
+from rsvlm_jax.interop.peft import read_adapter, with_adapter
+from rsvlm_jax.mesh.rules import RULES, resolve
+
+_ENDS = {"llama": 2, "mistral": 2, "gpt2": 50256}
+"""The end token of a config.json that says nothing: the default of its class."""
+
+
+def is_pretrained(path: Path) -> bool:
+    """Whether a directory has a config.json of Hugging Face's kind (a run's has none of these)."""
+    if not (path / "config.json").is_file():
+        return False
+    raw = read_json(path / "config.json")
+    return not raw.keys().isdisjoint({"architectures", "model_type", "auto_map"})
+
+
+def read_directory(
+    path: Path,
+    *,
+    vision: str | os.PathLike[str] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    allow_pickle: bool = False,
+    **options: Any,
+) -> Imported:
+    """Read a directory of any family; `options` as `load_pretrained`.
+
+    Args:
+      adapter: directory of a PEFT adapter, which is merged.
+
+    Raises:
+      CheckpointError: as the readers; a tower given where there is no place for it.
+    """
+    if path.is_dir() and is_original(read_json(path / "config.json")):
+        found = load_llava(path, vision=vision, allow_pickle=allow_pickle, **options)
+    elif vision is None:
+        found = load_pretrained(path, allow_pickle=allow_pickle, **options)
+    else:
+        raise CheckpointError(
+            "the checkpoint takes no tower from elsewhere", where=path,
+            expected="a LLaVA in its original layout", found=f"vision={vision}",
+        )  # fmt: skip
+    if adapter is None:
+        return found
+    read = read_adapter(adapter, found, allow_pickle=allow_pickle)
+    return with_adapter(found, read, merge=True)
+
+
+def place_parts(params: Any, *, plan: str, mesh: jax.sharding.Mesh) -> Any:
+    """Of a whole model, or of one tower by the rules of its place in a whole model."""
+    if "decoder" in params:
+        return resolve(params, RULES[plan], mesh)
+    tower = "decoder" if "embed" in params else "vision"
+    return resolve({tower: params}, RULES[plan], mesh)[tower]
+
+
+def end_tokens(path: Path) -> tuple[int, ...]:
+    """The end tokens by generation_config.json, config.json, or the class."""
+    raw = read_json(path / "config.json")
+    text = raw.get("text_config") or raw
+    places = [raw, text]
+    if (path / "generation_config.json").is_file():
+        places.insert(0, read_json(path / "generation_config.json"))
+    for place in places:
+        found = place.get("eos_token_id")
+        if found is not None:
+            return tuple(found) if isinstance(found, list) else (found,)
+    default = _ENDS.get(str(text.get("model_type", "llama" if "text_config" in raw else None)))
+    said = any("eos_token_id" in place for place in places)
+    return () if said or default is None else (default,)
