@@ -129,10 +129,11 @@ class Reader:
 
 def usable(pixels: np.ndarray, nodata: int | float | None) -> np.ndarray:
     """True where a stored number is a value: finite and not nodata."""
-    ok = np.isfinite(pixels) if pixels.dtype.kind == "f" else np.ones(pixels.shape, bool)
-    if nodata is not None and not np.isnan(nodata):
-        ok &= pixels != np.asarray(nodata, pixels.dtype)
-    return ok
+    if pixels.dtype.kind == "f":
+        return np.isfinite(pixels)
+    if nodata is None or np.isnan(nodata):
+        return np.ones(pixels.shape, bool)
+    return pixels != pixels.dtype.type(nodata)
 
 
 def read_array(manifest: Manifest, name: str) -> np.ndarray:
