@@ -2,9 +2,10 @@
 
 sensors      bands, wavelengths, scales and QA bits of real sensors, each with its source
 format       the shape of a cube on disk, and the records read from it
-grid         CRS and affine transform
+grid, sites  CRS and affine transform of a raster; the places of a point cube
 cube, read   `open_cube`; raw windows
-write        `create_cube`; sharded, checksummed, restartable writing; maps
+write, copy  `create_cube`; sharded, checksummed, restartable writing; maps; copies
+remote       cubes behind URLs
 schema       `validate`: every rule a cube must keep, as a report
 radiometry   stored numbers to physical ones; QA masks
 samples      two small real cubes
@@ -20,11 +21,13 @@ from typing import TYPE_CHECKING, Any
 from data_zarr.errors import CubeError
 
 if TYPE_CHECKING:
+    from data_zarr.copy import copy_cube
     from data_zarr.cube import Cube, open_cube
     from data_zarr.grid import Grid
     from data_zarr.read import Reader
     from data_zarr.samples import sample_path
     from data_zarr.schema import validate
+    from data_zarr.sites import Sites
     from data_zarr.write import BandSetData, create_cube, write_geotiff, write_map
 
 __all__ = [
@@ -33,6 +36,8 @@ __all__ = [
     "CubeError",
     "Grid",
     "Reader",
+    "Sites",
+    "copy_cube",
     "create_cube",
     "open_cube",
     "sample_path",
@@ -46,6 +51,8 @@ _HOME = {
     "Cube": "cube",
     "Grid": "grid",
     "Reader": "read",
+    "Sites": "sites",
+    "copy_cube": "copy",
     "create_cube": "write",
     "open_cube": "cube",
     "sample_path": "samples",

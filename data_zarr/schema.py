@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -29,8 +30,8 @@ OUTSIDE_SHARE, NEGATIVE_SHARE = 0.3, 0.3
 BACKSCATTER_DB = (-60.0, 40.0)
 SAMPLES_A_SET = 16
 """Windows looked at in each band set: enough for a wrong scale, quick on any cube."""
-QUICK_SAMPLES, QUICK_FILES = 4, 10_000
-"""Chunks read and files looked for in each band set by `check_inputs`."""
+QUICK_SAMPLES, QUICK_FILES, QUICK_REMOTE = 4, 10_000, 256
+"""Chunks read and files looked for in each band set by `check_inputs`, on a disk or elsewhere."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +125,8 @@ def check_inputs(cube: Cube, names: Iterable[str]) -> None:
     for name in names:
         info = cube.bandset(name)
         files = cube.manifest.under(name)
-        for problem in cube.manifest.problems(files[:: len(files) // QUICK_FILES + 1], deep=False):
+        step = len(files) // (QUICK_FILES if isinstance(cube.path, Path) else QUICK_REMOTE) + 1
+        for problem in cube.manifest.problems(files[::step], deep=False):
             raise problem
         try:
             values, _ = _sample(cube, info, QUICK_SAMPLES)
@@ -180,13 +182,12 @@ def _sample(cube: Cube, info: BandSetInfo, samples: int) -> tuple[np.ndarray, fl
       samples: chunks to look at, spread evenly over the cube.
     """
     reader, edge = cube.reader(info.name), info.chunks[2]
-    starts = [
-        (y, x) for y in range(0, cube.grid.height, edge) for x in range(0, cube.grid.width, edge)
-    ]
+    height, width = info.shape[2:]
+    starts = [(y, x) for y in range(0, height, edge) for x in range(0, width, edge)]
     step = max(1, -(-len(starts) // samples))
     values, valids = [], []
     for y, x in starts[::step]:
-        h, w = min(edge, cube.grid.height - y), min(edge, cube.grid.width - x)
+        h, w = min(edge, height - y), min(edge, width - x)
         pixels, valid = reader.read(y, x, h, w)
         scale = np.asarray([b.scale for b in info.bands], np.float32)[:, None, None]
         offset = np.asarray([b.offset for b in info.bands], np.float32)[:, None, None]
@@ -207,6 +208,11 @@ def _numbers(cube: Cube, info: BandSetInfo) -> Iterator[Row]:
         yield Row("some pixels are valid", "error", info.name, "> 0 %", "0 % in the sample")
         return
     yield Row(f"{share:.0%} of the pixels are valid", "ok", info.name)
+    if info.dates.ndim == 2:
+        _, valid = cube.reader(info.name).read(0, 0, info.shape[2], 1)
+        undated = int((valid[..., 0].any(axis=1) & np.isnat(info.dates)).sum())
+        rule = "no value is valid without a date"
+        yield Row(rule, "error" if undated else "ok", info.name, "0", f"{undated} values")
     yield from _possible(info, values[np.isfinite(values)])
 
 
