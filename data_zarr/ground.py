@@ -77,6 +77,17 @@ def metres_a_unit(grid: Grid) -> float:
     return grid.gsd / float(np.sqrt(abs(a * e)))
 
 
+def pixel_metres(grid: Grid) -> tuple[float, float]:
+    """Height and width of a pixel in metres, the smallest of the first, middle and last row."""
+    sizes = []
+    for row in (0.0, grid.height / 2, grid.height - 1.0):
+        middle = grid.width / 2
+        at = points(grid, [row, row + 1, row], [middle, middle, middle + 1])
+        sizes.append(np.linalg.norm(at[1:] - at[0], axis=1))
+    down, across = np.min(sizes, axis=0)
+    return float(down), float(across)
+
+
 def arc(straight: Any, grid: Any) -> Any:
     """Metres along the ground for straight distances between `points`."""
     if not grid.geographic:

@@ -4,7 +4,7 @@
     spherical    gamma(h) = nugget + sill (1.5 h/r - 0.5 (h/r)^3)  up to h = r, then nugget + sill
     exponential  gamma(h) = nugget + sill (1 - exp(-3 h/r))         95 % of the sill at h = r
 
-(Matheron 1963; Cressie 1985 for the weights of the fit.) Places nearer than the range are not
+(Matheron 1963.) Places nearer than the range are not
 independent, so a buffer as wide as the range makes a held-out place a new one. Distances are on
 the ground, also for degrees (`data_zarr.ground`). No kriging, no anisotropy, no trend removed: a
 target that drifts over the whole cube has no range, and `Variogram.found` says so.
@@ -29,7 +29,7 @@ EXACT = 2000
 PAIRS = 400_000
 """Pairs drawn, spread evenly over the bins of distance."""
 NEIGHBOURS = 32
-FITS = 4
+ENOUGH = 300
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,21 +132,15 @@ def fit(
     pairs: Int[np.ndarray, " b"],
     model: Model = "spherical",
 ) -> Variogram:
-    """Fits a model to a binned semivariogram: weights pairs / model^2, nugget and sill >= 0.
+    """Fits a model to a binned semivariogram, nugget and sill >= 0, by least squares.
 
-    The weights are those of the model fitted before, from equal ones on: with the empirical
-    semivariance, a bin of one lucky pair would outweigh all others.
+    Bins weigh by their pairs, up to `ENOUGH`: beyond, what differs is the model, not chance.
     """
     low, high = np.log(distance[0]), np.log(distance[-1])
     if gamma.max() <= 0 or low >= high:
         return Variogram(distance, gamma, pairs, model, 0.0, 0.0, 0.0, "nugget only")
-    expected = np.ones_like(gamma)
-    log_range, nugget, sill = low, 0.0, 0.0
-    for _ in range(FITS):
-        weight = np.sqrt(pairs) / expected
-        log_range, nugget, sill = _weighted(distance, gamma, weight, model)
-        expected = nugget + sill * _shape(model, distance, float(np.exp(log_range)))
-        expected = np.maximum(expected, 0.02 * expected.max())
+    weight = np.sqrt(np.minimum(pairs, ENOUGH))
+    log_range, nugget, sill = _weighted(distance, gamma, weight, model)
     if sill <= 1e-3 * (nugget + sill):
         return Variogram(distance, gamma, pairs, model, nugget, sill, 0.0, "nugget only")
     if log_range > high:

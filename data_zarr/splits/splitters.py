@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from data_zarr.errors import CubeError
+from data_zarr.ground import pixel_metres
 from data_zarr.sampling import WindowTable
 from data_zarr.sensors import Number
 from data_zarr.splits.groups import group_folds
@@ -106,7 +107,7 @@ class SpatialBlocks(_Folds):
         if self.buffer == "range":
             centre = (self.table.y + size / 2, self.table.x + size / 2)
             found = _range_of(y, self.grid, *centre)
-            buffer: Number = max(found / self.grid.gsd / size, 1.0)
+            buffer: Number = max(found / min(pixel_metres(self.grid)) / size, 1.0)
         else:
             buffer = self.buffer
         check_narrow(int(np.ceil(buffer * size)), size, self.narrow)

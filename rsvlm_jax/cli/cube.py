@@ -1,4 +1,4 @@
-"""`rsvlm cube make | info | validate | show`."""
+"""`rsvlm cube make | info | validate | show | folds`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from . import folds
 from .options import parse, say, unknown_word
 
 HELP = """usage: rsvlm cube VERB CUBE [options]
@@ -17,6 +18,7 @@ HELP = """usage: rsvlm cube VERB CUBE [options]
   info      what a cube is: bands, dates, CRS, valid share, chunks
   validate  every rule of the format; exit code 3 when one is broken
   show      a picture of every pseudo-RGB frame, as the encoder sees it
+  folds     honest folds: leakage report, range of the target, map
 
 CUBE is a path, sample:NAME or world:PRESET. `rsvlm cube VERB --help` shows the options.
 """
@@ -73,7 +75,7 @@ class Show:
 
 
 def run(args: Sequence[str]) -> dict[str, object]:
-    verbs = {"make": _make, "info": _info, "validate": _validate, "show": _show}
+    verbs = {"make": _make, "info": _info, "validate": _validate, "show": _show, "folds": folds.run}
     if not args or args[0] in ("-h", "--help"):
         print(HELP, end="")
         return {}

@@ -89,6 +89,44 @@ def background(cube: Cube, read: InputConfig) -> tuple[np.ndarray, str]:
     return image, f"{words} ({', '.join(s.name for s in slots)}), {found.dates[t]}"
 
 
+def quicklook(cube: Cube, side: int = 600) -> tuple[np.ndarray | None, str]:
+    """The first frame of the clearest date, thinned to about `side` pixels, [h,w,3] with NaN.
+
+    Reads the cube in strips, so that its size does not matter. (None, "") where nothing makes
+    frames.
+    """
+    kinds = {b.kind: n for n, b in reversed(cube.bandsets.items())}
+    name = kinds.get("optical", kinds.get("sar"))
+    if name is None:
+        return None, ""
+    (spec,) = bandset_specs(cube, (InputConfig(name),))
+    plan = make_plan(spec, SpectralConfig())
+    reader = cube.reader(name, bands=spec.band_names)
+    height, width = cube.bandsets[name].shape[2:]
+    step = max(1, max(height, width) // side)
+    edge = max(step, 64 // step * step)
+    strips = range(0, height, edge)
+
+    def strip(y: int) -> tuple[np.ndarray, np.ndarray]:
+        pixels, valid = reader.read(y, 0, min(edge, height - y), width)
+        return pixels[..., ::step, ::step], valid[..., ::step, ::step]
+
+    # The date is chosen from a few strips, or the whole cube would be read twice.
+    some = strips[:: -(-len(strips) // 4)]
+    t = int(sum(strip(y)[1].all(axis=1).sum(axis=(1, 2)) for y in some).argmax())
+    pixels, valid = (
+        np.concatenate(parts, axis=-2)[None]
+        for parts in zip(*(tuple(a[[t]] for a in strip(y)) for y in strips), strict=True)
+    )
+    obs = observation(spec, pixels, valid)
+    frames = jax.jit(lambda o: recombine(o, plan))(obs)
+    image = np.where(frames.valid[0, 0, 0][..., None], frames.pixels[0, 0, 0], np.nan)
+    slots = _slots(plan.describe(), plan.groups[0].name)
+    info = cube.bandsets[name]
+    when = "static" if info.static else str(info.dates[t].astype("datetime64[D]"))
+    return image, f"{name}, {', '.join(s.name for s in slots)}, {when}"
+
+
 def _observation(
     cube: Cube, spec: BandSetSpec, dates: int | None, size: int | None
 ) -> tuple[Observation, list[str]]:
