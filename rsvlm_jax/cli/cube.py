@@ -95,7 +95,8 @@ def _make(args: Sequence[str]) -> dict[str, object]:
 
 def _info(args: Sequence[str]) -> dict[str, object]:
     o = parse(Info, args, prog="rsvlm cube info")
-    from rsvlm_jax.evaluate.cubeinfo import cube_facts, print_facts
+    from rsvlm_jax.evaluate.cubeinfo import cube_facts
+    from rsvlm_jax.evaluate.cubepage import print_facts
     from rsvlm_jax.run.cubes import find_cube
 
     facts = cube_facts(find_cube(o.cube))
@@ -106,7 +107,7 @@ def _info(args: Sequence[str]) -> dict[str, object]:
 def _validate(args: Sequence[str]) -> dict[str, object]:
     o = parse(Validate, args, prog="rsvlm cube validate")
     from data_zarr.schema import validate
-    from rsvlm_jax.evaluate.cubeinfo import print_report
+    from rsvlm_jax.evaluate.cubepage import print_report
     from rsvlm_jax.run.cubes import find_cube
 
     report = validate(find_cube(o.cube), deep=o.deep)
