@@ -63,15 +63,21 @@ class Show:
     out: Path
     """PNG to write."""
     bandset: str | None = None
-    """Band set; the first that can be shown by default."""
+    """Band set; all that make frames by default."""
     plan: Literal["wavelength", "consecutive_drop", "consecutive_pad"] = "wavelength"
     sar_third: Literal["ratio_db", "mean_db", "diff_linear", "copy"] = "ratio_db"
+    stretch: Literal["zscore", "minmax"] = "zscore"
+    """Two standard deviations either way, or from the 2nd to the 98th percentile."""
     indices: tuple[str, ...] = ()
     """Spectral indices as one more frame, e.g. ndvi ndmi nbr."""
     dates: int = 8
     """At most so many dates, evenly chosen."""
     size: int = 256
-    """At most so many pixels a side, from the upper left."""
+    """Edge of the square that is shown, in pixels."""
+    at: tuple[int, int] = (0, 0)
+    """Row and column of its upper left pixel."""
+    image_size: int | None = None
+    """Edge of the encoder's images, e.g. 336; the pixels as they are by default."""
 
 
 def run(args: Sequence[str]) -> dict[str, object]:
@@ -126,9 +132,11 @@ def _show(args: Sequence[str]) -> dict[str, object]:
         find_cube(o.cube),
         o.out,
         bandset=o.bandset,
-        spectral=SpectralConfig(o.plan, o.sar_third, o.indices),
+        spectral=SpectralConfig(o.plan, o.sar_third, o.indices, stretch=o.stretch),
         dates=o.dates,
         size=o.size,
+        at=o.at,
+        image_size=o.image_size,
     )
     say(f"picture: {o.out}")
     return {"figure": str(o.out), "frames": frames}

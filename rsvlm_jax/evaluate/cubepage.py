@@ -217,7 +217,8 @@ def print_report(report: Report) -> None:
     for row in report.rows:
         found = f"; expected {row.expected}; found {row.found}" if row.level != "ok" else ""
         line = Text(f"{row.level:5}", style=colors[row.level])
-        console.print(line.append(f" {row.rule} ({row.where}){found}", style="default"))
+        line.append(f" {row.rule} ({row.where}){found}", style="default")
+        console.print(line, soft_wrap=True)
     count = collections.Counter(row.level for row in report.rows)
     console.print(
         f"{'valid' if report.ok else 'NOT valid'}: {count['ok']} rules hold, "
