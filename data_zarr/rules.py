@@ -66,7 +66,7 @@ OPENING_DATED = (
 
 def opening(cube: Cube) -> Iterator[Row]:
     """What an open cube keeps."""
-    points = bool(getattr(cube, "points", False))
+    points = cube.points
     for rule in (*OPENING, *(OPENING_PLACES if points else OPENING_RASTER)):
         yield Row(rule, "ok", "cube")
     for info in cube.bandsets.values():
@@ -76,7 +76,7 @@ def opening(cube: Cube) -> Iterator[Row]:
 
 def metadata(cube: Cube) -> Iterator[Row]:
     """Rules that opening does not need."""
-    points = bool(getattr(cube, "points", False))
+    points = cube.points
     for info in cube.bandsets.values():
         yield from _bands(info)
         yield from _packing(cube, info)
@@ -175,8 +175,7 @@ def _checksums(cube: Cube, info: BandSetInfo) -> Iterator[Row]:
 def _georeference(cube: Cube, info: BandSetInfo) -> Iterator[Row]:
     """CF's GeoTransform and CRS, which GDAL reads, against those of GeoZarr, which we read."""
     rule = "CF and GeoZarr give the same place"
-    grid_of = getattr(cube, "grid_of", None)
-    grid = cube.grid if grid_of is None else grid_of(info.name)
+    grid = cube.grid_of(info.name)
     a, b, c, d, e, f = grid.transform
     expected = (c, a, b, f, d, e)
     try:

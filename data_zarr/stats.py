@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from data_zarr.errors import CubeError
 from data_zarr.format import BandInfo
+from data_zarr.grid import aligned
 
 if TYPE_CHECKING:
     from data_zarr.cube import Cube
@@ -51,7 +52,8 @@ def band_stats(cube: Cube, bandset: str, windows: Int[np.ndarray, "n 2"], size: 
       size: edge of a window, in pixels of the cube's grid.
 
     Raises:
-      CubeError: no windows, a window outside the cube, or a band without a valid value.
+      CubeError: no windows, a window outside the cube or across larger pixels, or a band without
+        a valid value.
     """
     bands = cube.bandset(bandset).bands
     stored = merge(windows_of(cube, bandset, windows, size))
@@ -75,9 +77,12 @@ def windows_of(
     """Raw reads of a band set's windows, one after another; CubeError without any."""
     if not len(windows):
         raise CubeError("no windows to take statistics of", where=f"band set {bandset!r}")
-    reader = cube.reader(bandset)
-    for y, x in windows:
-        yield reader.read(int(y), int(x), size, size)
+    info = cube.bandset(bandset)
+    reader = cube.reader(bandset, preload=cube.points)
+    rows, columns = np.asarray(windows).T
+    y, x, edge = aligned(rows, columns, size, info.factor, f"band set {bandset!r}")
+    for place in zip(y.tolist(), x.tolist(), strict=True):
+        yield reader.read(*place, edge, edge)
 
 
 def blind(bandset: str, bands: Sequence[BandInfo], count: Int[np.ndarray, " C"]) -> None:

@@ -103,7 +103,7 @@ def cube_folds(cube: Cube, request: FoldsRequest) -> CubeFolds:
       CubeError, ConfigError, DataError: no such target or label, impossible folds, an option that
         this kind of cube does not have, `buffer="range"` without a range.
     """
-    if getattr(cube, "points", False):
+    if cube.points:
         return _of_places(cube, request)
     return _of_raster(cube, request)
 
@@ -144,7 +144,7 @@ def _of_raster(cube: Cube, request: FoldsRequest) -> CubeFolds:
 
 def _of_places(cube: Cube, request: FoldsRequest) -> CubeFolds:
     sites: Any = cube.grid
-    labels: dict[str, np.ndarray] = getattr(cube, "labels", {})
+    labels = cube.labels
     name, layer = _layer(cube, request)
     values = None if layer is None else layer.reshape(-1)
     found = _variogram(cube, name, layer, request)
@@ -210,7 +210,7 @@ def _variogram(
     if layer is None or np.isfinite(layer).sum() < 3:
         return None
     kwargs: dict[str, Any] = {"categorical": _classes(cube, name), "seed": request.seed}
-    if getattr(cube, "points", False):
+    if cube.points:
         row = np.arange(layer.size) + 0.5
         return variogram(layer.reshape(-1), cube.grid, row, np.full(layer.size, 0.5), **kwargs)
     return variogram(layer, cube.grid, **kwargs)

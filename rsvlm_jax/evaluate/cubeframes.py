@@ -218,7 +218,7 @@ def _observation(
     at: tuple[int, int],
     square: bool,
 ) -> tuple[Observation, list[str]]:
-    factor = int(getattr(cube.bandsets[spec.name], "factor", 1))
+    factor = cube.bandsets[spec.name].factor
     own = cube.bandsets[spec.name].shape[2:]
     y, x = (min(max(v, 0) // factor, n - 1) for v, n in zip(at, own, strict=True))
     edge = max(own) if size is None else max(size // factor, 1)

@@ -29,7 +29,7 @@ STRIP = 256
 def cube_facts(cube: Cube) -> dict[str, Any]:
     """Everything that `rsvlm cube info` says, as JSON values."""
     grid: Any = cube.grid
-    points = bool(getattr(cube, "points", False))
+    points = cube.points
     bandsets = {name: _bandset(cube, info) for name, info in cube.bandsets.items()}
     stored = sum(entry.size for entry in cube.manifest.files.values())
     raw = sum(b["raw_bytes"] for b in bandsets.values())
@@ -79,7 +79,7 @@ def _places(cube: Cube) -> dict[str, Any]:
     sites: Any = cube.grid
     lon, lat = np.asarray(sites.lon), np.asarray(sites.lat)
     box = [float(v) for v in (np.nanmin(lon), np.nanmin(lat), np.nanmax(lon), np.nanmax(lat))]
-    labels: dict[str, np.ndarray] = getattr(cube, "labels", {})
+    labels = cube.labels
     return {
         "crs": "EPSG:4326",
         "bounds": box,
@@ -124,11 +124,11 @@ def _bandset(cube: Cube, info: BandSetInfo) -> dict[str, Any]:
         ],
         "dates": [] if info.static else [str(d.astype("datetime64[D]")) for d in days],
         "own_dates": info.dates.ndim > 1,
-        "year_known": bool(getattr(info, "year_known", True)),
+        "year_known": info.year_known,
         "platforms": dict(counts),
         "valid_percent": [round(100 * float(s), 1) for s in share],
         "valid_exact": exact,
-        "factor": int(getattr(info, "factor", 1)),
+        "factor": info.factor,
         "dtype": str(info.dtype),
         "nodata": None if nodata is None or math.isnan(nodata) else nodata,
         "shape": list(info.shape),
