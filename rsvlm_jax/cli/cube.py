@@ -56,7 +56,7 @@ class Validate:
 
 @dataclasses.dataclass(frozen=True)
 class Show:
-    """Draw every date and every pseudo-RGB frame with its bands and wavelengths."""
+    """Draw every date and every pseudo-RGB frame with its bands; of places, their series."""
 
     cube: Positional[str]
     """Path, sample:NAME or world:PRESET."""
@@ -76,6 +76,8 @@ class Show:
     """Edge of the square that is shown, in pixels."""
     at: tuple[int, int] = (0, 0)
     """Row and column of its upper left pixel."""
+    sites: int = 6
+    """Of a cube of places: how many are drawn as series."""
     image_size: int | None = None
     """Edge of the encoder's images, e.g. 336; the pixels as they are by default."""
 
@@ -124,12 +126,20 @@ def _validate(args: Sequence[str]) -> dict[str, object]:
 
 def _show(args: Sequence[str]) -> dict[str, object]:
     o = parse(Show, args, prog="rsvlm cube show")
-    from rsvlm_jax.config import SpectralConfig
-    from rsvlm_jax.evaluate.cubeframes import show
     from rsvlm_jax.run.cubes import find_cube
 
+    cube = find_cube(o.cube)
+    if cube.points:
+        from rsvlm_jax.evaluate.cubeseries import show_series
+
+        series = show_series(cube, o.out, bandset=o.bandset, sites=o.sites)
+        say(f"picture: {o.out}")
+        return {"figure": str(o.out), "series": series}
+    from rsvlm_jax.config import SpectralConfig
+    from rsvlm_jax.evaluate.cubeframes import show
+
     frames = show(
-        find_cube(o.cube),
+        cube,
         o.out,
         bandset=o.bandset,
         spectral=SpectralConfig(o.plan, o.sar_third, o.indices, stretch=o.stretch),

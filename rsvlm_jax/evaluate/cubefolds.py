@@ -75,6 +75,7 @@ class CubeFolds:
       values: target of every evaluation window (mean; of a category, the centre pixel's) or place,
         NaN where unknown; None without target.
       buffer: in pixels, or metres for places.
+      names: of the folds: numbers, or the group that each leaves out.
     """
 
     cube: Cube
@@ -90,6 +91,7 @@ class CubeFolds:
     values: np.ndarray | None
     variogram: Variogram | None
     buffer: Number
+    names: tuple[str, ...]
 
     @property
     def folds(self) -> int:
@@ -139,6 +141,7 @@ def _of_raster(cube: Cube, request: FoldsRequest) -> CubeFolds:
     return CubeFolds(
         *(cube, request, False, block, train, test, fold_of, splits, reports, name, values, found),
         buffer=pixels,
+        names=tuple(map(str, range(request.folds))),
     )
 
 
@@ -165,6 +168,7 @@ def _of_places(cube: Cube, request: FoldsRequest) -> CubeFolds:
             expected="one of " + (", ".join(labels) or "none"),
             found=request.group,
         )
+    alone = not request.folds  # each group is a fold, in sorted order
     fold_of = group_folds(group, request.folds or None, strata=strata, seed=request.seed)
     if request.buffer == "range":
         metres = _reach(found)
@@ -183,6 +187,7 @@ def _of_places(cube: Cube, request: FoldsRequest) -> CubeFolds:
     return CubeFolds(
         *(cube, request, True, block, table, table, fold_of, splits, reports, name, values, found),
         buffer=metres,
+        names=tuple(str(n) for n in (np.unique(group) if alone else range(len(splits)))),
     )
 
 
@@ -244,6 +249,7 @@ def folds_facts(found: CubeFolds) -> dict[str, Any]:
         rows.append(
             {
                 "fold": f,
+                "name": found.names[f],
                 "train": r.train_windows,
                 "test": r.test_windows,
                 "left_out": len(found.train_table) - r.train_windows
@@ -286,6 +292,13 @@ def folds_facts(found: CubeFolds) -> dict[str, Any]:
     }
 
 
+def distance(metres: float | None) -> str:
+    """Metres for people: "90 m", "12.2 km"."""
+    if metres is None or not math.isfinite(metres):
+        return "-"
+    return f"{metres / 1000:.3g} km" if metres >= 10_000 else f"{metres:.4g} m"
+
+
 def describe(facts: dict[str, Any]) -> list[str]:
     """What was dealt, and the range of the target, in one line each."""
     if facts["group"]:
@@ -295,14 +308,17 @@ def describe(facts: dict[str, Any]) -> list[str]:
     else:
         dealt = f"tiles of {facts['block']} pixels, windows of {facts['window']}"
     strata = f", {facts['stratify']} strata" if facts["stratify"] else ""
-    buffer = f"{facts['buffer']:.6g} {facts['buffer_unit']}"
+    places = facts["buffer_unit"] == "m"
+    buffer = distance(float(facts["buffer"])) if places else f"{facts['buffer']} pixels"
     lines = [f"{len(facts['folds'])} folds: {dealt}{strata}; buffer {buffer}"]
     v = facts["variogram"]
     if v is not None:
-        reach = f"range {v['range_metres']:.3g} m" if v["range_metres"] is not None else "no range"
+        reach = (
+            f"range {distance(v['range_metres'])}" if v["range_metres"] is not None else "no range"
+        )
         share = v["nugget"] / max(v["nugget"] + v["sill"], 1e-300)
         lines.append(
-            f"target {facts['target']}: {v['model']} variogram, {reach}, nugget {share:.0%} of sill"
+            f"target {facts['target']}: {v['model']} variogram, {reach}, nugget {share:.0%}"
         )
     return lines
 
@@ -316,7 +332,18 @@ def folds_page(facts: dict[str, Any]) -> Table:
         box=None,
         pad_edge=False,
     )
-    heads = ["fold", "train", "test", "left out", "shared", "px", "m", "< range", "target", ""]
+    heads = [
+        "fold",
+        "train",
+        "test",
+        "left out",
+        "shared",
+        "px",
+        "nearest",
+        "< range",
+        "target",
+        "",
+    ]
     if places:
         heads.remove("px")
     for head in heads:
@@ -325,10 +352,10 @@ def folds_page(facts: dict[str, Any]) -> Table:
         near, metres = r["nearer_than_range"], r["distance_metres"]
         mean, std = r["target_mean"], r["target_std"]
         cells = [
-            *(f"{r[k]}" for k in ("fold", "train", "test", "left_out")),
+            *(f"{r[k]}" for k in ("name", "train", "test", "left_out")),
             f"{r['shared_places'] if places else r['shared_pixels']}",
             f"{r['distance_pixels'] or 0:.0f}",
-            "-" if metres is None else f"{metres:.4g}",
+            distance(metres),
             "-" if near is None else f"{near:.0%}",
             "-" if mean is None else f"{mean:.3g} ± {std:.2g}",
             "" if r["ok"] else "LEAK",

@@ -98,11 +98,9 @@ def _values(layer: np.ndarray) -> dict[str, Any]:
 
 
 def _bandset(cube: Cube, info: BandSetInfo) -> dict[str, Any]:
-    share, exact = clear_share(cube, info.name)
+    times, share, exact = clear_share(cube, info.name)
     own = [np.asarray(info.dates).ravel(), np.asarray(info.platform).ravel()]
     known = ~np.isnat(own[0])
-    # Places with dates of their own: the days that occur, and what was clear on each row of them.
-    days = np.sort(np.unique(own[0][known])) if info.dates.ndim > 1 else own[0][known]
     counts = collections.Counter(PLATFORMS[p] for p in own[1][known])
     files = cube.manifest.files
     stored = sum(files[k].size for k in cube.manifest.under(info.name))
@@ -122,13 +120,14 @@ def _bandset(cube: Cube, info: BandSetInfo) -> dict[str, Any]:
             }
             for b in info.bands
         ],
-        "dates": [] if info.static else [str(d.astype("datetime64[D]")) for d in days],
+        "dates": [] if info.static else [str(t) for t in times],
         "own_dates": info.dates.ndim > 1,
         "year_known": info.year_known,
         "platforms": dict(counts),
         "valid_percent": [round(100 * float(s), 1) for s in share],
         "valid_exact": exact,
         "factor": info.factor,
+        "points": cube.points,
         "dtype": str(info.dtype),
         "nodata": None if nodata is None or math.isnan(nodata) else nodata,
         "shape": list(info.shape),
@@ -156,18 +155,34 @@ def _codec(cube: Cube, bandset: str) -> str:
     return ", ".join(n for n in names if n != "bytes")
 
 
-def clear_share(cube: Cube, bandset: str) -> tuple[np.ndarray, bool]:
-    """Share of clear pixels by date, float64 [T], and whether all pixels were counted."""
+def clear_share(cube: Cube, bandset: str) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Days, share of clear pixels on each, float64, and whether all pixels were counted.
+
+    Where each place has its own dates: months instead of days, share of the dates in each.
+    """
     info = cube.bandset(bandset)
     reader = cube.reader(bandset)
     height, width = info.shape[2:]
-    windows = [(y, x) for y in range(0, height, STRIP) for x in range(0, width, STRIP)]
+    across = min(STRIP, width)
+    down = max(STRIP, STRIP**2 // across)  # a point cube is one column
+    windows = [(y, x) for y in range(0, height, down) for x in range(0, width, across)]
     exact = math.prod(info.shape) * info.dtype.itemsize <= EXACT
     if not exact:
         windows = windows[:: -(-len(windows) // SAMPLE)]
-    clear, seen = np.zeros(info.shape[0]), 0
+    own = info.dates.ndim == 2
+    months = info.dates.astype("datetime64[M]") if own else info.dates.astype("datetime64[D]")
+    times = np.unique(months[~np.isnat(months)]) if own else months
+    clear, seen = np.zeros(len(times)), np.zeros(len(times))
     for y, x in windows:
-        _, valid = reader.read(y, x, min(STRIP, height - y), min(STRIP, width - x))
-        clear += valid.all(axis=1).sum(axis=(1, 2))
-        seen += valid.shape[-2] * valid.shape[-1]
-    return clear / max(seen, 1), exact
+        _, valid = reader.read(y, x, min(down, height - y), min(across, width - x))
+        good = valid.all(axis=1)
+        if own:
+            when = months[:, y : y + down]
+            there = ~np.isnat(when)
+            row = np.searchsorted(times, when[there])
+            clear += np.bincount(row, good[..., 0][there], minlength=len(times))
+            seen += np.bincount(row, minlength=len(times))
+        else:
+            clear += good.sum(axis=(1, 2))
+            seen += good[0].size
+    return times, clear / np.maximum(seen, 1), exact

@@ -83,10 +83,12 @@ def _head(facts: dict[str, Any]) -> list[tuple[str, str | Text]]:
 def _bandset_title(name: str, b: dict[str, Any]) -> Text:
     t, c, h, w = b["shape"]
     dates = "undated" if not b["dates"] else _count(t, "date")
+    dates = f"up to {dates} a place" if b["own_dates"] else dates
     factor = f", pixels x{b['factor']}" if b["factor"] > 1 else ""
+    size = f"{h} places" if b["points"] else f"{h} x {w}"
     text = Text(name, style="bold")
     return text.append(
-        f"  {b['kind']}, {dates}, {_count(c, 'band')}, {h} x {w}{factor}", style="not bold"
+        f"  {b['kind']}, {dates}, {_count(c, 'band')}, {size}{factor}", style="not bold"
     )
 
 
@@ -147,11 +149,11 @@ def _target(t: dict[str, Any]) -> str:
 def _clear(b: dict[str, Any], unicode: bool) -> str | Text:
     """Bars of the share of clear pixels."""
     dates, share = b["dates"], b["valid_percent"]
-    if not dates or b["own_dates"]:
-        whole = float(np.mean(share)) if share else 0.0
-        return f"{whole:.0f} %" if not dates else f"{whole:.0f} % of all places and rows of dates"
+    if not dates:
+        return f"{np.mean(share):.0f} %" if share else "-"
+    own = b["own_dates"]
     full, empty = ("█", "·") if unicode else ("#", ".")
-    if len(dates) <= SINGLE:
+    if len(dates) <= SINGLE and not own:
         lines = []
         for date, percent in zip(dates, share, strict=True):
             bar = round(BAR * percent / 100)
@@ -177,7 +179,8 @@ def _clear(b: dict[str, Any], unicode: bool) -> str | Text:
     for label, columns in cells.items():
         some = [p for column in columns for p in column]
         marks = "".join(_mark(c, unicode) for c in columns)
-        count = _count(len(some), "date")
+        count = _count(len(some), "month" if own else "date")
+        label = label if b["year_known"] else "any "
         lines.append(f"{label}  {marks}  {count:>10}  {np.mean(some):3.0f} %")
     return Text("\n".join(lines))
 
@@ -221,7 +224,7 @@ def print_report(report: Report) -> None:
         console.print(line, soft_wrap=True)
     count = collections.Counter(row.level for row in report.rows)
     console.print(
-        f"{'valid' if report.ok else 'NOT valid'}: {count['ok']} rules hold, "
-        f"{count['warn']} warnings, {count['error']} errors",
+        f"{'valid' if report.ok else 'NOT valid'}: {_count(count['ok'], 'rule')} kept, "
+        f"{_count(count['warn'], 'warning')}, {_count(count['error'], 'error')}",
         highlight=False,
     )

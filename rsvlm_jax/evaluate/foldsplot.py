@@ -23,7 +23,7 @@ from matplotlib.patches import Patch
 from data_zarr.grid import Grid
 from data_zarr.splits import cover
 
-from .cubefolds import CubeFolds, describe, folds_facts
+from .cubefolds import CubeFolds, describe, distance, folds_facts
 from .figure import FOLD_COLORS
 from .panels import (
     ACCENT,
@@ -99,6 +99,12 @@ def colors(folds: int) -> list[str]:
     return [FOLD_COLORS[f % len(FOLD_COLORS)] for f in range(folds)]
 
 
+def _fold_entries(found: CubeFolds) -> list[tuple[str, str]]:
+    number = found.names[0] == "0"
+    names = [f"fold {n}" if number else textwrap.shorten(n, 14) for n in found.names]
+    return list(zip(colors(found.folds), names, strict=True))
+
+
 def _tallness(found: CubeFolds) -> float:
     if isinstance(found.cube.grid, Grid):
         return float(np.clip(tallness(found.cube.grid), 0.35, 2.5))
@@ -122,7 +128,7 @@ def _raster(axes: list[Axes], found: CubeFolds, fold: int, image: np.ndarray | N
     show_map(axes[0], mixed, grid, "Fold of each tile", first=True)
     fold_edges(axes[0], fold_of, grid)
     scale_bar(axes[0], grid)
-    _legend(axes[0], [(c, f"fold {f}") for f, c in enumerate(colors(found.folds))])
+    _legend(axes[0], _fold_entries(found))
     split = found.splits[fold]
     trained = cover(found.train_table.take(split.train), height, width)[::step, ::step]
     tested = cover(found.eval_table.take(split.test), height, width)[::step, ::step]
@@ -130,7 +136,7 @@ def _raster(axes: list[Axes], found: CubeFolds, fold: int, image: np.ndarray | N
     detail = np.repeat(detail, 3, axis=2)
     for mask, color in ((trained, TRAIN), (tested, TEST), (~trained & ~tested, FREE)):
         detail[mask] = 0.55 * detail[mask] + 0.45 * np.array(to_rgb(color))
-    show_map(axes[1], detail, grid, f"Fold {fold} held out")
+    show_map(axes[1], detail, grid, f"Fold {found.names[fold]} held out")
     fold_edges(axes[1], (fold_of == fold).astype(int), grid, color=INK)
     _windows(axes[1], found, fold)
     words = [(TRAIN, "training windows"), (TEST, "test windows"), (FREE, "in neither: buffer")]
@@ -172,13 +178,15 @@ def _places(axes: list[Axes], found: CubeFolds, fold: int, image: np.ndarray | N
         axes[1].scatter(
             sites.lon[rows], sites.lat[rows], s=size, c=color, edgecolors=edge, linewidths=0.3
         )
-    for ax, title in zip(axes, ("Fold of each place", f"Fold {fold} held out"), strict=True):
+    for ax, title in zip(
+        axes, ("Fold of each place", f"Fold {found.names[fold]} held out"), strict=True
+    ):
         ax.set_aspect(1 / np.cos(np.radians(np.mean(sites.lat))), adjustable="datalim")
         ax.set_title(title, fontsize=10, color=INK, loc="left")
         ax.set_xlabel("longitude (°)", fontsize=7, color=SOFT, labelpad=1)
         _plain(ax)
     axes[0].set_ylabel("latitude (°)", fontsize=7, color=SOFT, labelpad=1)
-    _legend(axes[0], [(c, f"fold {f}") for f, c in enumerate(colors(found.folds))])
+    _legend(axes[0], _fold_entries(found))
     near = "in neither: nearer than the buffer"
     _legend(axes[1], [(TRAIN, "training"), (TEST, "test"), *([(FREE, near)] if out.any() else [])])
 
@@ -245,19 +253,19 @@ def _table(ax: Axes, facts: dict[str, Any]) -> None:
     places = facts["kind"] == "places"
     ax.set_title("Leakage", fontsize=10, color=INK, loc="left")
     head = (
-        f"{'fold':>4} {'train':>8} {'test':>7} {'left out':>8} {'shared':>7} "
+        f"{'fold':>8} {'train':>8} {'test':>7} {'left out':>8} {'shared':>7} "
         f"{'nearest':>16} {'< range':>8}  target"
     )
     lines = [head]
     for r in facts["folds"][:MAX_LEGEND]:
-        near = "-" if r["distance_metres"] is None else f"{r['distance_metres']:.4g} m"
+        near = distance(r["distance_metres"])
         if not places:
             near = f"{r['distance_pixels']:.0f} px {near}"
         share = "-" if r["nearer_than_range"] is None else f"{r['nearer_than_range']:.0%}"
         mean = "" if r["target_mean"] is None else f"{r['target_mean']:.3g} ± {r['target_std']:.2g}"
         shared = r["shared_places"] if places else r["shared_pixels"]
         lines.append(
-            f"{r['fold']:>4} {r['train']:>8} {r['test']:>7} {r['left_out']:>8} {shared:>7} "
+            f"{r['name'][:8]:>8} {r['train']:>8} {r['test']:>7} {r['left_out']:>8} {shared:>7} "
             f"{near:>16} {share:>8}  {mean}" + ("" if r["ok"] else "  LEAK")
         )
     if len(facts["folds"]) > MAX_LEGEND:

@@ -102,13 +102,14 @@ def test_facts_are_those_of_the_store(cube, facts):
 def test_clear_share_is_exact_or_says_that_it_is_not(cube, monkeypatch):
     reader = cube.reader("ndvi")
     _, valid = reader.read(0, 0, 101, 100)
-    share, exact = clear_share(cube, "ndvi")
+    days, share, exact = clear_share(cube, "ndvi")
+    assert str(days[0]) == "2015-07-11"
     np.testing.assert_allclose(share, valid.mean(axis=(1, 2, 3)), rtol=1e-12)
     assert exact
     monkeypatch.setattr(cubeinfo, "EXACT", 0)
     monkeypatch.setattr(cubeinfo, "STRIP", 10)
     monkeypatch.setattr(cubeinfo, "SAMPLE", 20)
-    sampled, exact = clear_share(cube, "ndvi")
+    _, sampled, exact = clear_share(cube, "ndvi")
     assert not exact
     assert np.abs(sampled - share).mean() < 0.1
     assert "clear (est.)" in "\n".join(lines(cube_facts(cube)))
