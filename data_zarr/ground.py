@@ -77,7 +77,7 @@ def metres_a_unit(grid: Grid) -> float:
     return grid.gsd / float(np.sqrt(abs(a * e)))
 
 
-def pixel_metres(grid: Grid) -> tuple[float, float]:
+def pixel_metres(grid: Any) -> tuple[float, float]:
     """Height and width of a pixel in metres, the smallest of the first, middle and last row."""
     sizes = []
     for row in (0.0, grid.height / 2, grid.height - 1.0):

@@ -93,7 +93,7 @@ def variogram(
     """
     z = np.asarray(values, np.float64)
     raster = row is None or col is None
-    if raster:
+    if row is None or col is None:
         z = z.reshape(grid.height, grid.width)
         known = np.argwhere(np.isfinite(z))
         known_z = z[known[:, 0], known[:, 1]]
@@ -166,7 +166,8 @@ def _weighted(
     tried = np.linspace(np.log(distance[0]), np.log(2 * distance[-1]), 80)
     best = int(np.argmin([at(r)[0] for r in tried]))
     ends = tried[max(best - 1, 0)], tried[min(best + 1, len(tried) - 1)]
-    log_range = float(minimize_scalar(lambda r: at(r)[0], bounds=ends, method="bounded").x)
+    best_fit: Any = minimize_scalar(lambda r: at(r)[0], bounds=ends, method="bounded")
+    log_range = float(best_fit.x)
     nugget, sill = map(float, at(log_range)[1])
     return log_range, nugget, sill
 
@@ -247,7 +248,8 @@ def _neighbour_pairs(
     some = rng.choice(len(z), EXACT, replace=False)
     h, d2 = _all_pairs(known[some], z[some], grid, categorical)
     at = points(grid, known[:, 0], known[:, 1])
-    near, other = KDTree(at).query(at[some], k=NEIGHBOURS + 1)
+    found: Any = KDTree(at).query(at[some], k=NEIGHBOURS + 1)
+    near, other = found
     more = np.asarray(arc(near[:, 1:].ravel(), grid))
     pairs = _difference(np.repeat(z[some], NEIGHBOURS), z[other[:, 1:].ravel()], categorical)
     return np.concatenate([h, more]), np.concatenate([d2, pairs])

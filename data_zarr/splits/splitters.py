@@ -90,8 +90,10 @@ class SpatialBlocks(_Folds):
         narrow: Narrow = "warn",
         seed: int = 0,
     ):
-        self.table, self.grid, self.block, self.buffer = table, grid, block, buffer
-        self.stratify, self.deal, self.narrow, self.seed = stratify, deal, narrow, seed
+        self.table, self.grid, self.block = table, grid, block
+        self.buffer: Buffer = buffer
+        self.narrow: Narrow = narrow
+        self.stratify, self.deal, self.seed = stratify, deal, seed
         self.folds = folds if deal is None else deal.get_n_splits(groups=np.arange(10**6))
 
     def fold_map(self, y: Any = None) -> Int[np.ndarray, "H W"]:
@@ -104,7 +106,7 @@ class SpatialBlocks(_Folds):
 
     def splits(self, y: Any = None, groups: Any = None) -> Iterator[Split]:
         size, fold_map = self.table.size, self.fold_map(y)
-        if self.buffer == "range":
+        if isinstance(self.buffer, str):
             centre = (self.table.y + size / 2, self.table.x + size / 2)
             found = _range_of(y, self.grid, *centre)
             buffer: Number = max(found / min(pixel_metres(self.grid)) / size, 1.0)
@@ -139,7 +141,8 @@ class SiteBlocks(_Folds):
         deal: Any = None,
         seed: int = 0,
     ):
-        self.lon, self.lat, self.metres, self.buffer_metres = lon, lat, metres, buffer_metres
+        self.lon, self.lat, self.metres = lon, lat, metres
+        self.buffer_metres: Buffer = buffer_metres
         self.stratify, self.deal, self.seed = stratify, deal, seed
         self.folds = folds if deal is None else deal.get_n_splits(groups=np.arange(10**6))
 
@@ -149,7 +152,7 @@ class SiteBlocks(_Folds):
 
     def splits(self, y: Any = None, groups: Any = None) -> Iterator[Split]:
         fold_of, buffer = self.fold_of(y), self.buffer_metres
-        if buffer == "range":
+        if isinstance(buffer, str):
             where = _Places(self.lon, self.lat)
             row = np.arange(len(self.lon)) + 0.5
             buffer = _range_of(y, where, row, np.full(len(row), 0.5))

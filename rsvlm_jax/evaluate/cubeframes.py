@@ -196,7 +196,8 @@ def quicklook(cube: Cube, side: int = 600) -> tuple[np.ndarray | None, str]:
 
     # The date is chosen from a few strips, or the whole cube would be read twice.
     some = strips[:: -(-len(strips) // 4)]
-    t = int(sum(strip(y)[1].all(axis=1).sum(axis=(1, 2)) for y in some).argmax())
+    clear = np.sum([strip(y)[1].all(axis=1).sum(axis=(1, 2)) for y in some], axis=0)
+    t = int(clear.argmax())
     pixels, valid = (
         np.concatenate(parts, axis=-2)[None]
         for parts in zip(*(tuple(a[[t]] for a in strip(y)) for y in strips), strict=True)

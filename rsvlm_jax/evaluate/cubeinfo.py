@@ -175,7 +175,7 @@ def clear_share(cube: Cube, bandset: str) -> tuple[np.ndarray, np.ndarray, bool]
     clear, seen = np.zeros(len(times)), np.zeros(len(times))
     for y, x in windows:
         _, valid = reader.read(y, x, min(down, height - y), min(across, width - x))
-        good = valid.all(axis=1)
+        good = np.asarray(valid.all(axis=1))
         if own:
             when = months[:, y : y + down]
             there = ~np.isnat(when)

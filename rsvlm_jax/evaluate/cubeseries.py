@@ -121,8 +121,8 @@ def _site(ax: Axes, cube: Cube, info: BandSetInfo, site: int) -> None:
 def _colors(info: BandSetInfo) -> list[Any]:
     """Short wavelengths blue, long ones red; others in their order."""
     n = len(info.bands)
-    waves = [b.wavelength for b in info.bands]
-    rank = np.argsort(np.argsort(waves)) if None not in waves else np.arange(n)
+    waves = [b.wavelength for b in info.bands if b.wavelength is not None]
+    rank = np.argsort(np.argsort(waves)) if len(waves) == n else np.arange(n)
     scale = matplotlib.colormaps["turbo"]
     return [scale(0.08 + 0.84 * r / max(n - 1, 1)) for r in rank]
 

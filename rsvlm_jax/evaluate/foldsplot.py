@@ -120,8 +120,8 @@ def _raster(axes: list[Axes], found: CubeFolds, fold: int, image: np.ndarray | N
     fold_of = found.fold_of[::step, ::step]
     grey = np.full((*fold_of.shape, 3), 0.85) if image is None else stretch(image)
     if grey.shape[:2] != fold_of.shape:
-        rows = np.arange(fold_of.shape[0]) * grey.shape[0] // fold_of.shape[0]
-        columns = np.arange(fold_of.shape[1]) * grey.shape[1] // fold_of.shape[1]
+        h, w, from_h, from_w = *fold_of.shape, *grey.shape[:2]
+        rows, columns = np.arange(h) * from_h // h, np.arange(w) * from_w // w
         grey = grey[rows[:, None], columns]
     palette = np.array([to_rgb(c) for c in colors(found.folds)])
     mixed = 0.6 * grey + 0.4 * palette[fold_of]

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import small_points
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_cube import HEIGHT, WIDTH, create, optical, radar
 
+from data_zarr import sample_path
 from data_zarr.cube import open_cube
 from data_zarr.errors import CubeError
 from data_zarr.percentiles import band_percentiles, percentiles
@@ -79,6 +81,52 @@ def test_a_negative_scale_and_a_constant_band(tmp_path):
     np.testing.assert_allclose(found[0], np.percentile(-0.5 * seen, Q), rtol=1e-12)
     np.testing.assert_array_equal(found[1], np.full(6, -350.0))
     assert band_stats(cube, "s2_l1c", WINDOWS, 32).std[1] == 0.0
+
+
+def test_places_and_their_statistics(tmp_path):
+    """All sites at once against NumPy: valid values of valid dates, and no others."""
+    found = small_points.write(tmp_path / "p.zarr")
+    cube = open_cube(tmp_path / "p.zarr")
+    rows = np.stack([np.arange(small_points.S), np.zeros(small_points.S, int)], axis=1)
+    there = found["valid"][..., 0] & ~np.isnat(small_points.own_dates())
+    stats = band_stats(cube, "s2_l2a", rows, 1)
+    percent = band_percentiles(cube, "s2_l2a", rows, 1, Q)
+    for c in range(3):
+        x = found["s2_l2a"][:, c, :, 0][there].astype(np.float64) * 1e-4
+        assert stats.count[c] == x.size
+        np.testing.assert_allclose([stats.mean[c], stats.std[c]], [x.mean(), x.std()], rtol=1e-12)
+        np.testing.assert_allclose(percent[c], np.percentile(x, Q), rtol=1e-12)
+
+
+def test_larger_pixels_are_read_on_their_own_grid(tmp_path):
+    rng = np.random.default_rng(0)
+    twenty = optical(name="twenty", factor=2)
+    pixels = rng.integers(200, 5000, (3, 13, HEIGHT // 2, WIDTH // 2)).astype(np.int16)
+    with create(tmp_path / "f.zarr", bandsets=[optical(), twenty], targets=[]) as writer:
+        writer.write("s2_l1c", 0, 0, np.full((3, 13, HEIGHT, WIDTH), 500, np.int16))
+        writer.write("twenty", 0, 0, pixels)
+    cube = open_cube(tmp_path / "f.zarr")
+    windows = np.array([[0, 0], [32, 32]])
+    x = np.concatenate([pixels[:, 5, :16, :16].ravel(), pixels[:, 5, 16:32, 16:32].ravel()]) * 1e-4
+    stats = band_stats(cube, "twenty", windows, 32)
+    np.testing.assert_allclose([stats.mean[5], stats.std[5]], [x.mean(), x.std()], rtol=1e-12)
+    found = band_percentiles(cube, "twenty", windows, 32, Q)
+    np.testing.assert_allclose(found[5], np.percentile(x, Q), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["s2_l1c", "s1_db"])
+def test_a_real_cube_against_all_of_its_pixels(name):
+    cube = open_cube(sample_path("spain_s1s2"))
+    y, x = np.mgrid[0:512:128, 0:512:128]
+    windows = np.stack([y.ravel(), x.ravel()], axis=1)
+    stats = band_stats(cube, name, windows, 128)
+    found = band_percentiles(cube, name, windows, 128)
+    pixels, valid = cube.reader(name).read(0, 0, 512, 512)
+    for c, band in enumerate(cube.bandsets[name].bands):
+        known = pixels[:, c][valid[:, 0]].astype(np.float64) * band.scale + band.offset
+        np.testing.assert_allclose(stats.mean[c], known.mean(), rtol=1e-12)
+        np.testing.assert_allclose(stats.std[c], known.std(), rtol=1e-12)
+        np.testing.assert_allclose(found[c], np.percentile(known, (1, 99)), rtol=1e-12)
 
 
 def test_percentile_lines(tmp_path, intact):

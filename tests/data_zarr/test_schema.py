@@ -7,13 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_points
+import zarr
 from small_cube import HEIGHT, WIDTH, Small, create, optical, radar
 
 from data_zarr.cube import open_cube
 from data_zarr.errors import CubeError
 from data_zarr.format import TargetInfo
-from data_zarr.rules import OPENING, OPENING_BANDSET, OPENING_DATED, OPENING_RASTER, Row
+from data_zarr.rules import (
+    OPENING,
+    OPENING_BANDSET,
+    OPENING_DATED,
+    OPENING_PLACES,
+    OPENING_RASTER,
+    Row,
+)
 from data_zarr.schema import Report, validate
+from data_zarr.write import seal
 
 
 def only_error(report: Report) -> str:
@@ -309,3 +319,68 @@ def test_metadata_edited_after_the_seal(small: Small) -> None:
     small.edit("s2_l1c", attribute("source", "elsewhere"), sealed=False)
     (row,) = validate(small.path).rows
     assert row.rule == "changed metadata"
+
+
+def test_rules_of_places(tmp_path: Path) -> None:
+    path = tmp_path / "p.zarr"
+    small_points.write(path)
+    rows = validate(path).rows
+    assert all(r.level != "error" for r in rows)
+    for rule in OPENING_PLACES:
+        assert Row(rule, "ok", "cube") in rows
+    assert not any("CRS" in r.rule or "CF and GeoZarr" in r.rule for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("array", "value", "rule"),
+    [
+        ("labels/site", "plot-1", "sites repeated or without a name"),
+        ("labels/lat", 100.0, "degrees outside the earth"),
+        ("labels/lat", np.nan, "degrees outside the earth"),
+        ("s1_db/lon", 0.0, "coordinate lon disagrees with the cube's sites"),
+        ("s1_db/site", "elsewhere", "coordinate site disagrees with the cube's sites"),
+        ("s2_l2a/time", np.iinfo(np.int64).min, "a missing date before a real one"),
+        ("s2_l2a/platform", 99, "platform outside the cube's own table"),
+    ],
+)
+def test_places_that_do_not_open_are_a_row(
+    tmp_path: Path, array: str, value: Any, rule: str
+) -> None:
+    path = tmp_path / "p.zarr"
+    small_points.write(path)
+    stored: Any = zarr.open_array(path / array, mode="r+")
+    values = stored[...]
+    values[(0,) * values.ndim] = value
+    stored[...] = values
+    seal(path)
+    (row,) = validate(path).rows
+    assert (row.level, row.rule) == ("error", rule), row
+
+
+def two(path: Path) -> Path:
+    with create(path, bandsets=[optical(), optical(name="twenty", factor=2)]) as writer:
+        writer.write("s2_l1c", 0, 0, np.full((3, 13, HEIGHT, WIDTH), 500, np.int16))
+        half = (3, 13, HEIGHT // 2, WIDTH // 2)
+        writer.write("twenty", 0, 0, np.full(half, 500, np.int16))
+        writer.write_target("agb", 0, 0, np.ones((HEIGHT, WIDTH), np.float32))
+    return path
+
+
+def test_larger_pixels_have_a_place_of_their_own(tmp_path: Path) -> None:
+    path = two(tmp_path / "f.zarr")
+    rows = validate(path).rows
+    assert Row("CF and GeoZarr give the same place", "ok", "twenty") in rows
+    small = Small(path, *[np.zeros(0)] * 4)
+    small.edit(
+        "twenty/spatial_ref",
+        attribute("GeoTransform", "500000.0 10.0 0.0 5080000.0 0.0 -10.0"),
+        sealed=True,
+    )
+    assert "expected 500000 20 0 5080000 0 -20" in only_error(validate(path))
+
+
+def test_a_factor_that_does_not_fit_the_shape(tmp_path: Path) -> None:
+    path = two(tmp_path / "f.zarr")
+    Small(path, *[np.zeros(0)] * 4).edit("twenty", attribute("factor", 3), sealed=True)
+    (row,) = validate(path).rows
+    assert row.rule == "band set and grid differ"
