@@ -9,6 +9,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from rsvlm_jax.config import ConfigError
+
 from .options import parse, say
 
 
@@ -28,6 +30,10 @@ class Folds:
     """Free ground in windows (places: km), or "range": as wide as the target resembles itself."""
     group: str | None = None
     """Label of the places that is held out whole: a region, a site, a year."""
+    year: tuple[int, ...] = ()
+    """Hold out the dates of these years instead of places."""
+    gap_days: float = 0.0
+    """With --year: dates as near as this to a held-out one are read by nobody."""
     stratify: int = 0
     """Quantile bins of the target that folds share evenly; 0: none."""
     window: int = 8
@@ -47,10 +53,19 @@ def run(args: Sequence[str]) -> dict[str, object]:
     o = parse(Folds, args, prog="rsvlm cube folds")
     from rich.console import Console
 
-    from rsvlm_jax.evaluate.cubefolds import FoldsRequest, cube_folds, folds_facts, folds_page
     from rsvlm_jax.run.cubes import find_cube
 
     cube = find_cube(o.cube)
+    if o.year:
+        from rsvlm_jax.evaluate.yearfolds import held_years, years_facts, years_page
+
+        if o.out is not None:
+            raise ConfigError("held-out dates have no map", where="--out", found=str(o.out))
+        facts = years_facts(cube, held_years(cube, o.year, o.gap_days), o.year)
+        Console().print(years_page(facts))
+        return facts
+    from rsvlm_jax.evaluate.cubefolds import FoldsRequest, cube_folds, folds_facts, folds_page
+
     names = [f.name for f in dataclasses.fields(FoldsRequest)]
     found = cube_folds(cube, FoldsRequest(**{name: getattr(o, name) for name in names}))
     facts = folds_facts(found)

@@ -12,5 +12,7 @@ Contents (import the submodules; scikit-learn and matplotlib load on first use):
   cubeframes  a cube's frames for `show_cube` and for the background of a figure
   cubeinfo    what a cube is, as facts; `cubepage` prints them
   cubefolds   folds of a cube and what they share; `foldsplot` draws them
+  yearfolds   dates of years held out
+  cubeseries  `show_series`: the bands of places over time
   runs, demo  `rsvlm evaluate` and `rsvlm demo` as functions
 """

@@ -24,6 +24,7 @@ from rsvlm_jax.config import ConfigError, DataError
 from rsvlm_jax.evaluate import foldsplot, panels
 from rsvlm_jax.evaluate.cubefolds import FoldsRequest, cube_folds, folds_facts, folds_page
 from rsvlm_jax.evaluate.cubeframes import quicklook
+from rsvlm_jax.evaluate.yearfolds import held_years, years_facts, years_page
 
 SLOVENIA = "sample:slovenia_s2"
 
@@ -165,3 +166,26 @@ def test_a_slope_has_no_range(cube, monkeypatch):
     facts = folds_facts(cube_folds(cube, FoldsRequest()))
     assert facts["variogram"]["range_metres"] is None
     assert "no range" in "\n".join(lines(facts))
+
+
+def test_dates_of_a_year_held_out(capsys):
+    args = ["cube", "folds", SLOVENIA, "--year", "2017", "--gap-days", "40", "--json"]
+    # Not every band set has dates in 2017: it is named, and nothing is split by halves.
+    assert cli.main(args) == 3
+    assert "a year has no date" in capsys.readouterr().err
+    world = open_cube(sample_path("slovenia_s2"))
+    world.bandsets.pop("s2_l1c")
+    facts = years_facts(world, held_years(world, (2016,), 40), (2016,))
+    (row,) = facts["bandsets"]
+    assert (row["train"] + row["test"] + row["neither"], row["test"]) == (68, 21)
+    assert row["gap_days"] > 40
+    assert facts["ok"]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(years_page(facts))
+    assert "dates of 2016 held out" in console.file.getvalue()
+
+
+def test_a_held_out_year_has_no_map(capsys, tmp_path):
+    out = str(tmp_path / "f.png")
+    assert cli.main(["cube", "folds", SLOVENIA, "--year", "2015", "--out", out]) == 2
+    assert "held-out dates have no map" in capsys.readouterr().err
