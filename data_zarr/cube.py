@@ -1,4 +1,4 @@
-"""Opening a cube: `open_cube(path) -> Cube`, the only door. Nothing else opens a store.
+"""Opening a cube: `open_cube(path_or_url) -> Cube`, the only door. Nothing else opens a store.
 
 A `Cube` knows names, grid, dates and encodings; pixels come from `Cube.reader()` (raw windows by
 index, for training and inference) or `Cube.to_xarray()` (labelled, lazy, decoded, for people).
@@ -35,6 +35,7 @@ from data_zarr.format import (
 from data_zarr.grid import Grid
 from data_zarr.manifest import Manifest
 from data_zarr.read import Reader, read_array
+from data_zarr.remote import RemotePath, place
 from data_zarr.sensors import PLATFORMS
 from data_zarr.sites import Sites
 
@@ -48,28 +49,32 @@ class Cube:
     """An open cube. Cheap to pickle: it travels as its path.
 
     Attributes:
-      path, title: where it lies and what it is called.
+      path, title: where it lies (a path, or a URL as `RemotePath`) and what it is called.
       grid: rows, columns, CRS of the finest pixels; the `Sites` of a point cube.
       bandsets, targets: by name, in the order they were written.
       attrs: attributes of the root group (licence, provenance, ...).
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path | RemotePath):
         self.path = path
         self.attrs = _root_attributes(path)
         self.manifest = Manifest.read(path)
+        self.manifest.prefetch(_small(self.manifest, self.attrs))
         self.title = str(self.attrs.get("title", path.name))
         self.grid: Grid | Sites = _place(self.manifest, self.attrs)
         self.bandsets: dict[str, BandSetInfo] = {
             name: _open_band_set(self.manifest, name, self.grid) for name in self.attrs["bandsets"]
         }
         self.targets: dict[str, TargetInfo] = {
-            name: _open_target(path, name, self.grid) for name in self.attrs["targets"]
+            name: _open_target(self.manifest, name, self.grid) for name in self.attrs["targets"]
         }
+        if self.targets:
+            _check_axes(self.manifest, TARGETS, self.grid)
         metadata = [k for k in self.manifest.files if k.endswith("zarr.json")]
         for error in self.manifest.problems(metadata, deep=True):
             error.remedy = "undo the edit, or seal the cube again"
             raise error
+        self.manifest.forget()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Cube, (self.path,)
@@ -152,9 +157,11 @@ class Cube:
         """
         import xarray as xr
 
+        from data_zarr.store import ManifestStore
+
         info = self.bandset(bandset)
         data = xr.open_zarr(
-            self.path,
+            ManifestStore(self.manifest),
             group=bandset,
             consolidated=False,
             zarr_format=3,
@@ -174,28 +181,37 @@ class Cube:
         return self.manifest.digest()
 
 
-def open_cube(path: str | os.PathLike[str]) -> Cube:
-    """Opens a cube.
+def open_cube(path: str | os.PathLike[str] | RemotePath) -> Cube:
+    """Opens a cube: a path, or a URL (`https:`, `s3:`, `gs:`, or what fsspec knows).
 
     Raises:
-      CubeError: nothing there, not Zarr v3, not a cube or of another format version, incomplete,
-        edited since it was written, without CRS, without dates, with unsorted or repeated dates,
-        with bands in contradictory order.
+      CubeError: nothing there, not reachable, not Zarr v3, not a cube or of another format
+        version, incomplete, edited since it was written, without CRS, without dates, with
+        unsorted or repeated dates, with bands in contradictory order.
     """
-    return Cube(Path(path).absolute())
+    return Cube(place(path))
 
 
-def _root_attributes(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise CubeError(
-            "no such cube",
-            where=path,
-            expected="a folder that data_zarr.create_cube wrote",
-            found="nothing at this path",
-            remedy="check the path",
-        )
+def _small(manifest: Manifest, attrs: dict[str, Any]) -> list[str]:
+    """Keys of metadata and coordinates: what opening reads."""
+    large = [f"{b}/{a}/" for b in attrs.get("bandsets", ()) for a in (PIXELS, VALID)]
+    large += [f"{TARGETS}/{t}/" for t in attrs.get("targets", ())]
+    return [k for k in manifest.files if k.endswith("zarr.json") or not k.startswith((*large,))]
+
+
+def _root_attributes(path: Path | RemotePath) -> dict[str, Any]:
     document = path / "zarr.json"
-    if not document.is_file():
+    try:
+        text = document.read_text()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if isinstance(path, RemotePath) or not path.exists():
+            raise CubeError(
+                "no such cube",
+                where=path,
+                expected="a folder that data_zarr.create_cube wrote",
+                found="nothing at this path",
+                remedy="check the path",
+            ) from error
         old = any((path / n).exists() for n in (".zgroup", ".zarray", ".zmetadata"))
         raise CubeError(
             "not a Zarr v3 store",
@@ -203,9 +219,13 @@ def _root_attributes(path: Path) -> dict[str, Any]:
             expected="zarr.json",
             found="Zarr v2" if old else "none",
             remedy="write it again with data_zarr.create_cube" if old else None,
-        )
+        ) from error
+    except OSError as error:
+        raise CubeError("cannot reach the cube", where=path, found=str(error)) from error
+    except UnicodeDecodeError as error:
+        raise CubeError("unreadable metadata", where=document, found=str(error)[:120]) from error
     try:
-        attrs = json.loads(document.read_text())["attributes"]
+        attrs = json.loads(text)["attributes"]
     except (ValueError, KeyError) as error:
         raise CubeError("unreadable metadata", where=document, found=str(error)[:120]) from error
     if attrs.get("format") != FORMAT or attrs.get("format_version") not in READABLE:
@@ -238,8 +258,8 @@ def _place(manifest: Manifest, attrs: dict[str, Any]) -> Grid | Sites:
 
 def _open_band_set(manifest: Manifest, name: str, grid: Grid | Sites) -> BandSetInfo:
     where = f"{manifest.root}: {name}"
-    document = _metadata(manifest.root, name)
-    array = _metadata(manifest.root, f"{name}/{PIXELS}")
+    document = _metadata(manifest, name)
+    array = _metadata(manifest, f"{name}/{PIXELS}")
     try:
         attrs = document["attributes"]
         bands = tuple(BandInfo.from_attributes(b) for b in attrs["bands"])
@@ -249,7 +269,7 @@ def _open_band_set(manifest: Manifest, name: str, grid: Grid | Sites) -> BandSet
         static = bool(attrs["static"])
         kind, nodata = attrs["kind"], decode_number(attrs["nodata"])
         source = attrs.get("source", "")
-        valid_axes = len(_metadata(manifest.root, f"{name}/{VALID}")["shape"])
+        valid_axes = len(_metadata(manifest, f"{name}/{VALID}")["shape"])
         factor, year_known = int(attrs.get("factor", 1)), bool(attrs.get("year_known", True))
     except (KeyError, IndexError, TypeError) as error:
         raise CubeError("damaged metadata", where=where, found=f"no {error}") from error
@@ -303,17 +323,19 @@ def _open_band_set(manifest: Manifest, name: str, grid: Grid | Sites) -> BandSet
 def _dates(
     manifest: Manifest, name: str, shape: tuple[int, ...], grid: Grid | Sites, where: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    if not (manifest.root / name / "time" / "zarr.json").is_file():
+    try:
+        manifest.raw(f"{name}/time/zarr.json")
+    except CubeError as error:
         raise CubeError(
             "no dates",
             where=where,
             expected="a time coordinate",
             found="none",
             remedy="write the cube again with dates, or declare the band set static",
-        )
+        ) from error
     dates = read_array(manifest, f"{name}/time").astype("datetime64[s]")
     stored = read_array(manifest, f"{name}/platform")
-    meanings = _metadata(manifest.root, f"{name}/platform")["attributes"]["flag_meanings"].split()
+    meanings = _metadata(manifest, f"{name}/platform")["attributes"]["flag_meanings"].split()
     # By name: a cube written with another release keeps its meaning.
     rows = {i: PLATFORMS.index(m) if m in PLATFORMS else 0 for i, m in enumerate(meanings)}
     if strange := sorted({*np.unique(stored).tolist()} - rows.keys()):
@@ -335,13 +357,13 @@ def _dates(
     return dates, platform
 
 
-def _open_target(path: Path, name: str, grid: Grid | Sites) -> TargetInfo:
-    document = _metadata(path, f"{TARGETS}/{name}")
+def _open_target(manifest: Manifest, name: str, grid: Grid | Sites) -> TargetInfo:
+    document = _metadata(manifest, f"{TARGETS}/{name}")
     shape = (grid.height,) if isinstance(grid, Sites) else (grid.height, grid.width)
     if tuple(document["shape"]) != shape:
         raise CubeError(
             "target and grid differ",
-            where=f"{path}: {TARGETS}/{name}",
+            where=f"{manifest.root}: {TARGETS}/{name}",
             expected=shape,
             found=tuple(document["shape"]),
         )
@@ -374,14 +396,13 @@ def _check_axes(manifest: Manifest, name: str, grid: Grid | Sites) -> None:
             )
 
 
-def _metadata(root: Path, node: str) -> dict[str, Any]:
-    path = root / node / "zarr.json"
+def _metadata(manifest: Manifest, node: str) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return json.loads(manifest.raw(f"{node}/zarr.json"))
+    except (CubeError, ValueError, KeyError) as error:
         raise CubeError(
             "missing metadata",
-            where=f"{root}: {node}",
+            where=f"{manifest.root}: {node}",
             expected="zarr.json",
             found=str(error)[:120],
         ) from error

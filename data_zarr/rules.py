@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data_zarr.cube import Cube
+from data_zarr.errors import CubeError
 from data_zarr.format import PIXELS, VALID, BandSetInfo
 from data_zarr.grid import same_crs
 from data_zarr.sensors import BANDSETS
@@ -89,7 +90,7 @@ def metadata(cube: Cube) -> Iterator[Row]:
 
 
 def _attributes(cube: Cube, node: str) -> dict[str, Any]:
-    return json.loads((cube.path / node / "zarr.json").read_text())
+    return json.loads(cube.manifest.raw(f"{node}/zarr.json"))
 
 
 def _bands(info: BandSetInfo) -> Iterator[Row]:
@@ -183,7 +184,7 @@ def _georeference(cube: Cube, info: BandSetInfo) -> Iterator[Row]:
         found = tuple(float(v) for v in str(attrs["GeoTransform"]).split())
         same = len(found) == 6 and np.allclose(found, expected, rtol=0, atol=abs(a) / 100)
         wkt = same_crs(str(attrs.get("crs_wkt")), grid.crs_wkt)
-    except (OSError, KeyError, ValueError) as error:
+    except (CubeError, KeyError, ValueError) as error:
         yield Row(rule, "error", info.name, "spatial_ref with a GeoTransform", f"{error}")
         return
     if not same:

@@ -18,7 +18,9 @@ How a shard is cut into chunks: `data_zarr.layout`; the empty cube: `data_zarr.t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -53,7 +55,7 @@ def create_cube(
     license: str,
     provenance: str,
     attrs: dict[str, Any] | None = None,
-    codec: template.Codec = "zstd",
+    codec: template.Codec | str = "zstd",
     level: int = 3,
     overwrite: bool = False,
 ) -> CubeWriter:
@@ -97,7 +99,7 @@ def create_cube(
         shard,
         level,
         {"title": title, "license": license, "provenance": provenance, **(attrs or {})},
-        codec,
+        codec,  # type: ignore[arg-type]
     )
     try:
         if template.claim(root, plan, overwrite):
@@ -221,6 +223,44 @@ class CubeWriter:
             }
             self._write(bandset, rows, columns, parts)
 
+    def write_dask(self, name: str, pixels: Any, valid: Any = None) -> list[Any]:
+        """One delayed task for each shard of a band set, from dask arrays.
+
+            dask.compute(writer.write_dask("s2_l2a", pixels, valid)); writer.close()
+
+        The chunks of the arrays may lie anywhere: a task gathers what its shard needs, and no two
+        tasks write one file. Shards that are done are left out, so a second call resumes.
+
+        Args:
+          pixels: dask [T, C, H, W] in the stored dtype, in the band set's own pixels.
+          valid: dask [T, H, W], [T, 1, H, W] or [T, C, H, W], as in `write`.
+
+        Raises:
+          CubeError: wrong name, dtype or shape.
+        """
+        import dask
+
+        where = f"{self.path}: {name}"
+        info = self.bandsets.get(name)
+        if info is None:
+            raise CubeError("no such band set", where=where, expected=", ".join(self.bandsets))
+        if tuple(pixels.shape) != info.shape or pixels.dtype != info.dtype:
+            raise CubeError(
+                "pixels do not fit the band set",
+                where=where,
+                expected=f"{info.dtype} {list(info.shape)}",
+                found=f"{pixels.dtype} {list(pixels.shape)}",
+            )
+        if valid is not None and tuple(valid.shape[-2:]) != info.shape[2:]:
+            raise CubeError("mask does not fit the pixels", where=where, found=list(valid.shape))
+        task, edge, tasks = dask.delayed(_write_region), self.shard_of(name), []
+        for y, x in self.regions(name):
+            if not self.done(name, y, x):
+                place = (..., slice(y, y + edge), slice(x, x + edge))
+                mask = None if valid is None else valid[place]
+                tasks.append(task(self, name, y, x, pixels[place], mask))
+        return tasks
+
     def write_target(self, name: str, y: int, x: int, values: np.ndarray) -> None:
         """Writes whole shards of a target, float [h, w] or [n] of sites, NaN where unknown."""
         where = f"{self.path}: {TARGETS}/{name}"
@@ -291,18 +331,19 @@ class CubeWriter:
         import zarr
 
         files: dict[str, tuple[str, int]] = {}
+        edge = self.shard_of(name)
+        mark = self._journal(name, rows.start // edge, columns.start // edge)
         try:
-            for array, (values, shards) in parts.items():
-                with zarr.config.set({"array.write_empty_chunks": True}):
-                    stored: Any = zarr.open_array(self.path / array, mode="r+")
-                    place = (rows,) if isinstance(self.grid, Sites) else (rows, columns)
-                    stored[(..., *place)] = values[..., 0] if len(place) == 1 else values
-                window = [*(slice(0, n) for n in stored.shape[: -len(place)]), *place]
-                for key in shard_keys(array, stored.shape, shards, window):
-                    files[key] = dataclasses.astuple(digest_file(self.path / key))
-            edge = self.shard_of(name)
-            mark = self._journal(name, rows.start // edge, columns.start // edge)
-            write_atomic(mark, json.dumps(files))
+            with _alone(mark.with_suffix(".lock"), f"{self.path}: {name}"):
+                for array, (values, shards) in parts.items():
+                    with zarr.config.set({"array.write_empty_chunks": True}):
+                        stored: Any = zarr.open_array(self.path / array, mode="r+")
+                        place = (rows,) if isinstance(self.grid, Sites) else (rows, columns)
+                        stored[(..., *place)] = values[..., 0] if len(place) == 1 else values
+                    window = [*(slice(0, n) for n in stored.shape[: -len(place)]), *place]
+                    for key in shard_keys(array, stored.shape, shards, window):
+                        files[key] = dataclasses.astuple(digest_file(self.path / key))
+                write_atomic(mark, json.dumps(files))
         except OSError as error:
             raise OutputError(
                 "cannot write the cube",
@@ -310,3 +351,38 @@ class CubeWriter:
                 found=error.strerror or str(error),
                 remedy="free space or rights, and run again: it resumes",
             ) from error
+
+
+def _write_region(
+    writer: CubeWriter, name: str, y: int, x: int, pixels: np.ndarray, valid: np.ndarray | None
+) -> None:
+    writer.write(name, y, x, np.asarray(pixels), valid)
+
+
+@contextlib.contextmanager
+def _alone(path: Path, where: str) -> Iterator[None]:
+    """Holds a shard while it is written; CubeError when another writer holds it.
+
+    The lock is the kernel's and goes with its process: a killed writer leaves none. File systems
+    without locks are taken at their word that each shard has one task.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        yield
+        return
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CubeError(
+                "a shard is being written by another task",
+                where=where,
+                expected="one writer a shard",
+                found=path.stem,
+                remedy="two writers that share a shard lose each other's data",
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+        yield

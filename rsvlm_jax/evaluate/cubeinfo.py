@@ -144,7 +144,7 @@ def _bandset(cube: Cube, info: BandSetInfo) -> dict[str, Any]:
 
 def _codec(cube: Cube, bandset: str) -> str:
     """The codecs of the inner chunks by name, e.g. "blosc/zstd, crc32c"."""
-    document = json.loads((cube.path / bandset / PIXELS / "zarr.json").read_text())
+    document = json.loads(cube.manifest.raw(f"{bandset}/{PIXELS}/zarr.json"))
     inner = document["codecs"][0].get("configuration", {}).get("codecs", document["codecs"])
     names = []
     for codec in inner:
