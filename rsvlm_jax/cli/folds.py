@@ -64,7 +64,8 @@ def run(args: Sequence[str]) -> dict[str, object]:
         facts = years_facts(cube, held_years(cube, o.year, o.gap_days), o.year)
         Console().print(years_page(facts))
         return facts
-    from rsvlm_jax.evaluate.cubefolds import FoldsRequest, cube_folds, folds_facts, folds_page
+    from rsvlm_jax.evaluate.cubefolds import FoldsRequest, cube_folds
+    from rsvlm_jax.evaluate.foldsreport import folds_facts, folds_page
 
     names = [f.name for f in dataclasses.fields(FoldsRequest)]
     found = cube_folds(cube, FoldsRequest(**{name: getattr(o, name) for name in names}))

@@ -13,7 +13,6 @@ import math
 from typing import Any, Literal
 
 import numpy as np
-from rich.table import Table
 
 from data_zarr.cube import Cube
 from data_zarr.ground import pixel_metres
@@ -119,7 +118,9 @@ def _of_raster(cube: Cube, request: FoldsRequest) -> CubeFolds:
     found = _variogram(cube, name, layer, request)
     strata = None
     if request.stratify:
-        strata = strata_of(_needed(layer), bins=request.stratify, categorical=_classes(cube, name))
+        strata = strata_of(
+            _needed(layer), bins=request.stratify, categorical=is_category(cube, name)
+        )
     fold_of = tile_folds(
         height, width, block=block, folds=request.folds, seed=request.seed, strata=strata
     )
@@ -132,11 +133,11 @@ def _of_raster(cube: Cube, request: FoldsRequest) -> CubeFolds:
     train = window_table(height, width, size, request.stride or max(size // 2, 1))
     test = window_table(height, width, size, size)
     splits = tuple(split(train, test, fold_of, f, buffer=buffer) for f in range(request.folds))
-    reach = _finite(found)
+    reach = finite_range(found)
     reports = tuple(leakage(s, train, test, grid=cube.grid, range_metres=reach) for s in splits)
     values = None
     if layer is not None:
-        classes = _classes(cube, name)
+        classes = is_category(cube, name)
         values = layer[test.centre] if classes else target_means(layer, test, 0.5)[0]
     return CubeFolds(
         *(cube, request, False, block, train, test, fold_of, splits, reports, name, values, found),
@@ -153,7 +154,9 @@ def _of_places(cube: Cube, request: FoldsRequest) -> CubeFolds:
     found = _variogram(cube, name, layer, request)
     strata = None
     if request.stratify:
-        strata = strata_of(_needed(values), bins=request.stratify, categorical=_classes(cube, name))
+        strata = strata_of(
+            _needed(values), bins=request.stratify, categorical=is_category(cube, name)
+        )
     block = 0.0
     if request.group is None:
         box = np.ptp(sites.lat), np.ptp(sites.lon) * np.cos(np.radians(np.mean(sites.lat)))
@@ -181,7 +184,7 @@ def _of_places(cube: Cube, request: FoldsRequest) -> CubeFolds:
         for f in range(int(fold_of.max()) + 1)
     )
     reports = tuple(
-        leakage(s, table, table, grid=sites, places=group, range_metres=_finite(found))
+        leakage(s, table, table, grid=sites, places=group, range_metres=finite_range(found))
         for s in splits
     )
     return CubeFolds(
@@ -198,7 +201,7 @@ def _layer(cube: Cube, request: FoldsRequest) -> tuple[str | None, np.ndarray | 
     return name, np.asarray(cube.target(name), np.float32)
 
 
-def _classes(cube: Cube, name: str | None) -> bool:
+def is_category(cube: Cube, name: str | None) -> bool:
     return name is not None and cube.targets[name].kind == "category"
 
 
@@ -214,19 +217,19 @@ def _variogram(
     """Of the layer, or of the places; None without a target or with fewer than three values."""
     if layer is None or np.isfinite(layer).sum() < 3:
         return None
-    kwargs: dict[str, Any] = {"categorical": _classes(cube, name), "seed": request.seed}
+    kwargs: dict[str, Any] = {"categorical": is_category(cube, name), "seed": request.seed}
     if cube.points:
         row = np.arange(layer.size) + 0.5
         return variogram(layer.reshape(-1), cube.grid, row, np.full(layer.size, 0.5), **kwargs)
     return variogram(layer, cube.grid, **kwargs)
 
 
-def _finite(found: Variogram | None) -> float | None:
+def finite_range(found: Variogram | None) -> float | None:
     return found.range_metres if found and math.isfinite(found.range_metres) else None
 
 
 def _reach(found: Variogram | None) -> float:
-    reach = _finite(found)
+    reach = finite_range(found)
     if reach is None:
         raise DataError(
             "the target has no range",
@@ -236,131 +239,3 @@ def _reach(found: Variogram | None) -> float:
             remedy="state a buffer",
         )
     return reach
-
-
-def folds_facts(found: CubeFolds) -> dict[str, Any]:
-    """Everything that `rsvlm cube folds` says, as JSON values."""
-    v = found.variogram
-    rows = []
-    for f, (s, r) in enumerate(zip(found.splits, found.reports, strict=True)):
-        y = np.zeros(0) if found.values is None else found.values[s.test]
-        y = y[np.isfinite(y)]
-        number = len(y) > 0 and not _classes(found.cube, found.target)
-        rows.append(
-            {
-                "fold": f,
-                "name": found.names[f],
-                "train": r.train_windows,
-                "test": r.test_windows,
-                "left_out": len(found.train_table) - r.train_windows
-                if not found.places
-                else len(found.fold_of) - r.train_windows - r.test_windows,
-                "shared_pixels": r.shared_pixels,
-                "shared_places": r.shared_places,
-                "distance_pixels": None if found.places else r.min_distance,
-                "distance_metres": r.min_distance_metres,
-                "nearer_than_range": r.nearer_than_range,
-                "target_n": len(y),
-                "target_mean": float(y.mean()) if number else None,
-                "target_std": float(y.std()) if number else None,
-                "ok": r.ok,
-            }
-        )
-    return {
-        "cube": str(found.cube.path),
-        "title": found.cube.title,
-        "kind": "places" if found.places else "raster",
-        "block": found.block,
-        "block_unit": "km" if found.places else "pixels",
-        "group": found.request.group,
-        "window": None if found.places else found.request.window,
-        "buffer": found.buffer,
-        "buffer_unit": "m" if found.places else "pixels",
-        "stratify": found.request.stratify,
-        "target": found.target,
-        "variogram": None
-        if v is None
-        else {
-            "model": v.model,
-            "found": v.found,
-            "range_metres": _finite(v),
-            "nugget": v.nugget,
-            "sill": v.sill,
-        },
-        "folds": rows,
-        "ok": all(r["ok"] for r in rows),
-    }
-
-
-def distance(metres: float | None) -> str:
-    """Metres for people: "90 m", "12.2 km"."""
-    if metres is None or not math.isfinite(metres):
-        return "-"
-    return f"{metres / 1000:.3g} km" if metres >= 10_000 else f"{metres:.4g} m"
-
-
-def describe(facts: dict[str, Any]) -> list[str]:
-    """What was dealt, and the range of the target, in one line each."""
-    if facts["group"]:
-        dealt = f"label {facts['group']!r} dealt whole"
-    elif facts["kind"] == "places":
-        dealt = f"blocks of {facts['block']:.3g} km"
-    else:
-        dealt = f"tiles of {facts['block']} pixels, windows of {facts['window']}"
-    strata = f", {facts['stratify']} strata" if facts["stratify"] else ""
-    places = facts["buffer_unit"] == "m"
-    buffer = distance(float(facts["buffer"])) if places else f"{facts['buffer']} pixels"
-    lines = [f"{len(facts['folds'])} folds: {dealt}{strata}; buffer {buffer}"]
-    v = facts["variogram"]
-    if v is not None:
-        reach = (
-            f"range {distance(v['range_metres'])}" if v["range_metres"] is not None else "no range"
-        )
-        share = v["nugget"] / max(v["nugget"] + v["sill"], 1e-300)
-        lines.append(
-            f"target {facts['target']}: {v['model']} variogram, {reach}, nugget {share:.0%}"
-        )
-    return lines
-
-
-def folds_page(facts: dict[str, Any]) -> Table:
-    """The report as a table of at most 80 columns."""
-    places = facts["kind"] == "places"
-    table = Table(
-        title="\n".join([facts["title"], *describe(facts)]),
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
-    heads = [
-        "fold",
-        "train",
-        "test",
-        "left out",
-        "shared",
-        "px",
-        "nearest",
-        "< range",
-        "target",
-        "",
-    ]
-    if places:
-        heads.remove("px")
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    for r in facts["folds"]:
-        near, metres = r["nearer_than_range"], r["distance_metres"]
-        mean, std = r["target_mean"], r["target_std"]
-        cells = [
-            *(f"{r[k]}" for k in ("name", "train", "test", "left_out")),
-            f"{r['shared_places'] if places else r['shared_pixels']}",
-            f"{r['distance_pixels'] or 0:.0f}",
-            distance(metres),
-            "-" if near is None else f"{near:.0%}",
-            "-" if mean is None else f"{mean:.3g} ± {std:.2g}",
-            "" if r["ok"] else "LEAK",
-        ]
-        if places:
-            del cells[5]
-        table.add_row(*cells)
-    return table

@@ -23,8 +23,9 @@ from matplotlib.patches import Patch
 from data_zarr.grid import Grid
 from data_zarr.splits import cover
 
-from .cubefolds import CubeFolds, describe, distance, folds_facts
+from .cubefolds import CubeFolds
 from .figure import FOLD_COLORS
+from .foldsreport import describe, distance, folds_facts
 from .panels import (
     ACCENT,
     INK,
@@ -44,7 +45,7 @@ LEFT, SIDE, PITCH, HEAD, GAP, FOOT = 0.75, 3.35, 4.05, 1.32, 1.0, 0.35
 LOW = 2.5
 """Height of the second row, inches; more folds make it taller."""
 TEST, TRAIN, FREE = "#d55e00", "#0072b2", "#f0e442"
-MAX_LEGEND = 12
+MAX_LEGEND, MAX_LINES = 12, 10
 
 
 def folds_figure(
@@ -192,7 +193,8 @@ def _places(axes: list[Axes], found: CubeFolds, fold: int, image: np.ndarray | N
 
 
 def _targets(ax: Axes, found: CubeFolds) -> None:
-    """The target of the test samples of each fold, one step line a fold, as shares."""
+    """The target of the test samples of each fold as shares: a step line a fold, or of more than
+    `MAX_LINES` a row of cells."""
     ax.set_title("Target of the test samples", fontsize=10, color=INK, loc="left")
     _plain(ax)
     known = np.zeros(0) if found.values is None else found.values[np.isfinite(found.values)]
@@ -205,16 +207,25 @@ def _targets(ax: Axes, found: CubeFolds) -> None:
         edges = np.arange(low - 0.5, high + 1.5)
     else:
         edges = np.linspace(low, high if high > low else low + 1, 21)
-    for f, color in enumerate(colors(found.folds)):
-        y = found.values[found.splits[f].test]
+    unit = "" if info.unit in ("1", "") else f" ({info.unit})"
+    name = textwrap.shorten(f"{info.long_name or info.name}{unit}", 45, placeholder=" ...")
+    shares = []
+    for s in found.splits:
+        y = found.values[s.test]
         y = y[np.isfinite(y)]
-        share = np.histogram(y, edges)[0] / max(len(y), 1)
+        shares.append(np.histogram(y, edges)[0] / max(len(y), 1))
+    if found.folds > MAX_LINES:
+        rows = np.arange(found.folds + 1) - 0.5
+        ax.pcolormesh(edges, rows, np.stack(shares), cmap="Greys", rasterized=True)
+        ax.invert_yaxis()
+        ax.set_xlabel(f"{name}; darker: more samples", fontsize=7, color=SOFT, labelpad=1)
+        ax.set_ylabel("fold, in the order of the table", fontsize=7, color=SOFT, labelpad=5)
+        return
+    for f, (color, share) in enumerate(zip(colors(found.folds), shares, strict=True)):
         dashes = "-" if f < len(FOLD_COLORS) else "--"
         ax.stairs(share, edges, color=color, linewidth=1.3, linestyle=dashes)
     all_of_it = np.histogram(known, edges)[0] / len(known)
     ax.stairs(all_of_it, edges, color="#dddddd", fill=True, zorder=0)
-    unit = "" if info.unit in ("1", "") else f" ({info.unit})"
-    name = textwrap.shorten(f"{info.long_name or info.name}{unit}", 45, placeholder=" ...")
     ax.set_xlabel(f"{name}; grey: all samples", fontsize=7, color=SOFT, labelpad=1)
     ax.set_ylabel("share of the samples", fontsize=7, color=SOFT, labelpad=1)
 
@@ -262,7 +273,7 @@ def _table(ax: Axes, facts: dict[str, Any]) -> None:
         if not places:
             near = f"{r['distance_pixels']:.0f} px {near}"
         share = "-" if r["nearer_than_range"] is None else f"{r['nearer_than_range']:.0%}"
-        mean = "" if r["target_mean"] is None else f"{r['target_mean']:.3g} ± {r['target_std']:.2g}"
+        mean = "" if r["target_mean"] is None else f"{r['target_mean']:.3g} ± {r['target_std']:.3g}"
         shared = r["shared_places"] if places else r["shared_pixels"]
         lines.append(
             f"{r['name'][:8]:>8} {r['train']:>8} {r['test']:>7} {r['left_out']:>8} {shared:>7} "

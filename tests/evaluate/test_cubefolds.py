@@ -22,8 +22,9 @@ from data_zarr.splits.tiles import NarrowBufferWarning
 from rsvlm_jax.cli import main as cli
 from rsvlm_jax.config import ConfigError, DataError
 from rsvlm_jax.evaluate import foldsplot, panels
-from rsvlm_jax.evaluate.cubefolds import FoldsRequest, cube_folds, folds_facts, folds_page
+from rsvlm_jax.evaluate.cubefolds import FoldsRequest, cube_folds
 from rsvlm_jax.evaluate.cubeframes import quicklook
+from rsvlm_jax.evaluate.foldsreport import folds_facts, folds_page
 from rsvlm_jax.evaluate.yearfolds import held_years, years_facts, years_page
 
 SLOVENIA = "sample:slovenia_s2"

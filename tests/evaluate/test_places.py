@@ -18,9 +18,10 @@ from data_zarr.suspect import suspicions
 from rsvlm_jax.cli import main as cli
 from rsvlm_jax.config import DataError
 from rsvlm_jax.evaluate import cubeplots, cubeseries, foldsplot, panels
-from rsvlm_jax.evaluate.cubefolds import FoldsRequest, cube_folds, folds_facts, folds_page
+from rsvlm_jax.evaluate.cubefolds import FoldsRequest, cube_folds
 from rsvlm_jax.evaluate.cubeinfo import clear_share, cube_facts
 from rsvlm_jax.evaluate.cubepage import facts_page
+from rsvlm_jax.evaluate.foldsreport import folds_facts, folds_page
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,14 @@ def test_a_label_left_out_value_by_value(cube):
         cube_folds(cube, FoldsRequest(group="regions"))
 
 
-@pytest.mark.parametrize("request_", [FoldsRequest(folds=3), FoldsRequest(group="year", folds=0)])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        FoldsRequest(folds=3),
+        FoldsRequest(group="year", folds=0),
+        FoldsRequest(folds=12, block=10.0),
+    ],
+)
 def test_the_map_of_places(tmp_path, drawn, request_):
     found = cube_folds(cube := places(tmp_path / "p.zarr"), request_)
     foldsplot.folds_figure(tmp_path / "f.png", found)
