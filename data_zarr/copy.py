@@ -16,8 +16,8 @@ import numpy as np
 from data_zarr.cube import Cube, open_cube
 from data_zarr.errors import CubeError
 from data_zarr.format import PIXELS, TARGETS, BandSetInfo
+from data_zarr.journal import Codec
 from data_zarr.layout import CHUNK, BandSetData, Layout
-from data_zarr.template import Codec
 from data_zarr.write import CubeWriter, create_cube
 
 OWN = ("format", "format_version", "title", "license", "provenance", "bandsets", "targets")

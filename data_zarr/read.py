@@ -129,20 +129,22 @@ class Reader:
 
 def usable(pixels: np.ndarray, nodata: int | float | None) -> np.ndarray:
     """True where a stored number is a value: finite and not nodata."""
-    ok = np.isfinite(pixels) if pixels.dtype.kind == "f" else np.ones(pixels.shape, bool)
-    if nodata is not None and not np.isnan(nodata):
-        ok &= pixels != np.asarray(nodata, pixels.dtype)
-    return ok
+    if pixels.dtype.kind == "f":
+        return np.isfinite(pixels)
+    if nodata is None or np.isnan(nodata):
+        return np.ones(pixels.shape, bool)
+    return pixels != pixels.dtype.type(nodata)
 
 
 def read_array(manifest: Manifest, name: str) -> np.ndarray:
     """A whole small array (a coordinate, a target), its files checked against the manifest."""
     import zarr
+    from zarr.core.buffer import default_buffer_prototype
     from zarr.storage import MemoryStore
 
     files = {k: manifest.fetch(k) for k in manifest.under(f"{name}/c")}
     files[f"{name}/zarr.json"] = manifest.raw(f"{name}/zarr.json")
-    make = zarr.core.buffer.default_buffer_prototype().buffer.from_bytes
+    make = default_buffer_prototype().buffer.from_bytes
     store = MemoryStore({k: make(v) for k, v in files.items()}, read_only=True)
     try:
         return np.asarray(zarr.open_array(store, path=name, mode="r")[...])

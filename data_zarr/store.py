@@ -29,9 +29,9 @@ from data_zarr.remote import RemotePath
 class ManifestStore(Store):
     """The files of a cube by key; pickles as its place."""
 
-    supports_writes = False
-    supports_deletes = False
-    supports_listing = True
+    supports_writes = False  # type: ignore[assignment]
+    supports_deletes = False  # type: ignore[assignment]
+    supports_listing = True  # type: ignore[assignment]
 
     def __init__(self, manifest: Manifest):
         super().__init__(read_only=True)

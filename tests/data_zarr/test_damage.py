@@ -16,8 +16,8 @@ from small_cube import HEIGHT, WIDTH, Small, create, optical, radar
 from data_zarr.cube import open_cube
 from data_zarr.errors import CubeError
 from data_zarr.format import MANIFEST
+from data_zarr.journal import Codec
 from data_zarr.read import Backend, Reader
-from data_zarr.template import Codec
 
 FLIPS = 60
 

@@ -115,7 +115,7 @@ def test_two_writers_of_one_shard(
     """The second is refused while the first is at work, and may write when it is done."""
     import threading
 
-    import data_zarr.write as module
+    import data_zarr.writer as module
 
     path = tmp_path / "c.zarr"
     writer = create(path)
