@@ -6,7 +6,10 @@ grid, sites  CRS and affine transform of a raster; the places of a point cube
 cube, read   `open_cube`; raw windows
 write, copy  `create_cube`; sharded, checksummed, restartable writing; maps; copies
 remote       cubes behind URLs
-schema       `validate`: every rule a cube must keep, as a report
+schema       `validate`: every rule a cube must keep, as a report; `suspect`: what deserves a look
+splits       folds of blocks, places, labels and years; leakage report; scikit-learn's protocol
+variogram    how far a target resembles itself
+stats        exact statistics of bands over training windows; `percentiles`
 radiometry   stored numbers to physical ones; QA masks
 samples      two small real cubes
 

@@ -55,6 +55,14 @@ def _crs(wkt: str) -> Any:
         ) from error
 
 
+def same_crs(a: str, b: str) -> bool:
+    """Whether two WKTs mean the same; False where the first cannot be read."""
+    try:
+        return bool(_crs(a).equals(_crs(b), ignore_axis_order=True))
+    except CubeError:
+        return False
+
+
 @functools.lru_cache(maxsize=32)
 def _to_lonlat(wkt: str) -> Any:
     from pyproj import Transformer

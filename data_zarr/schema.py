@@ -11,42 +11,28 @@ import dataclasses
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from data_zarr import rules
 from data_zarr.cube import Cube, open_cube
 from data_zarr.errors import CubeError
-from data_zarr.format import FORMAT, FORMAT_VERSION, TARGETS, BandSetInfo
-from data_zarr.sensors import BANDSETS
+from data_zarr.format import FORMAT, FORMAT_VERSION, TARGETS, BandSetInfo, TargetInfo
+from data_zarr.rules import Row
+from data_zarr.suspect import suspicions
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "Report", "Row", "check_inputs", "validate"]
-
-Level = Literal["ok", "warn", "error"]
 
 REFLECTANCE = (-0.2, 1.6)
 """Reflectances outside this are no surface: snow and cloud reach 1.3, sun glint a little more."""
 OUTSIDE_SHARE, NEGATIVE_SHARE = 0.3, 0.3
+DARKEST = 1e-3
+"""No scene is so dark in all bands: the 99th percentile of clear water is above it."""
 BACKSCATTER_DB = (-60.0, 40.0)
 SAMPLES_A_SET = 16
 """Windows looked at in each band set: enough for a wrong scale, quick on any cube."""
 QUICK_SAMPLES, QUICK_FILES, QUICK_REMOTE = 4, 10_000, 256
 """Chunks read and files looked for in each band set by `check_inputs`, on a disk or elsewhere."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One rule at one place."""
-
-    rule: str
-    level: Level
-    where: str
-    expected: str = ""
-    found: str = ""
-
-    def __str__(self) -> str:
-        tail = f": expected {self.expected}, found {self.found}" if self.level != "ok" else ""
-        return f"{self.level:5s} {self.rule} ({self.where}){tail}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,20 +82,19 @@ def validate(path_or_cube: str | os.PathLike[str] | Cube, deep: bool = False) ->
         except CubeError as error:
             row = Row(error.what, "error", str(error.where), str(error.expected), str(error.found))
             return Report(str(path_or_cube), (row,))
-    rows = [
-        Row("opens: format, CRS, transform, dates, band order", "ok", "cube"),
-        *_files(cube, deep),
-    ]
-    damaged = any(r.level == "error" for r in rows)
+    files = [*_files(cube, deep)]
+    rows = [*rules.opening(cube), *files, *rules.metadata(cube)]
+    damaged = any(r.level == "error" for r in files)
     for info in cube.bandsets.values():
-        rows += _known_bands(info)
         # Numbers of a damaged cube would only repeat what its files have said.
         rows += [] if damaged else _numbers(cube, info)
     for name in cube.targets:
         rows += [] if damaged else _target(cube, name)
-    for key in ("title", "license", "provenance"):
-        if not cube.attrs.get(key):
-            rows.append(Row(key, "warn", "cube", "a text", "none"))
+    rows += [
+        Row(s.rule, "warn", s.where, s.rule, s.found)
+        for s in (() if damaged else suspicions(cube))
+        if s.rule.startswith("no step")
+    ]
     return Report(str(cube.path), tuple(rows))
 
 
@@ -143,36 +128,6 @@ def _files(cube: Cube, deep: bool) -> Iterator[Row]:
         yield Row(p.what, "error", str(p.where), str(p.expected), str(p.found))
     if not problems:
         yield Row(rule, "ok", f"{len(cube.manifest.files)} files")
-
-
-def _known_bands(info: BandSetInfo) -> Iterator[Row]:
-    """Bands against the table of sensors, by name; wavelengths within half a band width."""
-    table = {b.name: b for b in BANDSETS[info.name].bands} if info.name in BANDSETS else {}
-    bad = False
-    for band in info.bands:
-        where = f"{info.name}/{band.name}"
-        if info.kind == "optical" and band.wavelength is None:
-            bad = True
-            yield Row("optical band has a wavelength", "error", where, "micrometres", "none")
-        if table and band.name not in table:
-            bad = True
-            yield Row("band is in the sensor table", "warn", where, ", ".join(table), band.name)
-        row = table.get(band.name)
-        if row is None or row.wavelength is None or band.wavelength is None:
-            continue
-        if abs(row.wavelength - band.wavelength) > max(row.fwhm or 0.0, 0.02) / 2:
-            bad = True
-            yield Row(
-                "wavelength belongs to the band",
-                "error",
-                where,
-                f"{row.wavelength} um",
-                f"{band.wavelength} um",
-            )
-    if not table:
-        yield Row("band set is in the sensor table", "warn", info.name, "a known name", info.name)
-    elif not bad:
-        yield Row("bands and wavelengths", "ok", info.name)
 
 
 def _sample(cube: Cube, info: BandSetInfo, samples: int) -> tuple[np.ndarray, float]:
@@ -227,7 +182,15 @@ def _possible(info: BandSetInfo, known: np.ndarray) -> Iterator[Row]:
         negative = float((known < 0).mean())
         median = float(np.median(known))
         seen = f"{outside:.0%} outside, {negative:.0%} negative, median {median:.4g}"
-        if outside > OUTSIDE_SHARE or median > high or negative >= NEGATIVE_SHARE:
+        if float(np.percentile(known, 99)) < DARKEST and negative < NEGATIVE_SHARE:
+            yield Row(
+                "impossible reflectances",
+                "error",
+                info.name,
+                f"99th percentile above {DARKEST}; the scale was applied twice",
+                f"{np.percentile(known, 99):.3g}",
+            )
+        elif outside > OUTSIDE_SHARE or median > high or negative >= NEGATIVE_SHARE:
             expected = (
                 f"reflectances in {low}..{high}: at most {OUTSIDE_SHARE:.0%} outside and "
                 f"less than {NEGATIVE_SHARE:.0%} negative; scale or offset is wrong"
@@ -259,5 +222,16 @@ def _target(cube: Cube, name: str) -> Iterator[Row]:
     elif info.bounds and (finite.min() < info.bounds[0] or finite.max() > info.bounds[1]):
         found = f"{finite.min():.6g}..{finite.max():.6g}"
         yield Row("target is in its bounds", "error", where, str(info.bounds), found)
+    elif strange := sorted(_codes(info, finite)):
+        found = ", ".join(f"{c:g}" for c in strange[:5])
+        known = ", ".join(str(c) for c, _ in info.categories)
+        yield Row("classes have a name", "error", where, known, found)
     else:
         yield Row(f"target: {finite.size / values.size:.0%} known", "ok", where)
+
+
+def _codes(info: TargetInfo, values: np.ndarray) -> set[float]:
+    """Classes that occur and are not declared."""
+    if not info.categories:
+        return set()
+    return set(np.unique(values).tolist()) - {float(code) for code, _ in info.categories}

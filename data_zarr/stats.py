@@ -10,7 +10,7 @@ windows count as often as a training epoch sees them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from data_zarr.errors import CubeError
+from data_zarr.format import BandInfo
 from data_zarr.grid import aligned
 
 if TYPE_CHECKING:
@@ -48,28 +49,15 @@ def band_stats(cube: Cube, bandset: str, windows: Int[np.ndarray, "n 2"], size: 
       cube: an open cube.
       bandset: its name there.
       windows: upper left pixels (y, x) of the training windows, on the cube's grid.
-      size: edge of a window, in pixels of that grid.
+      size: edge of a window, in pixels of the cube's grid.
 
     Raises:
       CubeError: no windows, a window outside the cube or across larger pixels, or a band without
         a valid value.
     """
-    if not len(windows):
-        raise CubeError("no windows to take statistics of", where=f"band set {bandset!r}")
-    reader, info = cube.reader(bandset, preload=cube.points), cube.bandsets[bandset]
-    bands = info.bands
-    rows, columns = np.asarray(windows).T
-    y, x, edge = aligned(rows, columns, size, info.factor, f"band set {bandset!r}")
-    places = zip(y.tolist(), x.tolist(), strict=True)
-    stored = merge(reader.read(*place, edge, edge) for place in places)
-    for band, count in zip(bands, stored.count, strict=True):
-        if count == 0:
-            raise CubeError(
-                "a band has no valid value in the training windows",
-                where=f"band {band.name!r} of {bandset!r}",
-                expected="at least one",
-                found="none",
-            )
+    bands = cube.bandset(bandset).bands
+    stored = merge(windows_of(cube, bandset, windows, size))
+    blind(bandset, bands, stored.count)
     # Scaling is linear, so statistics of stored numbers are taken exactly and scaled once.
     scale = np.array([b.scale for b in bands], np.float64)
     offset = np.array([b.offset for b in bands], np.float64)
@@ -81,6 +69,32 @@ def band_stats(cube: Cube, bandset: str, windows: Int[np.ndarray, "n 2"], size: 
         min=ends.min(axis=0),
         max=ends.max(axis=0),
     )
+
+
+def windows_of(
+    cube: Cube, bandset: str, windows: Int[np.ndarray, "n 2"], size: int
+) -> Iterator[tuple[Shaped[np.ndarray, "T C h w"], Bool[np.ndarray, "T _ h w"]]]:
+    """Raw reads of a band set's windows, one after another; CubeError without any."""
+    if not len(windows):
+        raise CubeError("no windows to take statistics of", where=f"band set {bandset!r}")
+    info = cube.bandset(bandset)
+    reader = cube.reader(bandset, preload=cube.points)
+    rows, columns = np.asarray(windows).T
+    y, x, edge = aligned(rows, columns, size, info.factor, f"band set {bandset!r}")
+    for place in zip(y.tolist(), x.tolist(), strict=True):
+        yield reader.read(*place, edge, edge)
+
+
+def blind(bandset: str, bands: Sequence[BandInfo], count: Int[np.ndarray, " C"]) -> None:
+    """CubeError for the first band of which nothing valid was seen."""
+    for band, seen in zip(bands, count, strict=True):
+        if seen == 0:
+            raise CubeError(
+                "a band has no valid value in the training windows",
+                where=f"band {band.name!r} of {bandset!r}",
+                expected="at least one",
+                found="none",
+            )
 
 
 def merge(

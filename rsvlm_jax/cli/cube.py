@@ -1,4 +1,4 @@
-"""`rsvlm cube make | info | validate | show | copy`."""
+"""`rsvlm cube make | info | validate | show | folds | copy`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from . import folds
 from .options import parse, say, unknown_word
 
 HELP = """usage: rsvlm cube VERB CUBE [options]
@@ -17,6 +18,7 @@ HELP = """usage: rsvlm cube VERB CUBE [options]
   info      what a cube is: bands, dates, CRS, valid share, chunks
   validate  every rule of the format; exit code 3 when one is broken
   show      a picture of every pseudo-RGB frame, as the encoder sees it
+  folds     honest folds: leakage report, range of the target, map
   copy      a copy in another layout or codec; a stopped copy goes on
 
 CUBE is a path, sample:NAME or world:PRESET. `rsvlm cube VERB --help` shows the options.
@@ -55,22 +57,30 @@ class Validate:
 
 @dataclasses.dataclass(frozen=True)
 class Show:
-    """Draw every date and every pseudo-RGB frame with its bands and wavelengths."""
+    """Draw every date and every pseudo-RGB frame with its bands; of places, their series."""
 
     cube: Positional[str]
     """Path, sample:NAME or world:PRESET."""
     out: Path
     """PNG to write."""
     bandset: str | None = None
-    """Band set; the first that can be shown by default."""
+    """Band set; all that make frames by default."""
     plan: Literal["wavelength", "consecutive_drop", "consecutive_pad"] = "wavelength"
     sar_third: Literal["ratio_db", "mean_db", "diff_linear", "copy"] = "ratio_db"
+    stretch: Literal["zscore", "minmax"] = "zscore"
+    """Two standard deviations either way, or from the 2nd to the 98th percentile."""
     indices: tuple[str, ...] = ()
     """Spectral indices as one more frame, e.g. ndvi ndmi nbr."""
     dates: int = 8
     """At most so many dates, evenly chosen."""
     size: int = 256
-    """At most so many pixels a side, from the upper left."""
+    """Edge of the square that is shown, in pixels."""
+    at: tuple[int, int] = (0, 0)
+    """Row and column of its upper left pixel."""
+    sites: int = 6
+    """Of a cube of places: how many are drawn as series."""
+    image_size: int | None = None
+    """Edge of the encoder's images, e.g. 336; the pixels as they are by default."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +100,14 @@ class Copy:
 
 
 def run(args: Sequence[str]) -> dict[str, object]:
-    verbs = {"make": _make, "info": _info, "validate": _validate, "show": _show, "copy": _copy}
+    verbs = {
+        "make": _make,
+        "info": _info,
+        "validate": _validate,
+        "show": _show,
+        "folds": folds.run,
+        "copy": _copy,
+    }
     if not args or args[0] in ("-h", "--help"):
         print(HELP, end="")
         return {}
@@ -110,7 +127,8 @@ def _make(args: Sequence[str]) -> dict[str, object]:
 
 def _info(args: Sequence[str]) -> dict[str, object]:
     o = parse(Info, args, prog="rsvlm cube info")
-    from rsvlm_jax.evaluate.cubeinfo import cube_facts, print_facts
+    from rsvlm_jax.evaluate.cubeinfo import cube_facts
+    from rsvlm_jax.evaluate.cubepage import print_facts
     from rsvlm_jax.run.cubes import find_cube
 
     facts = cube_facts(find_cube(o.cube))
@@ -121,7 +139,7 @@ def _info(args: Sequence[str]) -> dict[str, object]:
 def _validate(args: Sequence[str]) -> dict[str, object]:
     o = parse(Validate, args, prog="rsvlm cube validate")
     from data_zarr.schema import validate
-    from rsvlm_jax.evaluate.cubeinfo import print_report
+    from rsvlm_jax.evaluate.cubepage import print_report
     from rsvlm_jax.run.cubes import find_cube
 
     report = validate(find_cube(o.cube), deep=o.deep)
@@ -132,17 +150,27 @@ def _validate(args: Sequence[str]) -> dict[str, object]:
 
 def _show(args: Sequence[str]) -> dict[str, object]:
     o = parse(Show, args, prog="rsvlm cube show")
-    from rsvlm_jax.config import SpectralConfig
-    from rsvlm_jax.evaluate.cubeframes import show
     from rsvlm_jax.run.cubes import find_cube
 
+    cube = find_cube(o.cube)
+    if cube.points:
+        from rsvlm_jax.evaluate.cubeseries import show_series
+
+        series = show_series(cube, o.out, bandset=o.bandset, sites=o.sites)
+        say(f"picture: {o.out}")
+        return {"figure": str(o.out), "series": series}
+    from rsvlm_jax.config import SpectralConfig
+    from rsvlm_jax.evaluate.cubeframes import show
+
     frames = show(
-        find_cube(o.cube),
+        cube,
         o.out,
         bandset=o.bandset,
-        spectral=SpectralConfig(o.plan, o.sar_third, o.indices),
+        spectral=SpectralConfig(o.plan, o.sar_third, o.indices, stretch=o.stretch),
         dates=o.dates,
         size=o.size,
+        at=o.at,
+        image_size=o.image_size,
     )
     say(f"picture: {o.out}")
     return {"figure": str(o.out), "frames": frames}

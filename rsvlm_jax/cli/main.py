@@ -24,7 +24,7 @@ VERBS = {
     "evaluate": "metrics of a run on held-out windows, beside baselines",
     "generate": "ask a run questions about places in a cube",
     "convert": "checkpoints between formats: Hugging Face, LLaVA, OpenCLIP, llama2.c, runs",
-    "cube": "make, info, validate, show",
+    "cube": "make, info, validate, show, folds, copy",
     "doctor": "what is installed, what devices, what works",
 }
 

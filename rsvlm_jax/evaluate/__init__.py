@@ -10,6 +10,9 @@ Contents (import the submodules; scikit-learn and matplotlib load on first use):
   panels      parts of both figures: stretches, maps with coordinates, saving
   crossval    train and predict an experiment fold by fold; the held-out map
   cubeframes  a cube's frames for `show_cube` and for the background of a figure
-  cubeinfo    what a cube is, in words and as facts
+  cubeinfo    what a cube is, as facts; `cubepage` prints them
+  cubefolds   folds of a cube and what they share; `foldsreport` says, `foldsplot` draws it
+  yearfolds   dates of years held out
+  cubeseries  `show_series`: the bands of places over time
   runs, demo  `rsvlm evaluate` and `rsvlm demo` as functions
 """

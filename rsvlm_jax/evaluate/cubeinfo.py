@@ -1,131 +1,188 @@
-"""What a cube is, as facts and as a page for a terminal."""
+"""What a cube is, as facts: position, bands, dates, clear share, chunks, sizes, suspicions.
+
+Facts are JSON values; `cubepage` prints them. The share of clear pixels is exact for a cube of up
+to `EXACT` bytes; of a larger one it comes from chunks spread over it, and the facts say so.
+"""
 
 from __future__ import annotations
 
+import collections
+import json
+import math
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from data_zarr.cube import Cube
-from data_zarr.format import BandSetInfo
-from data_zarr.schema import Report
+from data_zarr.format import PIXELS, BandSetInfo
+from data_zarr.sensors import PLATFORMS
+from data_zarr.suspect import layout_of, suspicions
 
+EXACT = 2 * 2**30
+"""Bytes of a band set, before compression, of which every mask is read."""
+SAMPLE = 64
+"""Windows that are read of a larger one."""
 STRIP = 256
-"""Rows that are read at a time when valid pixels are counted."""
+"""Rows and columns that are read at a time."""
 
 
 def cube_facts(cube: Cube) -> dict[str, Any]:
-    """Everything that `rsvlm cube info` says, as JSON values. Reads all validity masks."""
-    grid = cube.grid
+    """Everything that `rsvlm cube info` says, as JSON values."""
+    grid: Any = cube.grid
+    points = cube.points
+    bandsets = {name: _bandset(cube, info) for name, info in cube.bandsets.items()}
+    stored = sum(entry.size for entry in cube.manifest.files.values())
+    raw = sum(b["raw_bytes"] for b in bandsets.values())
+    raw += 4 * grid.height * grid.width * len(cube.targets)
     return {
         "path": str(cube.path),
         "title": cube.title,
-        "crs": f"EPSG:{grid.epsg}" if grid.epsg else grid.crs_wkt.split("\n")[0],
+        "kind": "places" if points else "raster",
+        **(_places(cube) if points else _raster(grid)),
         "height": grid.height,
         "width": grid.width,
-        "gsd_metres": None if np.isnan(grid.gsd) else round(grid.gsd, 3),
-        "license": str(cube.attrs.get("license", "not stated")),
-        "bandsets": {name: _bandset(cube, info) for name, info in cube.bandsets.items()},
+        "gsd_metres": None if math.isnan(grid.gsd) else round(grid.gsd, 3),
+        "license": str(cube.attrs.get("license") or "not stated"),
+        "provenance": str(cube.attrs.get("provenance") or "not stated"),
+        "files": len(cube.manifest.files),
+        "stored_bytes": stored,
+        "raw_bytes": raw,
+        "compression": round(raw / max(stored, 1), 2),
+        "bandsets": bandsets,
         "targets": {
             name: {
                 "long_name": t.long_name,
                 "unit": t.unit,
                 "kind": t.kind,
-                "known_percent": round(100 * float(np.isfinite(cube.target(name)).mean()), 1),
+                "bounds": None if t.bounds is None else list(t.bounds),
+                **_values(cube.target(name)),
             }
             for name, t in cube.targets.items()
         },
+        "warnings": [
+            {"rule": s.rule, "where": s.where, "found": s.found, "remedy": s.remedy}
+            for s in suspicions(cube)
+        ],
+    }
+
+
+def _raster(grid: Any) -> dict[str, Any]:
+    code = f"EPSG:{grid.epsg}" if grid.epsg else grid.crs_wkt.split("\n")[0][:60]
+    return {
+        "crs": code,
+        "bounds": list(grid.bounds),
+        "lonlat_bounds": [round(float(v), 6) for v in grid.lonlat_bounds],
+    }
+
+
+def _places(cube: Cube) -> dict[str, Any]:
+    sites: Any = cube.grid
+    lon, lat = np.asarray(sites.lon), np.asarray(sites.lat)
+    box = [float(v) for v in (np.nanmin(lon), np.nanmin(lat), np.nanmax(lon), np.nanmax(lat))]
+    labels = cube.labels
+    return {
+        "crs": "EPSG:4326",
+        "bounds": box,
+        "lonlat_bounds": [round(v, 6) for v in box],
+        "labels": {name: len(np.unique(values)) for name, values in labels.items()},
+    }
+
+
+def _values(layer: np.ndarray) -> dict[str, Any]:
+    known = layer[np.isfinite(layer)]
+    return {
+        "known_percent": round(100 * known.size / max(layer.size, 1), 1),
+        "min": float(known.min()) if known.size else None,
+        "max": float(known.max()) if known.size else None,
     }
 
 
 def _bandset(cube: Cube, info: BandSetInfo) -> dict[str, Any]:
-    share = valid_share(cube, info.name)
-    known = np.unique(info.dates[~np.isnat(info.dates)]) if info.dates.ndim == 2 else info.dates
-    dates = [] if info.static else [str(d.astype("datetime64[D]")) for d in known]
+    times, share, exact = clear_share(cube, info.name)
+    own = [np.asarray(info.dates).ravel(), np.asarray(info.platform).ravel()]
+    known = ~np.isnat(own[0])
+    counts = collections.Counter(PLATFORMS[p] for p in own[1][known])
+    files = cube.manifest.files
+    stored = sum(files[k].size for k in cube.manifest.under(info.name))
+    raw = math.prod(info.shape) * info.dtype.itemsize
+    mask = math.prod(info.shape) if info.valid_per_band else math.prod(info.shape) // info.shape[1]
+    nodata = info.nodata
     return {
         "kind": info.kind,
         "bands": [
-            {"name": b.name, "common_name": b.common_name, "wavelength_um": b.wavelength}
+            {
+                "name": b.name,
+                "common_name": b.common_name,
+                "wavelength_um": b.wavelength,
+                "scale": b.scale,
+                "offset": b.offset,
+                "unit": b.unit,
+            }
             for b in info.bands
         ],
-        "dates": dates,
+        "dates": [] if info.static else [str(t) for t in times],
+        "own_dates": info.dates.ndim > 1,
+        "year_known": info.year_known,
+        "platforms": dict(counts),
         "valid_percent": [round(100 * float(s), 1) for s in share],
+        "valid_exact": exact,
+        "factor": info.factor,
+        "points": cube.points,
         "dtype": str(info.dtype),
+        "nodata": None if nodata is None or math.isnan(nodata) else nodata,
         "shape": list(info.shape),
         "chunks": list(info.chunks),
         "shards": None if info.shards is None else list(info.shards),
+        "layout": layout_of(info),
+        "codec": _codec(cube, info.name),
+        "chunk_bytes": math.prod(info.chunks) * info.dtype.itemsize,
+        "stored_bytes": stored,
+        "raw_bytes": raw + mask,
+        "compression": round((raw + mask) / max(stored, 1), 2),
     }
 
 
-def valid_share(cube: Cube, bandset: str) -> np.ndarray:
-    """Share of valid pixels by date, float64 [T]."""
+def _codec(cube: Cube, bandset: str) -> str:
+    """The codecs of the inner chunks by name, e.g. "blosc/zstd, crc32c"."""
+    document = json.loads(cube.manifest.raw(f"{bandset}/{PIXELS}/zarr.json"))
+    inner = document["codecs"][0].get("configuration", {}).get("codecs", document["codecs"])
+    names = []
+    for codec in inner:
+        settings = codec.get("configuration", {})
+        level = settings.get("clevel", settings.get("level"))
+        name = f"{codec['name']}/{settings['cname']}" if "cname" in settings else codec["name"]
+        names.append(name if level is None else f"{name} {level}")
+    return ", ".join(n for n in names if n != "bytes")
+
+
+def clear_share(cube: Cube, bandset: str) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Days, share of clear pixels on each, float64, and whether all pixels were counted.
+
+    Where each place has its own dates: months instead of days, share of the dates in each.
+    """
+    info = cube.bandset(bandset)
     reader = cube.reader(bandset)
-    height, width = reader.info.shape[2:]
-    total = np.zeros(reader.info.shape[0])
-    for y in range(0, height, STRIP):
-        h = min(STRIP, height - y)
-        _, valid = reader.read(y, 0, h, width)
-        total += valid.all(axis=1).sum(axis=(1, 2))
-    return total / (height * width)
-
-
-def facts_page(facts: dict[str, Any]) -> Table:
-    """The facts as one table."""
-    table = Table(
-        title=f"{facts['title']}: {facts['height']} x {facts['width']} pixels of "
-        f"{facts['gsd_metres'] or np.nan:.1f} m, {facts['crs']}",
-        title_justify="left",
-        caption=f"licence: {facts['license']}",
-        caption_justify="left",
-    )
-    for head in ("band set", "bands (wavelength in µm)", "dates", "valid", "chunks / shards"):
-        table.add_column(head)
-    for name, b in facts["bandsets"].items():
-        table.add_row(name, _bands(b), _dates(b), _valid(b), _chunks(b))
-    for name, t in facts["targets"].items():
-        known = f"{t['known_percent']:.0f} %"
-        table.add_row(f"target {name}", f"{t['long_name']} [{t['unit']}]", "", known, "")
-    return table
-
-
-def _bands(b: dict[str, Any]) -> str:
-    words = []
-    for band in b["bands"]:
-        common = f" {band['common_name']}" if band["common_name"] else ""
-        wave = "" if band["wavelength_um"] is None else f" {band['wavelength_um']:.3f}"
-        words.append(f"{band['name']}{common}{wave}")
-    return ", ".join(words)
-
-
-def _dates(b: dict[str, Any]) -> str:
-    dates = b["dates"]
-    if not dates:
-        return "static"
-    return ", ".join(dates) if len(dates) <= 6 else f"{len(dates)}: {dates[0]} .. {dates[-1]}"
-
-
-def _valid(b: dict[str, Any]) -> str:
-    shares = b["valid_percent"]
-    if len(shares) <= 6:
-        return ", ".join(f"{s:.0f} %" for s in shares)
-    return f"{np.mean(shares):.0f} % ({min(shares):.0f} .. {max(shares):.0f})"
-
-
-def _chunks(b: dict[str, Any]) -> str:
-    shards = "" if b["shards"] is None else " / " + "x".join(map(str, b["shards"]))
-    return "x".join(map(str, b["chunks"])) + shards
-
-
-def print_facts(facts: dict[str, Any]) -> None:
-    Console().print(facts_page(facts))
-
-
-def print_report(report: Report) -> None:
-    """Every rule of a validation: level, rule, place, expected, found."""
-    console = Console()
-    for row in report.rows:
-        found = f"; expected {row.expected}; found {row.found}" if row.level != "ok" else ""
-        console.print(f"{row.level:5} {row.rule} ({row.where}){found}", markup=False)
-    console.print("valid" if report.ok else "NOT valid")
+    height, width = info.shape[2:]
+    across = min(STRIP, width)
+    down = max(STRIP, STRIP**2 // across)  # a point cube is one column
+    windows = [(y, x) for y in range(0, height, down) for x in range(0, width, across)]
+    exact = math.prod(info.shape) * info.dtype.itemsize <= EXACT
+    if not exact:
+        windows = windows[:: -(-len(windows) // SAMPLE)]
+    own = info.dates.ndim == 2
+    months = info.dates.astype("datetime64[M]") if own else info.dates.astype("datetime64[D]")
+    times = np.unique(months[~np.isnat(months)]) if own else months
+    clear, seen = np.zeros(len(times)), np.zeros(len(times))
+    for y, x in windows:
+        _, valid = reader.read(y, x, min(down, height - y), min(across, width - x))
+        good = np.asarray(valid.all(axis=1))
+        if own:
+            when = months[:, y : y + down]
+            there = ~np.isnat(when)
+            row = np.searchsorted(times, when[there])
+            clear += np.bincount(row, good[..., 0][there], minlength=len(times))
+            seen += np.bincount(row, minlength=len(times))
+        else:
+            clear += good.sum(axis=(1, 2))
+            seen += good[0].size
+    return times, clear / np.maximum(seen, 1), exact

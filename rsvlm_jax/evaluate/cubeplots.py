@@ -1,10 +1,10 @@
 """Looking at what the model will see: every pseudo-RGB frame, with its bands and wavelengths.
 
-    rows: dates, columns: spectral groups
-                 true colour        near infrared       SWIR
-    2015-07-11   [image]            [image]             [image]
-                 R B04 0.665 um     R B8A 0.865 um      R B12 2.202 um
-                 G ...              (stretch under it)
+    a row for each date of each band set, a column for each spectral group
+                      true colour        near infrared       SWIR
+    s2_l1c            [image]            [image]             [image]
+    2015-07-11        R B04 0.665 um     R B8A 0.865 um      R B12 2.202 um
+                      G ...              (stretch under it)
 
 Takes arrays and labels; it knows neither plans nor cubes.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,6 +56,9 @@ class Panel:
       valid: bool [H, W].
       limits: low [3] and high [3] of the stretch; None takes the 2nd and 98th percentiles over
         all valid pixels of the group, so that dates can be compared.
+      linear: drawn as the encoder gets it; else brightened for the eye (`panels.GAMMA`).
+      bandset: rows of one band set stand together, with its name and their own columns.
+      note: a line under the frame.
     """
 
     date: str
@@ -63,6 +67,9 @@ class Panel:
     pixels: np.ndarray
     valid: np.ndarray
     limits: tuple[np.ndarray, np.ndarray] | None = None
+    linear: bool = False
+    bandset: str = ""
+    note: str = ""
 
 
 def show_cube(
@@ -95,39 +102,56 @@ def show_cube(
                 expected="pixels [H, W, 3] and valid [H, W]",
                 found=f"{p.pixels.shape} and {p.valid.shape}",
             )
-    groups = list(dict.fromkeys(p.group for p in panels))
-    dates = list(dict.fromkeys(p.date for p in panels))
-    shown = dates
-    if len(dates) > max_dates:
-        shown = [dates[i] for i in np.linspace(0, len(dates) - 1, max_dates).round().astype(int)]
-        title = f"{title} ({max_dates} of {len(dates)} dates)"
-    limits = {g: _limits([p for p in panels if p.group == g]) for g in groups}
-    cell = {(p.date, p.group): p for p in panels}
+    rows: list[tuple[str, str]] = []
+    columns: dict[str, list[str]] = {}
+    for bandset in dict.fromkeys(p.bandset for p in panels):
+        own = [p for p in panels if p.bandset == bandset]
+        columns[bandset] = list(dict.fromkeys(p.group for p in own))
+        dates = list(dict.fromkeys(p.date for p in own))
+        if len(dates) > max_dates:
+            some = np.linspace(0, len(dates) - 1, max_dates).round().astype(int)
+            title = f"{title} ({max_dates} of {len(dates)} dates)"
+            dates = [dates[i] for i in some]
+        rows += [(bandset, date) for date in dates]
+    cell = {(p.bandset, p.date, p.group): p for p in panels}
 
     height, width = panels[0].valid.shape
     tall = float(np.clip(height / width, 0.4, 2.5))
-    side = 2.6
-    size = side * max(len(groups), 2) + 0.6, (side * tall + 0.6) * len(shown) + 0.9
-    figure = new_figure(*size, layout="compressed")
-    figure.suptitle(title, fontsize=12, color=INK, x=0.01, ha="left", weight="bold")
-    axes = figure.subplots(len(shown), len(groups), squeeze=False)
-    for i, date in enumerate(shown):
-        for j, group in enumerate(groups):
+    side, wide = 2.6, max(2, *(len(c) for c in columns.values()))
+    inches = side * wide + 0.6
+    heading = textwrap.fill(title, int(9.5 * inches))
+    high = (side * tall + 0.65) * len(rows) + 0.8 + 0.25 * heading.count("\n")
+    figure = new_figure(inches, high, layout="compressed")
+    figure.suptitle(heading, fontsize=12, color=INK, x=0.01, ha="left", weight="bold")
+    axes = figure.subplots(len(rows), wide, squeeze=False)
+    before = None
+    for i, (bandset, date) in enumerate(rows):
+        own = columns[bandset]
+        for j in range(wide):
             ax = axes[i, j]
+            if j >= len(own):
+                ax.set_axis_off()
+                continue
+            group = own[j]
             ax.set_xticks([])
             ax.set_yticks([])
             for spine in ax.spines.values():
                 spine.set_visible(False)
-            if i == 0:
-                ax.set_title(group, fontsize=10, color=INK)
+            if bandset != before:
+                ax.set_title(group.replace("_", " "), fontsize=10, color=INK)
             if j == 0:
-                ax.set_ylabel(date, fontsize=9, color=INK)
-            if (date, group) in cell:
-                panel = cell[date, group]
-                _draw(ax, panel, panel.limits or limits[group])
+                label = f"{bandset}\n{date}" if bandset else date
+                ax.set_ylabel(label, fontsize=9, color=INK)
+            if (bandset, date, group) in cell:
+                panel = cell[bandset, date, group]
+                limits = panel.limits or _limits(
+                    [p for p in panels if (p.bandset, p.group) == (bandset, group)]
+                )
+                _draw(ax, panel, limits)
+        before = bandset
     figure.legend(
         handles=[Patch(facecolor=str(GREY), edgecolor=SOFT, hatch="///", label="not valid")],
-        loc="upper right",
+        loc="outside lower right",
         fontsize=8,
         frameon=False,
         labelcolor=SOFT,
@@ -138,7 +162,8 @@ def show_cube(
 def _draw(ax: Axes, panel: Panel, limits: tuple[np.ndarray, np.ndarray]) -> None:
     low, high = limits
     known = panel.valid & np.isfinite(panel.pixels).all(axis=-1)
-    image = rescale(np.where(known[..., None], panel.pixels, 0), low, high, known)
+    pixels = np.where(known[..., None], panel.pixels, 0)
+    image = rescale(pixels, low, high, known, gamma=1.0 if panel.linear else None)
     ax.imshow(image, interpolation="nearest")
     if not known.all() and min(known.shape) > 1:
         hatched = ax.contourf((~known).astype(float), levels=[0.5, 1.5], colors="none")
@@ -147,7 +172,7 @@ def _draw(ax: Axes, panel: Panel, limits: tuple[np.ndarray, np.ndarray]) -> None
         f"{letter}  {slot.label()}  [{low[k]:.3g}, {high[k]:.3g}]{slot.unit and ' ' + slot.unit}"
         for k, (letter, slot) in enumerate(zip("RGB", panel.slots, strict=True))
     ]
-    share = f"{known.mean():.0%} valid"
+    share = f"{known.mean():.0%} valid" + (f"; {panel.note}" if panel.note else "")
     ax.set_xlabel("\n".join([*lines, share]), fontsize=6.5, color=SOFT, loc="left", labelpad=2)
 
 

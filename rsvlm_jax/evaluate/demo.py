@@ -35,7 +35,8 @@ from rsvlm_jax.run.trained import ALPHA, Answer, load_run
 from .baselines import BASELINES, features, fold_model
 from .crossval import AGAIN, Folds, HeldOut, cross_validate, held_out_map
 from .cubeframes import background
-from .cubeinfo import cube_facts, facts_page
+from .cubeinfo import cube_facts
+from .cubepage import facts_page
 from .figure import demo_figure
 from .regression import Benchmark, out_of_fold, regression_benchmark
 from .report import ReportContext, rich_table, write_report

@@ -79,12 +79,14 @@ def stretch(
     return rescale(rgb, low, high, known)
 
 
-def rescale(rgb: np.ndarray, low: Any, high: Any, valid: np.ndarray) -> np.ndarray:
+def rescale(
+    rgb: np.ndarray, low: Any, high: Any, valid: np.ndarray, *, gamma: float | None = None
+) -> np.ndarray:
     """(rgb - low) / (high - low) clipped to [0, 1], to the power GAMMA; a flat channel is grey."""
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
     span = high - low
     scaled = np.where(span > 0, (rgb - low) / np.where(span > 0, span, 1), 0.5)
-    return np.where(valid[..., None], np.clip(scaled, 0, 1) ** GAMMA, GREY)
+    return np.where(valid[..., None], np.clip(scaled, 0, 1) ** (gamma or GAMMA), GREY)
 
 
 def extent(grid: Grid) -> tuple[float, float, float, float]:

@@ -54,8 +54,8 @@ def test_statistics_of_a_cube_are_physical_and_of_valid_pixels(intact):
     for c, band in enumerate(bands):
         x = intact.pixels[inside][:, c][valid[inside][:, c]] * band.scale + band.offset
         assert found.count[c] == x.size
-        np.testing.assert_allclose(found.mean[c], x.mean(), rtol=1e-10)
-        np.testing.assert_allclose(found.std[c], x.std(), rtol=1e-10)
+        np.testing.assert_allclose(found.mean[c], x.mean(), rtol=1e-12)
+        np.testing.assert_allclose(found.std[c], x.std(), rtol=1e-12)
         np.testing.assert_allclose([found.min[c], found.max[c]], [x.min(), x.max()], rtol=1e-12)
 
 

@@ -218,6 +218,7 @@ def test_a_demo_of_another_kind_in_the_same_directory_is_refused(
     [
         ["cube", "make", "{}/world.zarr"],
         ["cube", "show", "sample:slovenia_s2", "--out", "{}/picture.png"],
+        ["cube", "folds", "sample:slovenia_s2", "--out", "{}/picture.png"],
         ["train", "forkme", "--tiny", "--out", "{}/run"],
         ["demo", "--out", "{}/demo"],
     ],

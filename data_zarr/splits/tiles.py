@@ -1,29 +1,36 @@
-"""Honest splits: spatial tiles dealt to folds, windows kept apart, and a report that proves it.
+"""Spatial tiles dealt to folds, and windows kept clear of everything held out.
 
-A random split of overlapping windows measures memory, not skill. Here a *tile* belongs to a fold;
-an evaluation window belongs to the fold of its centre pixel; a training window may touch no pixel
-of a held-out tile, and none of a held-out evaluation window either (tile edges cut some of them):
+Here a *tile* belongs to a fold; an evaluation window belongs to the fold of its centre pixel; a
+training window may touch no pixel of a held-out tile, and none of a held-out evaluation window
+either (tile edges cut some of them):
 
     tile of fold 0 | tile of fold 1          held out: fold 1
     . . . . . . [e e|e e] # # #              e: evaluation window of fold 1 that overhangs
     [t t t t] . . . | . .                    t: training window: clear of #, of e, and of
     . . . . . . . . | . .                       everything within `buffer` windows of them
-
-Folds of groups (sites, years, regions) need no geometry: `group_split`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Int
 
 from data_zarr.errors import CubeError
 from data_zarr.sampling import WindowTable, box_sums, integral
+from data_zarr.sensors import Number
+from data_zarr.splits.strata import counts_of, deal
+
+Narrow = Literal["accept", "warn", "refuse"]
+"""What to do with a buffer that is narrower than a window."""
+
+
+class NarrowBufferWarning(UserWarning):
+    """Training windows come nearer to held-out ones than a window is wide."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,32 +41,14 @@ class Split:
     test: Int[np.ndarray, " m"]
 
 
-@dataclass(frozen=True)
-class Leakage:
-    """What a split shares.
-
-    Attributes:
-      shared_pixels: pixels that lie in a training and in a test window.
-      min_distance: smallest distance in pixels (larger of rows and columns) between a pixel of a
-        training window and one of a test window: 0 shared, 1 adjacent, inf if a side is empty.
-      train_windows, test_windows: how many there are.
-      train_pixels, test_pixels: distinct pixels covered.
-    """
-
-    shared_pixels: int
-    min_distance: float
-    train_windows: int
-    test_windows: int
-    train_pixels: int
-    test_pixels: int
-
-    @property
-    def ok(self) -> bool:
-        return self.shared_pixels == 0
-
-
 def tile_folds(
-    height: int, width: int, *, block: int, folds: int, seed: int = 0
+    height: int,
+    width: int,
+    *,
+    block: int,
+    folds: int,
+    seed: int = 0,
+    strata: Int[np.ndarray, "H W"] | None = None,
 ) -> Int[np.ndarray, "H W"]:
     """Deals square tiles to folds: in random order, each to the fold with the fewest pixels.
 
@@ -71,9 +60,11 @@ def tile_folds(
       block: edge of a tile, in pixels.
       folds: how many.
       seed: of the dealing.
+      strata: of every pixel, from `strata_of`: whole tiles are then dealt so that each fold holds
+        about the same number of pixels of every stratum (`deal`).
 
     Returns:
-      int32 [H, W], fold of every pixel. Folds differ by less than one largest tile.
+      int32 [H, W], fold of every pixel. Without strata, folds differ by at most one largest tile.
 
     Raises:
       CubeError: fewer tiles than folds, or impossible numbers.
@@ -84,9 +75,7 @@ def tile_folds(
             expected="block >= 1, folds >= 2, a cube of at least one pixel",
             found=f"block={block}, folds={folds}, {height} x {width}",
         )
-    rows, columns = _tile_of(height, block), _tile_of(width, block)
-    n_columns = int(columns[-1]) + 1
-    tile = rows[:, None] * n_columns + columns[None, :]
+    tile = tile_map(height, width, block)
     area = np.bincount(tile.ravel())
     if len(area) < folds:
         raise CubeError(
@@ -96,6 +85,10 @@ def tile_folds(
             found=f"{len(area)} of {block} pixels",
             remedy="choose smaller tiles or fewer folds",
         )
+    if strata is not None:
+        if strata.shape != (height, width):
+            raise CubeError("strata of another shape", expected=(height, width), found=strata.shape)
+        return deal(counts_of(tile.ravel(), strata.ravel()), folds, seed)[tile]
     rng = np.random.default_rng(seed)
     filled = np.zeros(folds, np.int64)
     fold_of = np.empty(len(area), np.int32)
@@ -106,6 +99,12 @@ def tile_folds(
         fold_of[t] = fold
         filled[fold] += area[t]
     return fold_of[tile]
+
+
+def tile_map(height: int, width: int, block: int) -> Int[np.ndarray, "H W"]:
+    """The tile of every pixel, numbered row by row; see `tile_folds` for the edges."""
+    rows, columns = _tile_of(height, block), _tile_of(width, block)
+    return rows[:, None] * (int(columns[-1]) + 1) + columns[None, :]
 
 
 def _tile_of(length: int, block: int) -> Int[np.ndarray, " length"]:
@@ -120,7 +119,8 @@ def split(
     fold_map: Int[np.ndarray, "H W"],
     fold: int | None,
     *,
-    buffer: float = 0.0,
+    buffer: Number = 0.0,
+    narrow: Narrow = "accept",
 ) -> Split:
     """Test on one fold, train on what is clear of it.
 
@@ -130,10 +130,13 @@ def split(
       fold_map: from `tile_folds`.
       fold: the held-out fold; None trains on all windows and tests on none.
       buffer: extra gap, in training windows: a training window keeps more than
-        `ceil(buffer * size)` pixels away from everything held out.
+        `guard(buffer, size)` pixels away from everything held out. 0: touch no held-out pixel.
+      narrow: a buffer below 1 leaves windows a pixel apart that see nearly the same ground:
+        accept it, warn, or refuse it.
 
     Raises:
-      CubeError: no such fold, windows outside the map, or a side without windows.
+      CubeError: no such fold, windows outside the map, a side without windows, or a buffer that
+        is negative or (if refused) narrow.
     """
     height, width = fold_map.shape
     for name, table in (("train", train_table), ("eval", eval_table)):
@@ -148,8 +151,7 @@ def split(
                 expected=f"windows within {height} x {width}",
                 found=f"up to {table.y.max() + table.size} x {table.x.max() + table.size}",
             )
-    if buffer < 0:
-        raise CubeError("a buffer cannot be negative", expected=">= 0", found=buffer)
+    r = guard(buffer, train_table.size)
     if fold is None:
         if not len(train_table):
             raise CubeError("there are no training windows", expected="at least one", found=0)
@@ -161,71 +163,57 @@ def split(
     test = np.flatnonzero(fold_map[eval_table.centre] == fold)
     held = (fold_map == fold) | cover(eval_table.take(test), height, width)
     # Growing the held-out area by r pixels is the same as growing every training window by r.
-    r = math.ceil(buffer * train_table.size)
+    check_narrow(r, train_table.size, narrow)
     edge = train_table.size + 2 * r
     touched = box_sums(integral(held), train_table.y - r, train_table.x - r, edge, edge)
-    return _checked(np.flatnonzero(touched == 0), test, f"fold {fold}")
+    return checked(np.flatnonzero(touched == 0), test, f"fold {fold}")
 
 
-def group_split(groups: Shaped[np.ndarray, " n"], held: Any | Collection[Any]) -> Split:
-    """Leave groups out: sites, years, regions.
+def guard(buffer: Number, size: int) -> int:
+    """Pixels that a buffer of so many windows keeps free; CubeError for a negative one."""
+    if not buffer >= 0:
+        raise CubeError("a buffer cannot be negative", expected=">= 0", found=buffer)
+    return math.ceil(buffer * size)
 
-    Args:
-      groups: the group of every sample.
-      held: one group, or a list, tuple or set of them.
 
-    Raises:
-      CubeError: a group that does not occur, or no other group is left.
-    """
-    names: list[Any] = list(held) if isinstance(held, list | tuple | set | frozenset) else [held]
-    absent = [name for name in names if not np.any(groups == name)]
-    if absent:
+def check_narrow(pixels: int, size: int, narrow: Narrow) -> None:
+    """Warns of, or refuses, a guard of fewer pixels than a window is wide."""
+    if narrow == "accept" or pixels >= size:
+        return
+    text = f"the buffer is narrower than a window: {pixels} of {size} pixels"
+    if narrow == "refuse":
         raise CubeError(
-            "a group does not occur",
-            expected=f"one of {np.unique(groups)[:10].tolist()}",
-            found=absent[0],
+            text, expected="buffer >= 1", remedy='a wider buffer, or narrow="accept" to state it'
         )
-    out = np.isin(groups, names)
-    return _checked(np.flatnonzero(~out), np.flatnonzero(out), f"groups held out: {names}")
-
-
-def leakage(split: Split, train_table: WindowTable, eval_table: WindowTable) -> Leakage:
-    """Measures, independently of how the split was made, what its two sides share."""
-    train, test = train_table.take(split.train), eval_table.take(split.test)
-    ends = [int(c.max()) + t.size for t in (train, test) if len(t) for c in (t.y, t.x)]
-    edge = max(ends, default=1)
-    in_train, in_test = cover(train, edge, edge), cover(test, edge, edge)
-    return Leakage(
-        shared_pixels=int((in_train & in_test).sum()),
-        min_distance=_min_distance(train, test),
-        train_windows=len(train),
-        test_windows=len(test),
-        train_pixels=int(in_train.sum()),
-        test_pixels=int(in_test.sum()),
-    )
+    warnings.warn(text, NarrowBufferWarning, stacklevel=3)
 
 
 def cover(table: WindowTable, height: int, width: int) -> Bool[np.ndarray, "H W"]:
-    """Pixels that lie in any window: corners added up, so cost does not grow with overlap."""
-    corners = np.zeros((height + 1, width + 1), np.int64)
-    y1, x1 = table.y + table.size, table.x + table.size
-    for y, x, sign in ((table.y, table.x, 1), (y1, x1, 1), (table.y, x1, -1), (y1, table.x, -1)):
+    """Pixels that lie in any window."""
+    return boxes(table.y, table.x, table.y + table.size, table.x + table.size, height, width)
+
+
+def boxes(
+    y0: Int[np.ndarray, " n"],
+    x0: Int[np.ndarray, " n"],
+    y1: Int[np.ndarray, " n"],
+    x1: Int[np.ndarray, " n"],
+    height: int,
+    width: int,
+) -> Bool[np.ndarray, "H W"]:
+    """Pixels in any box; parts outside count for nothing. Corners are added up, so the cost does
+    not grow with overlap."""
+    y0, y1 = np.clip(y0, 0, height), np.clip(y1, 0, height)
+    x0, x1 = np.clip(x0, 0, width), np.clip(x1, 0, width)
+    corners = np.zeros((height + 1, width + 1), np.int32)
+    for y, x, sign in ((y0, x0, 1), (y1, x1, 1), (y0, x1, -1), (y1, x0, -1)):
         np.add.at(corners, (y, x), sign)
-    return np.cumsum(np.cumsum(corners, 0), 1)[:height, :width] > 0
+    np.cumsum(corners, axis=0, out=corners)
+    np.cumsum(corners, axis=1, out=corners)
+    return corners[:height, :width] > 0
 
 
-def _min_distance(train: WindowTable, test: WindowTable) -> float:
-    if not len(train) or not len(test):
-        return math.inf
-    best = math.inf
-    for y, x in zip(test.y, test.x, strict=True):
-        rows = np.maximum(train.y - (y + test.size - 1), y - (train.y + train.size - 1))
-        columns = np.maximum(train.x - (x + test.size - 1), x - (train.x + train.size - 1))
-        best = min(best, float(np.maximum(np.maximum(rows, columns), 0).min()))
-    return best
-
-
-def _checked(train: Int[np.ndarray, " n"], test: Int[np.ndarray, " m"], where: str) -> Split:
+def checked(train: Int[np.ndarray, " n"], test: Int[np.ndarray, " m"], where: str) -> Split:
     if not len(train) or not len(test):
         raise CubeError(
             "a split is empty",
