@@ -1,19 +1,22 @@
 """Raw reads of windows: stored numbers and a mask, nothing decoded.
 
     Reader.read(y, x, h, w) -> pixels [T, C, h, w] (stored dtype), valid bool [T, 1 or C, h, w]
+    Reader.read_many(y, x, h, w) -> the same with a leading B, from B upper left corners
 
 `valid` = stored mask, and not nodata, and finite. It has C channels when the cube stores a mask
 for each band, else one (a pixel is then valid only where all the bands asked for are).
 
-A reader pickles as a path and opens once a process; many threads may share one. The bytes come
-through tensorstore (no cache: random windows gain nothing from one), or through zarr where
-tensorstore is not installed. Both are refused damaged data by the checksum inside each chunk, and
-missing data by the manifest, so that neither turns into plausible numbers.
+A reader pickles as a path and opens once a process; many threads may share one. The bytes of a
+local cube are read by `data_zarr.shards`, others through tensorstore (no cache: random windows
+gain nothing from one), or through zarr where tensorstore is not installed. All are refused damaged
+data by the checksum inside each chunk, and missing data by the manifest, so that neither turns
+into plausible numbers.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +25,11 @@ import numpy as np
 from data_zarr.errors import CubeError
 from data_zarr.format import PIXELS, VALID, BandSetInfo
 from data_zarr.manifest import Manifest, shard_keys
+from data_zarr.shards import Pick, Shards
 
-Backend = Literal["tensorstore", "zarr"]
+Backend = Literal["shards", "tensorstore", "zarr"]
+Dates = slice | Sequence[int] | np.ndarray
+"""Which dates: a slice, or their numbers in ascending order."""
 
 
 class Reader:
@@ -65,17 +71,76 @@ class Reader:
     def __repr__(self) -> str:
         return f"Reader({self.path.name}: {self.info.name}, bands {', '.join(self.bands)})"
 
-    def read(self, y: int, x: int, h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows `y : y + h` and columns `x : x + w` of every date.
+    def read(
+        self, y: int, x: int, h: int, w: int, dates: Dates | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows `y : y + h` and columns `x : x + w`.
+
+        Args:
+          dates: those to read, and no others; None: all.
 
         Returns:
           pixels [T, C, h, w] in the stored dtype and valid bool [T, 1 or C, h, w]. With
-          `preload` both are views of the array in memory: do not write to them.
+          `preload` both may be views of the array in memory: do not write to them.
 
         Raises:
-          CubeError: a window outside the cube; a missing, truncated or corrupt chunk.
+          CubeError: a window or a date outside the cube; a missing, truncated or corrupt chunk.
         """
-        height, width = self.info.shape[2:]
+        times = self._inside(y, x, h, w, dates)
+        if self.preload:
+            pixels, valid = self._load()
+            where = (times, slice(None), slice(y, y + h), slice(x, x + w))
+            return pixels[where], valid[where]
+        pixels, valid = self._empty((), times, h, w)
+        self._start(times, y, x, pixels, valid)()
+        return pixels, valid
+
+    def read_many(
+        self,
+        y: Sequence[int] | np.ndarray,
+        x: Sequence[int] | np.ndarray,
+        h: int,
+        w: int,
+        dates: Dates | None = None,
+        *,
+        failed: dict[int, CubeError] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Windows of one size, each decoded in its place of one new array.
+
+        Args:
+          y, x: the upper left pixels, B of each.
+          dates: as in `read`, the same for all windows.
+          failed: gets the error of each window that cannot be read, by its place; such a window is
+            0 everywhere and nowhere valid. None: the first error is raised.
+
+        Returns:
+          pixels [B, T, C, h, w] and valid bool [B, T, 1 or C, h, w].
+
+        Raises:
+          CubeError: as `read`.
+        """
+        corners = [(int(a), int(b)) for a, b in zip(y, x, strict=True)]
+        times = slice(0, self.info.shape[0])
+        for a, b in corners:
+            times = self._inside(a, b, h, w, dates)
+        pixels, valid = self._empty((len(corners),), times, h, w)
+        # Remote reads of all windows are under way before the first is waited for.
+        begun = [
+            self._start(times, *corner, pixels[i], valid[i]) for i, corner in enumerate(corners)
+        ]
+        for i, finish in enumerate(begun):
+            try:
+                finish()
+            except CubeError as error:
+                if failed is None:
+                    raise
+                failed[i] = error
+                pixels[i], valid[i] = 0, False
+        return pixels, valid
+
+    def _inside(self, y: int, x: int, h: int, w: int, dates: Dates | None) -> Pick:
+        """The dates as a pick; CubeError for anything beyond the cube."""
+        count, _, height, width = self.info.shape
         if y < 0 or x < 0 or h < 1 or w < 1 or y + h > height or x + w > width:
             raise CubeError(
                 "window outside the cube",
@@ -83,42 +148,89 @@ class Reader:
                 expected=f"rows in 0..{height}, columns in 0..{width}",
                 found=f"rows {y}..{y + h}, columns {x}..{x + w}",
             )
-        if self.preload:
-            pixels, valid = self._pixels, self._valid
-            if pixels is None or valid is None:
-                pixels, valid = self._load()
-            return pixels[:, :, y : y + h, x : x + w], valid[:, :, y : y + h, x : x + w]
-        return self._read(slice(y, y + h), slice(x, x + w))
+        if dates is None:
+            return slice(0, count)
+        times = np.arange(count)[dates] if isinstance(dates, slice) else np.asarray(dates)
+        if times.ndim != 1 or not len(times) or times.min() < 0 or times.max() >= count:
+            raise CubeError(
+                "no such dates",
+                where=f"{self.path}: {self.info.name}",
+                expected=f"numbers in 0..{count}",
+                found=dates,
+            )
+        first, steps = int(times[0]), np.diff(times)
+        return slice(first, first + len(times)) if (steps == 1).all() else times
+
+    def _empty(
+        self, batch: tuple[int, ...], times: Pick, h: int, w: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        t = times.stop - times.start if isinstance(times, slice) else len(times)
+        c = len(self.bands)
+        pixels = np.empty((*batch, t, c, h, w), self.info.dtype)
+        return pixels, np.empty((*batch, t, c if self.info.valid_per_band else 1, h, w), bool)
 
     def _load(self) -> tuple[np.ndarray, np.ndarray]:
+        pixels, valid = self._pixels, self._valid
+        if pixels is not None and valid is not None:
+            return pixels, valid
+        store = self._open()
         with self._lock:
             if self._pixels is None or self._valid is None:
-                height, width = self.info.shape[2:]
-                store = self._store or _Store(self.path, self.info, self.backend)
-                pixels, valid = self._masked(store, slice(0, height), slice(0, width))
+                count, _, height, width = self.info.shape
+                times = slice(0, count)
+                pixels, valid = self._empty((), times, height, width)
+                store.start(self._picks(times, 0, 0, height, width), pixels, valid)()
+                self._mask(pixels, valid)
                 pixels.flags.writeable = valid.flags.writeable = False
-                self._valid, self._pixels = valid, pixels  # pixels last: it is what `read` tests
+                self._valid, self._pixels = valid, pixels
         return self._pixels, self._valid
 
-    def _read(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
+    def _open(self) -> _Store:
         store = self._store
         if store is None:
             with self._lock:
                 store = self._store
                 if store is None:
                     store = self._store = _Store(self.path, self.info, self.backend)
-        return self._masked(store, rows, columns)
+        return store
 
-    def _masked(self, store: _Store, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
-        pixels, stored = store.read(rows, columns)
-        valid = stored if stored.ndim == 4 else stored[:, None]
-        if self.channels is not None:
-            pixels = np.ascontiguousarray(pixels[:, list(self.channels)])
-            valid = valid[:, list(self.channels)] if self.info.valid_per_band else valid
-        value = usable(pixels, self.info.nodata)
-        if not self.info.valid_per_band:
-            value = value.all(axis=1, keepdims=True)
-        return pixels, valid & value
+    def _picks(self, times: Pick, y: int, x: int, h: int, w: int) -> list[Pick]:
+        every = slice(0, self.info.shape[1])
+        channels = every if self.channels is None else np.asarray(self.channels)
+        return [times, channels, slice(y, y + h), slice(x, x + w)]
+
+    def _start(
+        self, times: Pick, y: int, x: int, pixels: np.ndarray, valid: np.ndarray
+    ) -> Callable[[], None]:
+        """Begins to fill two arrays; the function returned ends it, or raises CubeError."""
+        picks = self._picks(times, y, x, *pixels.shape[-2:])
+        if self.preload:
+
+            def copy() -> None:
+                whole = self._load()
+                pixels[...], valid[...] = (a[(times, slice(None), *picks[2:])] for a in whole)
+
+            return copy
+        fill = self._open().start(picks, pixels, valid)
+
+        def finish() -> None:
+            fill()
+            self._mask(pixels, valid)
+
+        return finish
+
+    def _mask(self, pixels: np.ndarray, valid: np.ndarray) -> None:
+        """Takes from `valid`, in place, what is no value."""
+        nodata = self.info.nodata
+        if pixels.dtype.kind != "f" and nodata is not None:
+            # Most windows hold no nodata: then one pass is enough.
+            missing = pixels == pixels.dtype.type(nodata)
+            if not missing.any():
+                return
+            value = ~missing
+        else:
+            value = usable(pixels, nodata)
+        valid &= value if self.info.valid_per_band else value.all(axis=1, keepdims=True)
 
 
 def usable(pixels: np.ndarray, nodata: int | float | None) -> np.ndarray:
@@ -168,19 +280,30 @@ class _Store:
         leading = [slice(0, n) for n in shape[:-2]]
         return shard_keys(name, shape, shards, [*leading, rows, columns])
 
-    def read(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
-        if self.guard:
-            for name in self.names:
-                for problem in self.manifest.problems(
-                    self._touched(name, rows, columns), deep=False
-                ):
-                    raise problem
-        try:
-            futures = [array(rows, columns) for array in self.arrays]
-            pixels, valid = (future() for future in futures)
-            return pixels, valid
-        except (ValueError, OSError, RuntimeError) as error:
-            raise self._explain(rows, columns, error) from error
+    def start(
+        self, picks: Sequence[Pick], pixels: np.ndarray, valid: np.ndarray
+    ) -> Callable[[], None]:
+        """Begins to fill `pixels` and the stored mask; the function returned waits for both."""
+        pixel_array, mask_array = self.arrays
+        if self.info.valid_per_band:
+            fills = [pixel_array(picks, pixels), mask_array(picks, valid)]
+        else:
+            masks = [picks[0], *picks[2:]]
+            fills = [pixel_array(picks, pixels), mask_array(masks, valid[:, 0])]
+        window = tuple(picks[2:])
+
+        def finish() -> None:
+            if self.guard:
+                for name in self.names:
+                    for problem in self.manifest.problems(self._touched(name, *window), deep=False):
+                        raise problem
+            try:
+                for fill in fills:
+                    fill()
+            except (ValueError, OSError, RuntimeError) as error:
+                raise self._explain(*window, error) from error
+
+        return finish
 
     def _explain(self, rows: slice, columns: slice, error: Exception) -> CubeError:
         """Names the damaged file among those that the window touches."""
@@ -195,12 +318,18 @@ class _Store:
         )
 
 
-def _open(paths: list[Path], backend: Backend | None) -> tuple[bool, list[Any]]:
-    """Whether missing chunks must be looked for, and `f(rows, columns)` for each array.
+_Fill = Callable[[Sequence[Pick], np.ndarray], Callable[[], None]]
+"""Begins to read what is picked into an array of its shape; the function returned ends it."""
 
-    `f` starts a read and returns a function that waits for its numbers, so that the pixels and
-    the mask of a window are read at the same time.
-    """
+
+def _open(paths: list[Path], backend: Backend | None) -> tuple[bool, list[_Fill]]:
+    """Whether missing chunks must be looked for, and how to read each array."""
+    if backend in (None, "shards"):
+        opened = [Shards.open(path) for path in paths]
+        if None not in opened:
+            return False, [_fill_from_shards(array) for array in opened if array is not None]
+        if backend == "shards":
+            raise CubeError("stored in a way that is not read directly", where=paths[0].parent)
     if backend != "zarr":
         try:
             import tensorstore as ts
@@ -208,14 +337,18 @@ def _open(paths: list[Path], backend: Backend | None) -> tuple[bool, list[Any]]:
             if backend == "tensorstore":
                 raise
         else:
-            return False, [_open_tensorstore(ts, path) for path in paths]
+            return False, [_fill_from_tensorstore(ts, path) for path in paths]
     import zarr
 
     # zarr gives the fill value for a chunk that is not there; only the manifest knows better.
-    return True, [_open_zarr(zarr, path) for path in paths]
+    return True, [_fill_from_zarr(zarr, path) for path in paths]
 
 
-def _open_tensorstore(ts: Any, path: Path) -> Any:
+def _fill_from_shards(array: Shards) -> _Fill:
+    return lambda picks, out: lambda: array.read(picks, out)
+
+
+def _fill_from_tensorstore(ts: Any, path: Path) -> _Fill:
     array = ts.open(
         {
             "driver": "zarr3",
@@ -225,9 +358,14 @@ def _open_tensorstore(ts: Any, path: Path) -> Any:
         read=True,
         context=ts.Context({"cache_pool": {"total_bytes_limit": 0}}),
     ).result()
-    return lambda rows, columns: array[..., rows, columns].read().result
+
+    def start(picks: Sequence[Pick], out: np.ndarray) -> Callable[[], None]:
+        begun = array.oindex[tuple(picks)].read()
+        return lambda: np.copyto(out, begun.result())
+
+    return start
 
 
-def _open_zarr(zarr: Any, path: Path) -> Any:
+def _fill_from_zarr(zarr: Any, path: Path) -> _Fill:
     array = zarr.open_array(path, mode="r")
-    return lambda rows, columns: lambda: np.asarray(array[..., rows, columns])
+    return lambda picks, out: lambda: np.copyto(out, array.oindex[tuple(picks)])
