@@ -290,18 +290,22 @@ class _Store:
         else:
             masks = [picks[0], *picks[2:]]
             fills = [pixel_array(picks, pixels), mask_array(masks, valid[:, 0])]
-        window = tuple(picks[2:])
+        rows, columns = picks[2:]
+        assert isinstance(rows, slice)
+        assert isinstance(columns, slice)
 
         def finish() -> None:
             if self.guard:
                 for name in self.names:
-                    for problem in self.manifest.problems(self._touched(name, *window), deep=False):
+                    for problem in self.manifest.problems(
+                        self._touched(name, rows, columns), deep=False
+                    ):
                         raise problem
             try:
                 for fill in fills:
                     fill()
             except (ValueError, OSError, RuntimeError) as error:
-                raise self._explain(*window, error) from error
+                raise self._explain(rows, columns, error) from error
 
         return finish
 
