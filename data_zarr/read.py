@@ -95,6 +95,21 @@ class Reader:
         self._start(times, y, x, pixels, valid)()
         return pixels, valid
 
+    def read_valid(self, y: int, x: int, h: int, w: int) -> np.ndarray:
+        """The stored mask alone, bool [T, 1 or C, h, w], at a small part of the cost of `read`.
+
+        `CubeWriter` has taken nodata out of it already.
+
+        Raises:
+          CubeError: as `read`.
+        """
+        times = self._inside(y, x, h, w, None)
+        if self.preload:
+            return self._load()[1][:, :, y : y + h, x : x + w]
+        valid = self._empty((), times, h, w)[1]
+        self._open().start(self._picks(times, y, x, h, w), None, valid)()
+        return valid
+
     def read_many(
         self,
         y: Sequence[int] | np.ndarray,
@@ -281,15 +296,15 @@ class _Store:
         return shard_keys(name, shape, shards, [*leading, rows, columns])
 
     def start(
-        self, picks: Sequence[Pick], pixels: np.ndarray, valid: np.ndarray
+        self, picks: Sequence[Pick], pixels: np.ndarray | None, valid: np.ndarray
     ) -> Callable[[], None]:
         """Begins to fill `pixels` and the stored mask; the function returned waits for both."""
         pixel_array, mask_array = self.arrays
+        fills = [] if pixels is None else [pixel_array(picks, pixels)]
         if self.info.valid_per_band:
-            fills = [pixel_array(picks, pixels), mask_array(picks, valid)]
+            fills.append(mask_array(picks, valid))
         else:
-            masks = [picks[0], *picks[2:]]
-            fills = [pixel_array(picks, pixels), mask_array(masks, valid[:, 0])]
+            fills.append(mask_array([picks[0], *picks[2:]], valid[:, 0]))
         rows, columns = picks[2:]
         assert isinstance(rows, slice)
         assert isinstance(columns, slice)

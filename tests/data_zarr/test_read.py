@@ -65,6 +65,9 @@ def test_dates_bands_and_places_of_every_layout(layouts: dict[str, Path], data: 
     rows = slice(None) if channels is None else list(channels)
     np.testing.assert_array_equal(pixels, expected[dates][:, rows, y : y + h, x : x + w])
     np.testing.assert_array_equal(valid, mask[dates][:, rows, y : y + h, x : x + w])
+    np.testing.assert_array_equal(
+        window.read_valid(y, x, h, w), mask[:, rows, y : y + h, x : x + w]
+    )
     np.testing.assert_array_equal(window.read(y, x, h, w, slice(1, 4, 2))[0],
                                   expected[1:4:2, rows, y : y + h, x : x + w])  # fmt: skip
 
