@@ -88,7 +88,7 @@ class Reader:
         """
         times = self._inside(y, x, h, w, dates)
         if self.preload:
-            pixels, valid = self._load()
+            pixels, valid = self.load()
             where = (times, slice(None), slice(y, y + h), slice(x, x + w))
             return pixels[where], valid[where]
         pixels, valid = self._empty((), times, h, w)
@@ -105,7 +105,7 @@ class Reader:
         """
         times = self._inside(y, x, h, w, None)
         if self.preload:
-            return self._load()[1][:, :, y : y + h, x : x + w]
+            return self.load()[1][:, :, y : y + h, x : x + w]
         valid = self._empty((), times, h, w)[1]
         self._open().start(self._picks(times, y, x, h, w), None, valid)()
         return valid
@@ -139,18 +139,25 @@ class Reader:
         for a, b in corners:
             times = self._inside(a, b, h, w, dates)
         pixels, valid = self._empty((len(corners),), times, h, w)
-        # Remote reads of all windows are under way before the first is waited for.
-        begun = [
-            self._start(times, *corner, pixels[i], valid[i]) for i, corner in enumerate(corners)
-        ]
-        for i, finish in enumerate(begun):
+        begun: list[tuple[int, Callable[[], None]]] = []
+
+        def attempt(i: int, do: Callable[[], Any]) -> Any:
             try:
-                finish()
+                return do()
             except CubeError as error:
                 if failed is None:
                     raise
                 failed[i] = error
                 pixels[i], valid[i] = 0, False
+
+        # Remote reads of all windows are under way before the first is waited for.
+        for i, (a, b) in enumerate(corners):
+            into = pixels[i], valid[i]
+            finish = attempt(i, lambda a=a, b=b, into=into: self._start(times, a, b, *into))
+            if finish is not None:
+                begun.append((i, finish))
+        for i, finish in begun:
+            attempt(i, finish)
         return pixels, valid
 
     def _inside(self, y: int, x: int, h: int, w: int, dates: Dates | None) -> Pick:
@@ -184,7 +191,8 @@ class Reader:
         pixels = np.empty((*batch, t, c, h, w), self.info.dtype)
         return pixels, np.empty((*batch, t, c if self.info.valid_per_band else 1, h, w), bool)
 
-    def _load(self) -> tuple[np.ndarray, np.ndarray]:
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        """All pixels and masks, read once and kept; what `preload` serves windows from."""
         pixels, valid = self._pixels, self._valid
         if pixels is not None and valid is not None:
             return pixels, valid
@@ -222,7 +230,7 @@ class Reader:
         if self.preload:
 
             def copy() -> None:
-                whole = self._load()
+                whole = self.load()
                 pixels[...], valid[...] = (a[(times, slice(None), *picks[2:])] for a in whole)
 
             return copy

@@ -2,16 +2,14 @@
 
     source[i]            -> sample (a dict of NumPy arrays)       a grain random-access source
     source.read(rows)    -> the same with a leading B             the fast way: one allocation
-    collate(samples)     -> Batch                                 from a list of samples
-    assemble(reads)      -> Batch                                 from `read`
 
 A sample holds, under "obs" and for each band set, `pixels [T,C,H,W]` (stored numbers),
 `valid [T,1|C,H,W]`, `date [T]` (days since 2000-01-01, NaN when static), `platform [T]`,
 `lonlat [2]` and `gsd []`; then `target [1]`, `target_valid [1]`, `sample []`.
 
 A window that cannot be read keeps its slot, with `sample` -1 and nothing valid, and is recorded
-in `bad`: the order of all others, and so a resumed run, does not change. Not here: order,
-augmentation and prefetching (`pipeline`), scaling (in the step).
+in `bad`: the order of all others, and so a resumed run, does not change. Not here: one band set
+(`windows`), order (`stream`), augmentation and prefetching (`pipeline`), scaling (in the step).
 """
 
 from __future__ import annotations
@@ -27,20 +25,17 @@ import numpy as np
 
 from data_zarr.cube import Cube, open_cube
 from data_zarr.errors import CubeError
-from data_zarr.read import Reader
 from data_zarr.sampling import WindowTable, target_means
 from rsvlm_jax.config import BandSetSpec, DataError, InputConfig, TargetConfig
 
-from .batch import Batch, Observation, to_days
 from .processor import Processor
+from .samples import BadSample, Sample
 from .specs import bandset_specs, target_spec
-from .text import Text
+from .windows import BandWindows, Raw
 
 PRELOAD_BYTES, PRELOAD_SHARE = 2**28, 1 / 8
 """When not told otherwise, inputs up to this size are kept in memory, if the windows cover at
 least this share of the cube: for a few windows of it, reading all would be waste."""
-
-Sample = dict[str, Any]
 
 
 class CubeSource:
@@ -52,6 +47,8 @@ class CubeSource:
       table: all windows; `rows` i64 [n]: those of this split, `sample` numbers of a batch.
       target, has_target: f32 and bool [n], mean over each window (0 where there is none).
       bad: why a row could not be read, by row of `table`.
+      windows: of each input, by name.
+      buckets: lengths of a series that batches are padded to; see `level`.
     """
 
     def __init__(
@@ -65,6 +62,7 @@ class CubeSource:
         dates: Sequence[int | None] | None = None,
         preload: bool | None = None,
         error_budget: float = 0.1,
+        buckets: Sequence[int] = (),
     ) -> None:
         """Look everything up, read the target once; pixels are read later.
 
@@ -77,6 +75,7 @@ class CubeSource:
           dates: for each input, at most so many dates a window, the clearest; None: all.
           preload: keep the inputs in memory; None: when they are small (`PRELOAD_BYTES`).
           error_budget: share of unreadable windows that is borne; 0: the first one is an error.
+          buckets: ascending.
 
         Raises:
           DataError: no windows, no finite target in any of them, or an input that is not there.
@@ -111,22 +110,23 @@ class CubeSource:
         self._lonlat = np.stack(centre, -1).astype(np.float32)
         self._gsd = np.float32(cube.grid.gsd)
         infos = {s.name: cube.bandsets[s.name] for s in self.specs}
-        self._dates = {n: to_days(np.asarray(i.dates)) for n, i in infos.items()}
-        self._platform = {n: np.asarray(i.platform, np.int32) for n, i in infos.items()}
         size = sum(math.prod(i.shape) * i.dtype.itemsize for i in infos.values())
         share = len(self.rows) * table.size**2 / (cube.grid.height * cube.grid.width)
         small = size <= PRELOAD_BYTES and share >= PRELOAD_SHARE
         self.preload = small if preload is None else preload
-        self._readers = {
-            s.name: cube.reader(s.name, bands=list(s.band_names), preload=self.preload)
-            for s in self.specs
-        }
         limits = [None] * len(self.specs) if dates is None else dates
-        self._limit = {
-            s.name: min(len(self._dates[s.name]), limit or len(self._dates[s.name]))
+        self.windows = {
+            s.name: BandWindows(
+                cube.reader(s.name, bands=list(s.band_names), preload=self.preload),
+                table.size,
+                limit,
+            )
             for s, limit in zip(self.specs, limits, strict=True)
         }
-        self._chunks = infos[self.specs[0].name].chunks[-2:] if self.specs else (1, 1)
+        self.buckets = tuple(buckets)
+        first = infos[self.specs[0].name] if self.specs else None
+        self._chunks = first.chunks[-2:] if first else (1, 1)
+        self._shards = first.shards[-2:] if first else (1, 1)
         self.error_budget = error_budget
         self.bad: dict[int, str] = {}
         self._lock = threading.Lock()
@@ -141,6 +141,7 @@ class CubeSource:
         rows: np.ndarray | None = None,
         target: TargetConfig | None = None,
         error_budget: float = 0.1,
+        buckets: Sequence[int] = (),
     ) -> CubeSource:
         """The windows as a processor reads them: its bands, in its order, its limits of dates."""
         return cls(
@@ -151,6 +152,7 @@ class CubeSource:
             rows=rows,
             dates=[i.dates for i in processor.config.inputs],
             error_budget=error_budget,
+            buckets=buckets,
         )
 
     def __len__(self) -> int:
@@ -159,50 +161,50 @@ class CubeSource:
     def __getitem__(self, i: SupportsIndex) -> Sample:
         reads = self.read(np.array([range(len(self))[i]]))
         obs = {n: {k: v[0] for k, v in o.items()} for n, o in reads["obs"].items()}
-        return {"obs": obs, **{k: v[0] for k, v in reads.items() if k != "obs"}}
+        rest = {k: v[0] for k, v in reads.items() if k not in ("obs", "unread")}
+        return {"obs": obs, **rest}
 
-    def read(self, index: np.ndarray, turn: np.ndarray | None = None) -> Sample:
+    def read(
+        self,
+        index: np.ndarray,
+        turn: np.ndarray | None = None,
+        *,
+        lengths: Mapping[str, int] | None = None,
+        raw: Mapping[str, Raw] | None = None,
+    ) -> Sample:
         """Samples `index` (positions in `rows`) with a leading B axis, in new arrays.
 
         Args:
           turn: i64 [B], an element of the square's symmetry group for each sample (`turned`).
+          lengths: number of dates by input (`lengths`); None: the limits of dates.
+          raw: pixels that were read before, by input.
+
+        Returns:
+          a sample with a leading B; and under "unread" the list of its `BadSample`s.
 
         Raises:
           DataError: more windows than the error budget allows could not be read.
           CubeError: one could not, and the budget is 0.
         """
-        b, size = len(index), self.table.size
+        b = len(index)
         sample = self.rows[index].astype(np.int32)
         y, x = self.table.y[sample].tolist(), self.table.x[sample].tolist()
         turns = [0] * b if turn is None else turn.tolist()
+        place = {"lonlat": self._lonlat[index], "gsd": np.full(b, self._gsd)}
         obs: dict[str, dict[str, np.ndarray]] = {}
-        for name, reader in self._readers.items():
-            info, c = reader.info, len(reader.bands)
-            t, masks = self._limit[name], c if info.valid_per_band else 1
-            pixels = np.zeros((b, t, c, size, size), info.dtype)
-            valid = np.zeros((b, t, masks, size, size), bool)
-            date, platform = np.zeros((b, t), np.float32), np.zeros((b, t), np.int32)
-            for i in range(b):
-                date[i], platform[i] = self._dates[name][:t], self._platform[name][:t]
-                try:
-                    window = self._window(name, y[i], x[i])
-                except CubeError as e:
-                    self._record(int(self.rows[index[i]]), e)
-                    sample[i] = -1
-                    continue
-                if t < info.shape[0]:
-                    keep = clearest(window[1], t)
-                    window = window[0][keep], window[1][keep]
-                    date[i], platform[i] = self._dates[name][keep], self._platform[name][keep]
-                pixels[i], valid[i] = turned(window[0], turns[i]), turned(window[1], turns[i])
-            obs[name] = {
-                "pixels": pixels,
-                "valid": valid,
-                "date": date,
-                "platform": platform,
-                "lonlat": self._lonlat[index],
-                "gsd": np.full(b, self._gsd),
-            }
+        unread: dict[int, BadSample] = {}
+        for name, windows in self.windows.items():
+            entry, failed = windows.read(
+                y, x, turns, (lengths or {}).get(name), (raw or {}).get(name)
+            )
+            obs[name] = {**entry, **place}
+            for i, error in failed.items():
+                sample[i] = -1
+                if i not in unread:
+                    row = int(self.rows[index[i]])
+                    window = (y[i], x[i], self.table.size)
+                    unread[i] = BadSample(row, self.path, window, str(error))
+                    self.record(unread[i], error)
         read = sample >= 0
         for entry in obs.values():
             entry["valid"][~read] = False
@@ -211,7 +213,51 @@ class CubeSource:
             "target": self.target[index][:, None],
             "target_valid": (self.has_target[index] & read)[:, None],
             "sample": sample,
+            "unread": list(unread.values()),
         }
+
+    @functools.cached_property
+    def level(self) -> np.ndarray:
+        """i64 [n]: the bucket that holds all usable dates of a window; `len(buckets)`: none does.
+
+        A date is usable where it has a valid pixel; a static input takes no part. Worked example,
+        buckets 2 and 4, one input of six dates:
+
+            usable   0 1 2 3 4 5 6
+            level    0 0 0 1 1 2 2
+            length   2 2 2 4 4 6 6
+
+        Reads the masks of all windows, once; nothing without buckets.
+        """
+        level = np.zeros(len(self.rows), np.int64)
+        y, x = self.table.y[self.rows].tolist(), self.table.x[self.rows].tolist()
+        for windows in self.windows.values() if self.buckets else ():
+            if windows.dated:
+                usable = np.minimum(windows.usable(y, x), windows.limit)
+                level = np.maximum(level, np.searchsorted(self.buckets, usable))
+        return level
+
+    def lengths(self, level: int) -> dict[str, int]:
+        """Number of dates of each input at a level."""
+        bucket = [*self.buckets, None][level]
+        return {
+            name: min(w.limit, bucket or w.limit) if w.dated else w.limit
+            for name, w in self.windows.items()
+        }
+
+    def sample_bytes(self) -> int:
+        """Bytes of the pixels and masks of one sample, at most."""
+        return sum(w.sample_bytes() for w in self.windows.values())
+
+    def unread(self) -> list[BadSample]:
+        """What `bad` holds, as samples."""
+        with self._lock:
+            bad = dict(self.bad)
+        y, x, size = self.table.y, self.table.x, self.table.size
+        return [
+            BadSample(row, self.path, (int(y[row]), int(x[row]), size), reason)
+            for row, reason in bad.items()
+        ]
 
     @property
     def unreadable(self) -> dict[str, Any]:
@@ -224,20 +270,16 @@ class CubeSource:
         """The chunk of the first input that holds a window's corner: i64 [n]; None if preloaded."""
         if self.preload:
             return None
-        height, width = self._chunks
+        return self._cells(*self._chunks)
+
+    @functools.cached_property
+    def shard_of(self) -> np.ndarray:
+        """The shard of the first input that holds a window's corner: i64 [n]."""
+        return self._cells(*self._shards)
+
+    def _cells(self, height: int, width: int) -> np.ndarray:
         cy, cx = self.table.y[self.rows] // height, self.table.x[self.rows] // width
         return cy * (int(cx.max()) + 1) + cx
-
-    def _window(self, name: str, y: int, x: int) -> tuple[np.ndarray, np.ndarray]:
-        reader, size = self._readers[name], self.table.size
-        try:
-            return reader.read(y, x, size, size)
-        except CubeError:
-            if not reader.preload:
-                raise
-        # One damaged chunk spoils a preload: from here on only the windows that touch it fail.
-        reader = self._readers[name] = Reader(reader.path, reader.info, reader.channels)
-        return reader.read(y, x, size, size)
 
     def _targets(self, cube: Cube, target: TargetConfig | None) -> tuple[np.ndarray, np.ndarray]:
         if target is None:
@@ -259,18 +301,22 @@ class CubeSource:
             remedy="check the target's nodata, or lower target.min_valid",
         )
 
-    def _record(self, row: int, error: CubeError) -> None:
+    def record(self, bad: BadSample, error: CubeError | None = None) -> None:
+        """Counts an unreadable window of this process or of a worker; DataError beyond the budget.
+
+        With an error budget of 0 `error` itself is raised.
+        """
         with self._lock:
-            self.bad[row] = str(error)
+            self.bad.setdefault(bad.sample, bad.reason)
             n = len(self.bad)
-        if not self.error_budget:
+        if not self.error_budget and error is not None:
             raise error
         if n > self.error_budget * len(self.rows):
             raise DataError(
                 "too many windows cannot be read",
                 where=self.path,
                 expected=f"at most {self.error_budget:.0%} of {len(self.rows)}",
-                found=f"{n}, the last: {error}",
+                found=f"{n}, the last: {bad.reason}",
                 remedy="check the cube: rsvlm cube validate --deep",
             ) from error
 
@@ -280,48 +326,3 @@ class CubeSource:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
-
-
-def clearest(valid: np.ndarray, count: int) -> np.ndarray:
-    """Positions of the `count` dates with the largest valid share, in time order.
-
-    Args:
-      valid: bool [T,C,H,W]. Of equally clear dates the earlier ones are taken.
-    """
-    share = valid.reshape(len(valid), -1).mean(axis=1)
-    return np.sort(np.argsort(-share, kind="stable")[:count])
-
-
-def turned(a: np.ndarray, element: int) -> np.ndarray:
-    """A view of `a` [..., H, W] under one of the eight symmetries of the square.
-
-    Bit 0 swaps rows and columns, bit 1 flips rows, bit 2 flips columns; 0 changes nothing.
-    """
-    if element & 1:
-        a = a.swapaxes(-1, -2)
-    return a[..., :: -1 if element & 2 else 1, :: -1 if element & 4 else 1]
-
-
-def assemble(reads: Mapping[str, Any], processor: Processor, text: Text | None = None) -> Batch:
-    """What `CubeSource.read` gives, with prompts ([B,L] or one [L]), as a `Batch`."""
-    obs = {
-        name: Observation(**entry, year_known=np.ones(len(entry["gsd"]), bool), bandset=name)
-        for name, entry in reads["obs"].items()
-    }
-    return processor.batch(
-        obs,
-        text,
-        sample=reads["sample"],
-        target=reads["target"],
-        target_valid=reads["target_valid"],
-    )
-
-
-def collate(samples: Sequence[Sample], processor: Processor, text: Text | None = None) -> Batch:
-    """A list of samples as a `Batch`; `text` as in `assemble`."""
-    obs = {
-        name: {k: np.stack([s["obs"][name][k] for s in samples]) for k in entry}
-        for name, entry in samples[0]["obs"].items()
-    }
-    rest = {k: np.stack([s[k] for s in samples]) for k in ("target", "target_valid", "sample")}
-    return assemble({"obs": obs, **rest}, processor, text)
