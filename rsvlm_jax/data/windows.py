@@ -108,7 +108,7 @@ class BandWindows:
         valid = np.zeros((b, t, self.masks, size, size), bool)
         date = np.repeat(self._dates[None, :1], t, 1).repeat(b, 0)
         platform = np.repeat(self._platform[None, :1], t, 1).repeat(b, 0)
-        window, failed = self._window(y, x, raw, t, length is not None)
+        window, failed = self._window(y, x, raw, min(t, self.limit), length is not None)
         for i in range(b):
             try:
                 keep, a, mask = window(i)
