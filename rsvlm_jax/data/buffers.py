@@ -17,7 +17,7 @@ class Buffers:
       prefetch: batches on the devices.
       samples: of a batch (of this process).
       sample_bytes, text_length: of a sample.
-      held: samples of blocks that are kept between batches.
+      held: samples of blocks that are kept between batches; held_bytes: of all of them.
     """
 
     threads: int
@@ -27,6 +27,7 @@ class Buffers:
     sample_bytes: int
     text_length: int
     held: int = 0
+    held_bytes: int = 0
 
     @property
     def ahead(self) -> int:
@@ -48,7 +49,7 @@ class Buffers:
     @property
     def bytes(self) -> int:
         """All of it. Beside it a thread holds one decoded chunk or block while it reads."""
-        held = max(1, self.workers) * self.held * self.sample_bytes
+        held = max(1, self.workers) * self.held_bytes
         return (self.batches + self.prefetch) * self.batch_bytes + held
 
     def __str__(self) -> str:
@@ -56,7 +57,7 @@ class Buffers:
         parts = [
             f"{where}{self.threads} threads x {BUFFERED} batches x {_mb(self.batch_bytes)}",
             f"{self.prefetch} on the device" if self.prefetch else "",
-            f"{self.held} samples of blocks x {_mb(self.sample_bytes)}" if self.held else "",
+            f"{self.held} samples of blocks, {_mb(self.held_bytes)}" if self.held else "",
         ]
         return f"buffers: {' + '.join(p for p in parts if p)}, at most {_mb(self.bytes)}"
 

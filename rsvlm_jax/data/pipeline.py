@@ -182,7 +182,7 @@ def train_batches(
     stream = streams[0] if only else MixedStream(streams, mixture.weights)
     elements = TrainElements(stream, processor, batch_size, part * own, own, seed, augment)
     sizes = stream.sample_bytes(), processor.length
-    buffers = Buffers(threads, workers, prefetch, own, *sizes, held=stream.held)
+    buffers = Buffers(threads, workers, prefetch, own, *sizes, stream.held, stream.held_bytes)
     order = _digest(stream.digest, "train", batch_size, seed, augment, len(processor.table.tokens))
     return Batches(elements, order, buffers, sharding=sharding, log=log)
 

@@ -245,9 +245,9 @@ class CubeSource:
             for name, w in self.windows.items()
         }
 
-    def sample_bytes(self) -> int:
-        """Bytes of the pixels and masks of one sample, at most."""
-        return sum(w.sample_bytes() for w in self.windows.values())
+    def sample_bytes(self, *, every: bool = False) -> int:
+        """Bytes of the pixels and masks of one sample, at most; `every`: with all dates."""
+        return sum(w.sample_bytes(w.every if every else w.limit) for w in self.windows.values())
 
     def unread(self) -> list[BadSample]:
         """What `bad` holds, as samples."""

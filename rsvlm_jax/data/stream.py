@@ -35,6 +35,7 @@ class Stream(Protocol):
     """What the pipeline reads from."""
 
     held: int
+    held_bytes: int
     digest: str
 
     def read(
@@ -93,7 +94,7 @@ class CubeStream:
     """The training windows of one cube; see the module.
 
     Attributes:
-      held: samples kept between batches (of blocks), at most.
+      held: samples kept between batches (of blocks, with all dates), at most; and their bytes.
       digest: of all that decides the order.
     """
 
@@ -118,6 +119,7 @@ class CubeStream:
         self._crops, self._window, self._ahead = crops, blocks, ahead
         self._cache = self._new_cache()
         self.held = self._cache.held if self._cache else 0
+        self.held_bytes = self.held * source.sample_bytes(every=True)
         self.length = len(source)
         if crops:
             counts = np.unique(source.shard_of, return_counts=True)[1]
@@ -214,6 +216,7 @@ class MixedStream:
         if any(other != limits[0] for other in limits):
             self._limits = {n: max(limit[n] for limit in limits) for n in names}
         self.held = sum(s.held for s in self.streams)
+        self.held_bytes = sum(s.held_bytes for s in self.streams)
         about = repr([s.digest for s in self.streams]) + repr(self._weights)
         self.digest = hashlib.sha256(about.encode()).hexdigest()
 

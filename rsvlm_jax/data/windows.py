@@ -49,10 +49,15 @@ class BandWindows:
         self.limit = min(len(self._dates), limit or len(self._dates))
         self.masks = len(reader.bands) if info.valid_per_band else 1
 
-    def sample_bytes(self, length: int | None = None) -> int:
-        """Bytes of one window with `length` dates (`limit` of them)."""
-        t, c, size = length or self.limit, len(self.reader.bands), self.size
-        return t * size * size * (c * self.reader.info.dtype.itemsize + self.masks)
+    @property
+    def every(self) -> int:
+        """The number of all dates."""
+        return self.reader.info.shape[0]
+
+    def sample_bytes(self, length: int) -> int:
+        """Bytes of one window with `length` dates."""
+        c, size = len(self.reader.bands), self.size
+        return length * size * size * (c * self.reader.info.dtype.itemsize + self.masks)
 
     def raw(self, y: list[int], x: list[int]) -> Raw:
         """All dates of the windows, as stored."""
@@ -88,7 +93,7 @@ class BandWindows:
             if there are more of them the clearest, if fewer padded with invalid ones.
           raw: what was read before; None: read it.
         """
-        b, every = len(y), len(self._dates)
+        b, every = len(y), self.every
         t = length or self.limit
         whole = t == every and length is None
         if whole and not self._now().preload:
@@ -126,7 +131,7 @@ class BandWindows:
         self, y: list[int], x: list[int], raw: Raw | None, t: int, usable: bool
     ) -> tuple[Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]], Failed]:
         """window i -> (dates kept, their pixels, their masks), and what has failed already."""
-        reader, size, every = self._now(), self.size, len(self._dates)
+        reader, size, every = self._now(), self.size, self.every
 
         def choose(valid: np.ndarray) -> np.ndarray:
             return clearest(valid, t, usable=usable)
