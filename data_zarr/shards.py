@@ -111,6 +111,16 @@ class Shards:
             finally:
                 os.close(file)
 
+    def stored(self, shard: Path) -> list[bytes]:
+        """All chunks of one shard as they lie in its file, with their checksums."""
+        file = os.open(shard, os.O_RDONLY)
+        try:
+            index = np.array(self._read_index(file), np.uint64).reshape(-1, 2)
+            present = index[index[:, 0] != _MISSING].tolist()
+            return [os.pread(file, size, offset) for offset, size in present]
+        finally:
+            os.close(file)
+
     def _read_index(self, file: int) -> list[int]:
         size = os.fstat(file).st_size
         stored = np.frombuffer(os.pread(file, self._index + 4, size - self._index - 4), np.uint8)
