@@ -2,7 +2,7 @@
 
 sensors      bands, wavelengths, scales and QA bits of real sensors, each with its source
 format       the shape of a cube on disk, and the records read from it
-grid         CRS and affine transform
+grid, sites  CRS and affine transform of a raster; the places of a point cube
 cube, read   `open_cube`; raw windows
 write        `create_cube`; sharded, checksummed, restartable writing; maps
 schema       `validate`: every rule a cube must keep, as a report
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from data_zarr.read import Reader
     from data_zarr.samples import sample_path
     from data_zarr.schema import validate
+    from data_zarr.sites import Sites
     from data_zarr.write import BandSetData, create_cube, write_geotiff, write_map
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "CubeError",
     "Grid",
     "Reader",
+    "Sites",
     "create_cube",
     "open_cube",
     "sample_path",
@@ -46,6 +48,7 @@ _HOME = {
     "Cube": "cube",
     "Grid": "grid",
     "Reader": "read",
+    "Sites": "sites",
     "create_cube": "write",
     "open_cube": "cube",
     "sample_path": "samples",

@@ -3,6 +3,8 @@
     Reader.read(y, x, h, w) -> pixels [T, C, h, w] (stored dtype), valid bool [T, 1 or C, h, w]
     Reader.read_many(y, x, h, w) -> the same with a leading B, from B upper left corners
 
+in the band set's own pixels; sites of a point cube are rows, and w = 1.
+
 `valid` = stored mask, and not nodata, and finite. It has C channels when the cube stores a mask
 for each band, else one (a pixel is then valid only where all the bands asked for are).
 
@@ -292,28 +294,35 @@ class _Store:
         self.guard, self.arrays = _open([path / name for name in self.names], backend)
 
     def _extent(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """(shape, shards) of pixels or of the mask, which may have no band axis."""
-        shape, shards = self.info.shape, self.info.shards
-        if name == self.names[1] and not self.info.valid_per_band:
-            return (shape[0], *shape[2:]), (shards[0], *shards[2:])
-        return shape, shards
+        """(shape, shards) of pixels or of the mask, as stored."""
+        mask = name == self.names[1]
+        return self.info.stored(self.info.shape, mask=mask), self.info.stored(
+            self.info.shards, mask=mask
+        )
+
+    def _place(self, rows: slice, columns: slice) -> tuple[slice, ...]:
+        return (rows,) if self.info.points else (rows, columns)
 
     def _touched(self, name: str, rows: slice, columns: slice) -> list[str]:
         shape, shards = self._extent(name)
-        leading = [slice(0, n) for n in shape[:-2]]
-        return shard_keys(name, shape, shards, [*leading, rows, columns])
+        place = self._place(rows, columns)
+        leading = [slice(0, n) for n in shape[: -len(place)]]
+        return shard_keys(name, shape, shards, [*leading, *place])
 
     def start(
         self, picks: Sequence[Pick], pixels: np.ndarray | None, valid: np.ndarray
     ) -> Callable[[], None]:
         """Begins to fill `pixels` and the stored mask; the function returned waits for both."""
         pixel_array, mask_array = self.arrays
+        rows, columns = picks[2:]
+        if self.info.points:  # stored without columns
+            picks, valid = picks[:3], valid[..., 0]
+            pixels = None if pixels is None else pixels[..., 0]
         fills = [] if pixels is None else [pixel_array(picks, pixels)]
         if self.info.valid_per_band:
             fills.append(mask_array(picks, valid))
         else:
             fills.append(mask_array([picks[0], *picks[2:]], valid[:, 0]))
-        rows, columns = picks[2:]
         assert isinstance(rows, slice)
         assert isinstance(columns, slice)
 

@@ -111,7 +111,7 @@ def _readers(stores: Stores) -> dict[str, tuple[str, Read]]:
 
     def batcher(name: str) -> Read:
         data = lazy(stores.path(name), "s2")
-        # All dimensions, or it would stack dates and bands into one, which costs ten times the read.
+        # All dimensions, or it would stack dates and bands, which costs ten times the read.
         dims = {"time": DATES, "band": BANDS, "y": EDGE, "x": EDGE}
         batches = xbatcher.BatchGenerator(data, dims, preload_batch=False)
         across = stores.size // EDGE

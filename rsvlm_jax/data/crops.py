@@ -109,18 +109,18 @@ class Crops:
             return found
 
     def _cut(self, index: np.ndarray) -> dict[str, Raw]:
-        table, rows = self._source.table, self._source.rows[index]
-        y, x = table.y[rows].tolist(), table.x[rows].tolist()
-        return {name: _cut(w, y, x) for name, w in self._source.windows.items()}
+        rows = self._source.rows[index]
+        return {name: _cut(w, rows) for name, w in self._source.windows.items()}
 
 
-def _cut(windows: BandWindows, y: list[int], x: list[int]) -> Raw:
+def _cut(windows: BandWindows, rows: np.ndarray) -> Raw:
+    y, x = windows.y[rows].tolist(), windows.x[rows].tolist()
     top, left, size = min(y), min(x), windows.size
     reader = windows.reader
     try:
         box = reader.read(top, left, max(y) + size - top, max(x) + size - left)
     except CubeError:
-        return windows.raw(y, x)  # only the windows that touch the damage fail
+        return windows.raw(rows)  # only the windows that touch the damage fail
     pixels, valid = (
         np.stack([
             a[:, :, i - top : i - top + size, j - left : j - left + size]

@@ -83,10 +83,7 @@ def merged(
 
 def assemble(reads: Mapping[str, Any], processor: Processor, text: Text | None = None) -> Batch:
     """What `CubeSource.read` gives, with prompts ([B,L] or one [L]), as a `Batch`."""
-    obs = {
-        name: Observation(**entry, year_known=np.ones(len(entry["gsd"]), bool), bandset=name)
-        for name, entry in reads["obs"].items()
-    }
+    obs = {name: Observation(**entry, bandset=name) for name, entry in reads["obs"].items()}
     return processor.batch(
         obs,
         text,

@@ -5,7 +5,7 @@
 
 A sample holds, under "obs" and for each band set, `pixels [T,C,H,W]` (stored numbers),
 `valid [T,1|C,H,W]`, `date [T]` (days since 2000-01-01, NaN when static), `platform [T]`,
-`lonlat [2]` and `gsd []`; then `target [1]`, `target_valid [1]`, `sample []`.
+`lonlat [2]`, `gsd []` and `year_known []`; then `target [1]`, `target_valid [1]`, `sample []`.
 
 A window that cannot be read keeps its slot, with `sample` -1 and nothing valid, and is recorded
 in `bad`: the order of all others, and so a resumed run, does not change. Not here: one band set
@@ -108,8 +108,8 @@ class CubeSource:
         self.target, self.has_target = self._targets(cube, target)
         centre = cube.grid.lonlat(y + table.size / 2, x + table.size / 2)
         self._lonlat = np.stack(centre, -1).astype(np.float32)
-        self._gsd = np.float32(cube.grid.gsd)
         infos = {s.name: cube.bandsets[s.name] for s in self.specs}
+        self._gsd = {n: np.float32(cube.grid_of(n).gsd) for n in infos}
         size = sum(math.prod(i.shape) * i.dtype.itemsize for i in infos.values())
         share = len(self.rows) * table.size**2 / (cube.grid.height * cube.grid.width)
         small = size <= PRELOAD_BYTES and share >= PRELOAD_SHARE
@@ -117,16 +117,11 @@ class CubeSource:
         limits = [None] * len(self.specs) if dates is None else dates
         self.windows = {
             s.name: BandWindows(
-                cube.reader(s.name, bands=list(s.band_names), preload=self.preload),
-                table.size,
-                limit,
+                cube.reader(s.name, bands=list(s.band_names), preload=self.preload), table, limit
             )
             for s, limit in zip(self.specs, limits, strict=True)
         }
         self.buckets = tuple(buckets)
-        first = infos[self.specs[0].name] if self.specs else None
-        self._chunks = first.chunks[-2:] if first else (1, 1)
-        self._shards = first.shards[-2:] if first else (1, 1)
         self.error_budget = error_budget
         self.bad: dict[int, str] = {}
         self._lock = threading.Lock()
@@ -188,22 +183,22 @@ class CubeSource:
         """
         b = len(index)
         sample = self.rows[index].astype(np.int32)
-        y, x = self.table.y[sample].tolist(), self.table.x[sample].tolist()
         turns = [0] * b if turn is None else turn.tolist()
-        place = {"lonlat": self._lonlat[index], "gsd": np.full(b, self._gsd)}
         obs: dict[str, dict[str, np.ndarray]] = {}
         unread: dict[int, BadSample] = {}
         for name, windows in self.windows.items():
             entry, failed = windows.read(
-                y, x, turns, (lengths or {}).get(name), (raw or {}).get(name)
+                self.rows[index], turns, (lengths or {}).get(name), (raw or {}).get(name)
             )
-            obs[name] = {**entry, **place}
+            obs[name] = {
+                **entry,
+                "lonlat": self._lonlat[index],
+                "gsd": np.full(b, self._gsd[name]),
+            }
             for i, error in failed.items():
                 sample[i] = -1
                 if i not in unread:
-                    row = int(self.rows[index[i]])
-                    window = (y[i], x[i], self.table.size)
-                    unread[i] = BadSample(row, self.path, window, str(error))
+                    unread[i] = self._bad(int(self.rows[index[i]]), str(error))
                     self.record(unread[i], error)
         read = sample >= 0
         for entry in obs.values():
@@ -230,10 +225,9 @@ class CubeSource:
         Reads the masks of all windows, once; nothing without buckets.
         """
         level = np.zeros(len(self.rows), np.int64)
-        y, x = self.table.y[self.rows].tolist(), self.table.x[self.rows].tolist()
         for windows in self.windows.values() if self.buckets else ():
             if windows.dated:
-                usable = np.minimum(windows.usable(y, x), windows.limit)
+                usable = np.minimum(windows.usable(self.rows), windows.limit)
                 level = np.maximum(level, np.searchsorted(self.buckets, usable))
         return level
 
@@ -252,12 +246,11 @@ class CubeSource:
     def unread(self) -> list[BadSample]:
         """What `bad` holds, as samples."""
         with self._lock:
-            bad = dict(self.bad)
-        y, x, size = self.table.y, self.table.x, self.table.size
-        return [
-            BadSample(row, self.path, (int(y[row]), int(x[row]), size), reason)
-            for row, reason in bad.items()
-        ]
+            return [self._bad(row, reason) for row, reason in self.bad.items()]
+
+    def _bad(self, row: int, reason: str) -> BadSample:
+        window = int(self.table.y[row]), int(self.table.x[row]), self.table.size
+        return BadSample(row, self.path, window, reason)
 
     @property
     def unreadable(self) -> dict[str, Any]:
@@ -270,15 +263,19 @@ class CubeSource:
         """The chunk of the first input that holds a window's corner: i64 [n]; None if preloaded."""
         if self.preload:
             return None
-        return self._cells(*self._chunks)
+        return self._cells("chunks")
 
     @functools.cached_property
     def shard_of(self) -> np.ndarray:
         """The shard of the first input that holds a window's corner: i64 [n]."""
-        return self._cells(*self._shards)
+        return self._cells("shards")
 
-    def _cells(self, height: int, width: int) -> np.ndarray:
-        cy, cx = self.table.y[self.rows] // height, self.table.x[self.rows] // width
+    def _cells(self, kind: str) -> np.ndarray:
+        if not self.windows:
+            return np.arange(len(self.rows))
+        first = next(iter(self.windows.values()))
+        height, width = getattr(first.reader.info, kind)[-2:]
+        cy, cx = first.y[self.rows] // height, first.x[self.rows] // width
         return cy * (int(cx.max()) + 1) + cx
 
     def _targets(self, cube: Cube, target: TargetConfig | None) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,11 @@
 """Windows of one band set of a cube, a batch at a time: dates chosen, padded, turned.
 
-    BandWindows.read(y, x, turns, length) -> pixels [B,T,C,H,W], valid [B,T,1|C,H,W],
-                                             date [B,T], platform [B,T]
+    BandWindows.read(rows, turns, length) -> pixels [B,T,C,H,W], valid [B,T,1|C,H,W],
+                                             date [B,T], platform [B,T], year_known [B]
                                              and why a window could not be read, by its place
+
+The rows of a table of windows are the same ground on the band set's own pixels, which may be larger
+than those of the cube's grid; the sites of a point cube may have dates of their own.
 
 Not here: which windows (`source`), several band sets (`source`), order (`stream`).
 """
@@ -15,7 +18,10 @@ from collections.abc import Callable
 import numpy as np
 
 from data_zarr.errors import CubeError
+from data_zarr.grid import aligned
 from data_zarr.read import Reader
+from data_zarr.sampling import WindowTable
+from rsvlm_jax.config import DataError
 
 from .batch import to_days
 
@@ -32,21 +38,38 @@ class Raw:
 
 
 class BandWindows:
-    """See the module. Pickles as a reader; threads may share it.
+    """See the module. Pickles as a reader and a table; threads may share it.
 
     Attributes:
+      y, x: upper left pixels by row of the table, and `size`: in the band set's own pixels.
       limit: at most so many dates a window, the clearest.
       dated: False for a static layer.
       masks: channels of `valid`: 1 or C.
     """
 
-    def __init__(self, reader: Reader, size: int, limit: int | None) -> None:
+    def __init__(self, reader: Reader, table: WindowTable, limit: int | None) -> None:
+        """
+        Args:
+          table: on the cube's grid.
+          limit: None: all dates.
+
+        Raises:
+          DataError: a window that is not a whole number of the band set's pixels.
+        """
         info = reader.info
-        self.reader, self.size = reader, size
+        where = f"{reader.path}: {info.name}"
+        try:
+            self.y, self.x, self.size = aligned(table.y, table.x, table.size, info.factor, where)
+        except CubeError as e:
+            raise DataError(
+                e.what, where=where, expected=e.expected, found=e.found, remedy=e.remedy
+            ) from e
+        self.reader = reader
         self.dated = not info.static
+        # [T] for all windows, or [T, S]: the own dates of each site.
         self._dates = to_days(np.asarray(info.dates))
         self._platform = np.asarray(info.platform, np.int32)
-        self.limit = min(len(self._dates), limit or len(self._dates))
+        self.limit = min(self.every, limit or self.every)
         self.masks = len(reader.bands) if info.valid_per_band else 1
 
     @property
@@ -59,18 +82,19 @@ class BandWindows:
         c, size = len(self.reader.bands), self.size
         return length * size * size * (c * self.reader.info.dtype.itemsize + self.masks)
 
-    def raw(self, y: list[int], x: list[int]) -> Raw:
+    def raw(self, rows: np.ndarray) -> Raw:
         """All dates of the windows, as stored."""
         failed: Failed = {}
+        y, x = self.y[rows], self.x[rows]
         pixels, valid = self._now().read_many(y, x, self.size, self.size, failed=failed)
         return Raw(pixels, valid, failed)
 
-    def usable(self, y: list[int], x: list[int]) -> np.ndarray:
+    def usable(self, rows: np.ndarray) -> np.ndarray:
         """i64 [n]: how many dates of a window have a valid pixel; 0 where it cannot be read."""
-        counts = np.zeros(len(y), np.int64)
-        for i, (a, b) in enumerate(zip(y, x, strict=True)):
+        counts = np.zeros(len(rows), np.int64)
+        for i, (y, x) in enumerate(zip(self.y[rows], self.x[rows], strict=True)):
             try:
-                valid = self._now().read_valid(a, b, self.size, self.size)
+                valid = self._now().read_valid(int(y), int(x), self.size, self.size)
             except CubeError:
                 continue
             counts[i] = valid.reshape(len(valid), -1).any(axis=1).sum()
@@ -78,8 +102,7 @@ class BandWindows:
 
     def read(
         self,
-        y: list[int],
-        x: list[int],
+        rows: np.ndarray,
         turns: list[int],
         length: int | None = None,
         raw: Raw | None = None,
@@ -87,33 +110,28 @@ class BandWindows:
         """Windows as arrays of a batch.
 
         Args:
-          y, x: upper left pixels, B of each.
+          rows: of the table, B of them.
           turns: for each, an element of the square's symmetry group (`turned`).
           length: None: `limit` dates of each window. Else so many: those that have a valid pixel,
             if there are more of them the clearest, if fewer padded with invalid ones.
           raw: what was read before; None: read it.
         """
-        b, every = len(y), self.every
+        b, every = len(rows), self.every
         t = length or self.limit
-        whole = t == every and length is None
-        if whole and not self._now().preload:
-            found = raw or self.raw(y, x)
-            scratch = np.empty(found.pixels.shape[1:], found.pixels.dtype) if any(turns) else None
-            for i, turn in enumerate(turns):
-                if turn and scratch is not None:
-                    np.copyto(scratch, found.pixels[i])
-                    found.pixels[i] = turned(scratch, turn)
-                    found.valid[i] = turned(found.valid[i].copy(), turn)
-            date = np.repeat(self._dates[None], b, 0)
-            platform = np.repeat(self._platform[None], b, 0)
-            entry = {"pixels": found.pixels, "valid": found.valid}
-            return {**entry, "date": date, "platform": platform}, found.failed
+        known = {"year_known": np.full(b, self.reader.info.year_known)}
+        if t == every and length is None and not self._now().preload:
+            found = raw or self.raw(rows)
+            _turn(found.pixels, turns)
+            _turn(found.valid, turns)
+            date, platform = self._dated(rows)
+            entry = {"pixels": found.pixels, "valid": found.valid, "date": date}
+            return {**entry, "platform": platform, **known}, found.failed
         c, size, info = len(self.reader.bands), self.size, self.reader.info
         pixels = np.zeros((b, t, c, size, size), info.dtype)
         valid = np.zeros((b, t, self.masks, size, size), bool)
-        date = np.repeat(self._dates[None, :1], t, 1).repeat(b, 0)
-        platform = np.repeat(self._platform[None, :1], t, 1).repeat(b, 0)
-        window, failed = self._window(y, x, raw, min(t, self.limit), length is not None)
+        dates, platforms = self._dated(rows)
+        date, platform = dates[:, :1].repeat(t, 1), platforms[:, :1].repeat(t, 1)
+        window, failed = self._window(rows, raw, min(t, self.limit), length is not None)
         for i in range(b):
             try:
                 keep, a, mask = window(i)
@@ -122,22 +140,31 @@ class BandWindows:
                 continue
             n = len(keep)
             pixels[i, :n], valid[i, :n] = turned(a, turns[i]), turned(mask, turns[i])
-            date[i, :n], platform[i, :n] = self._dates[keep], self._platform[keep]
+            date[i, :n], platform[i, :n] = dates[i, keep], platforms[i, keep]
             if n:
                 date[i, n:], platform[i, n:] = date[i, n - 1], platform[i, n - 1]
-        return {"pixels": pixels, "valid": valid, "date": date, "platform": platform}, failed
+        entry = {"pixels": pixels, "valid": valid, "date": date, "platform": platform}
+        return {**entry, **known}, failed
+
+    def _dated(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Dates and platforms of the windows, [B,T] each, in new arrays."""
+        if self._dates.ndim == 1:
+            return self._dates[None].repeat(len(rows), 0), self._platform[None].repeat(len(rows), 0)
+        at = self.y[rows]
+        return self._dates[:, at].T.copy(), self._platform[:, at].T.copy()
 
     def _window(
-        self, y: list[int], x: list[int], raw: Raw | None, t: int, usable: bool
+        self, rows: np.ndarray, raw: Raw | None, t: int, usable: bool
     ) -> tuple[Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]], Failed]:
         """window i -> (dates kept, their pixels, their masks), and what has failed already."""
         reader, size, every = self._now(), self.size, self.every
+        y, x = self.y[rows].tolist(), self.x[rows].tolist()
 
         def choose(valid: np.ndarray) -> np.ndarray:
             return clearest(valid, t, usable=usable)
 
         if raw is None and not reader.preload and (reader.info.chunks[0] > 1 or t >= every):
-            raw = self.raw(y, x)
+            raw = self.raw(rows)
         if raw is not None:
             found = raw
 
@@ -180,6 +207,15 @@ def clearest(valid: np.ndarray, count: int, *, usable: bool = False) -> np.ndarr
     share = valid.reshape(len(valid), -1).mean(axis=1)
     best = np.argsort(-share, kind="stable")[:count]
     return np.sort(best[share[best] > 0] if usable else best)
+
+
+def _turn(batch: np.ndarray, turns: list[int]) -> None:
+    """`turned` of every window of a batch, in place."""
+    scratch = np.empty(batch.shape[1:], batch.dtype) if any(turns) else None
+    for i, turn in enumerate(turns):
+        if turn and scratch is not None:
+            np.copyto(scratch, batch[i])
+            batch[i] = turned(scratch, turn)
 
 
 def turned(a: np.ndarray, element: int) -> np.ndarray:
