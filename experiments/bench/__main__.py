@@ -1,4 +1,4 @@
-"""`python -m experiments.bench [NAME ...] [--json] [--short]`: lines `NAME value unit goal ok|short`.
+"""`python -m experiments.bench [NAME ...] [--json]`: lines `NAME value unit goal ok|short`.
 
     startup   import and help times
     demo      the main job: wall time, scores, coverage
@@ -11,7 +11,7 @@
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
-Without names: all but `biomass`.
+Without names: all but `biomass`. `--short`: a smaller `data`.
 """
 
 from __future__ import annotations

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
 from data_zarr.errors import CubeError
+from data_zarr.read import allocate
 
 from .source import CubeSource
 from .windows import BandWindows, Raw
@@ -134,15 +135,15 @@ def _cut(windows: BandWindows, rows: np.ndarray) -> Raw:
 def _taken(
     name: str,
     entries: dict[tuple[int, int], _Block],
-    places: Iterable[tuple[tuple[int, int], int]],
+    places: Sequence[tuple[tuple[int, int], int]],
 ) -> Raw:
-    pixels, valid, failed = [], [], {}
-    for i, (key, place) in enumerate(places):
-        found = entries[key].raw
-        assert found is not None
-        raw = found[name]
-        pixels.append(raw.pixels[place])
-        valid.append(raw.valid[place])
-        if place in raw.failed:
-            failed[i] = raw.failed[place]
-    return Raw(np.stack(pixels), np.stack(valid), failed)
+    found = [(entry.raw[name], i) for key, i in places if (entry := entries[key]).raw is not None]
+    first = found[0][0]
+    pixels = allocate((len(found), *first.pixels.shape[1:]), first.pixels.dtype)
+    valid = allocate((len(found), *first.valid.shape[1:]), bool)
+    failed = {}
+    for b, (raw, i) in enumerate(found):
+        pixels[b], valid[b] = raw.pixels[i], raw.valid[i]
+        if i in raw.failed:
+            failed[b] = raw.failed[i]
+    return Raw(pixels, valid, failed)

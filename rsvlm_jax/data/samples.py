@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from data_zarr.read import allocate
+
 from .batch import Batch, Observation
 from .processor import Processor
 from .text import Text
@@ -62,7 +64,7 @@ def merged(
         shape = [b, *values[0].shape[1:]]
         if channels is not None:
             shape[2] = channels
-        out = np.empty(shape, values[0].dtype)
+        out = allocate(shape, values[0].dtype)
         for value, place in zip(values, places, strict=True):
             out[place] = value
         return out

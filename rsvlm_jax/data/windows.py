@@ -19,7 +19,7 @@ import numpy as np
 
 from data_zarr.errors import CubeError
 from data_zarr.grid import aligned
-from data_zarr.read import Reader
+from data_zarr.read import Reader, allocate
 from data_zarr.sampling import WindowTable
 from rsvlm_jax.config import DataError
 
@@ -127,8 +127,9 @@ class BandWindows:
             entry = {"pixels": found.pixels, "valid": found.valid, "date": date}
             return {**entry, "platform": platform, **known}, found.failed
         c, size, info = len(self.reader.bands), self.size, self.reader.info
-        pixels = np.zeros((b, t, c, size, size), info.dtype)
-        valid = np.zeros((b, t, self.masks, size, size), bool)
+        pixels = allocate((b, t, c, size, size), info.dtype)
+        valid = allocate((b, t, self.masks, size, size), bool)
+        pixels[...], valid[...] = 0, False
         dates, platforms = self._dated(rows)
         date, platform = dates[:, :1].repeat(t, 1), platforms[:, :1].repeat(t, 1)
         window, failed = self._window(rows, raw, min(t, self.limit), length is not None)
