@@ -4,7 +4,8 @@ sensors      bands, wavelengths, scales and QA bits of real sensors, each with i
 format       the shape of a cube on disk, and the records read from it
 grid, sites  CRS and affine transform of a raster; the places of a point cube
 cube, read   `open_cube`; raw windows
-write        `create_cube`; sharded, checksummed, restartable writing; maps
+write, copy  `create_cube`; sharded, checksummed, restartable writing; maps; copies
+remote       cubes behind URLs
 schema       `validate`: every rule a cube must keep, as a report
 radiometry   stored numbers to physical ones; QA masks
 samples      two small real cubes
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from data_zarr.errors import CubeError
 
 if TYPE_CHECKING:
+    from data_zarr.copy import copy_cube
     from data_zarr.cube import Cube, open_cube
     from data_zarr.grid import Grid
     from data_zarr.read import Reader
@@ -35,6 +37,7 @@ __all__ = [
     "Grid",
     "Reader",
     "Sites",
+    "copy_cube",
     "create_cube",
     "open_cube",
     "sample_path",
@@ -49,6 +52,7 @@ _HOME = {
     "Grid": "grid",
     "Reader": "read",
     "Sites": "sites",
+    "copy_cube": "copy",
     "create_cube": "write",
     "open_cube": "cube",
     "sample_path": "samples",

@@ -8,11 +8,8 @@ in the band set's own pixels; sites of a point cube are rows, and w = 1.
 `valid` = stored mask, and not nodata, and finite. It has C channels when the cube stores a mask
 for each band, else one (a pixel is then valid only where all the bands asked for are).
 
-A reader pickles as a path and opens once a process; many threads may share one. The bytes of a
-local cube are read by `data_zarr.shards`, others through tensorstore (no cache: random windows
-gain nothing from one), or through zarr where tensorstore is not installed. All are refused damaged
-data by the checksum inside each chunk, and missing data by the manifest, so that neither turns
-into plausible numbers.
+A reader pickles as a path and opens once a process; many threads may share one. The bytes come
+from the open arrays of `data_zarr.arrays`.
 """
 
 from __future__ import annotations
@@ -21,16 +18,17 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from data_zarr.arrays import Backend, OpenArrays
 from data_zarr.errors import CubeError
-from data_zarr.format import PIXELS, VALID, BandSetInfo
-from data_zarr.manifest import Manifest, shard_keys
-from data_zarr.shards import Pick, Shards
+from data_zarr.format import BandSetInfo
+from data_zarr.manifest import Manifest
+from data_zarr.remote import RemotePath
+from data_zarr.shards import Pick
 
-Backend = Literal["shards", "tensorstore", "zarr"]
 LINE = 64
 """Bytes of a cache line."""
 Dates = slice | Sequence[int] | np.ndarray
@@ -48,7 +46,7 @@ class Reader:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | RemotePath,
         info: BandSetInfo,
         channels: tuple[int, ...] | None = None,
         *,
@@ -62,7 +60,7 @@ class Reader:
         rows = range(len(info.bands)) if channels is None else channels
         self.bands = tuple(info.band_names[i] for i in rows)
         self._lock = threading.Lock()
-        self._store: _Store | None = None
+        self._store: OpenArrays | None = None
         self._pixels: np.ndarray | None = None
         self._valid: np.ndarray | None = None
 
@@ -214,13 +212,13 @@ class Reader:
                 self._valid, self._pixels = valid, pixels
         return self._pixels, self._valid
 
-    def _open(self) -> _Store:
+    def _open(self) -> OpenArrays:
         store = self._store
         if store is None:
             with self._lock:
                 store = self._store
                 if store is None:
-                    store = self._store = _Store(self.path, self.info, self.backend)
+                    store = self._store = OpenArrays(self.path, self.info, self.backend)
         return store
 
     def _picks(self, times: Pick, y: int, x: int, h: int, w: int) -> list[Pick]:
@@ -280,140 +278,17 @@ def usable(pixels: np.ndarray, nodata: int | float | None) -> np.ndarray:
 
 def read_array(manifest: Manifest, name: str) -> np.ndarray:
     """A whole small array (a coordinate, a target), its files checked against the manifest."""
-    for error in manifest.problems(manifest.under(f"{name}/c"), deep=True):
-        raise error
     import zarr
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.storage import MemoryStore
 
+    files = {k: manifest.fetch(k) for k in manifest.under(f"{name}/c")}
+    files[f"{name}/zarr.json"] = manifest.raw(f"{name}/zarr.json")
+    make = default_buffer_prototype().buffer.from_bytes
+    store = MemoryStore({k: make(v) for k, v in files.items()}, read_only=True)
     try:
-        return np.asarray(zarr.open_array(manifest.root / name, mode="r")[...])
+        return np.asarray(zarr.open_array(store, path=name, mode="r")[...])
     except (OSError, ValueError, KeyError) as error:
         raise CubeError(
             "unreadable array", where=f"{manifest.root}: {name}", found=str(error)[:160]
         ) from error
-
-
-class _Store:
-    """The open arrays of one band set in one process."""
-
-    def __init__(self, path: Path, info: BandSetInfo, backend: Backend | None):
-        self.info = info
-        self.manifest = Manifest.read(path)
-        self.names = (f"{info.name}/{PIXELS}", f"{info.name}/{VALID}")
-        for name in self.names:
-            keys = shard_keys(name, *self._extent(name))
-            for error in self.manifest.problems(keys, deep=False):
-                raise error
-        self.guard, self.arrays = _open([path / name for name in self.names], backend)
-
-    def _extent(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """(shape, shards) of pixels or of the mask, as stored."""
-        mask = name == self.names[1]
-        return self.info.stored(self.info.shape, mask=mask), self.info.stored(
-            self.info.shards, mask=mask
-        )
-
-    def _place(self, rows: slice, columns: slice) -> tuple[slice, ...]:
-        return (rows,) if self.info.points else (rows, columns)
-
-    def _touched(self, name: str, rows: slice, columns: slice) -> list[str]:
-        shape, shards = self._extent(name)
-        place = self._place(rows, columns)
-        leading = [slice(0, n) for n in shape[: -len(place)]]
-        return shard_keys(name, shape, shards, [*leading, *place])
-
-    def start(
-        self, picks: Sequence[Pick], pixels: np.ndarray | None, valid: np.ndarray
-    ) -> Callable[[], None]:
-        """Begins to fill `pixels` and the stored mask; the function returned waits for both."""
-        pixel_array, mask_array = self.arrays
-        rows, columns = picks[2:]
-        if self.info.points:  # stored without columns
-            picks, valid = picks[:3], valid[..., 0]
-            pixels = None if pixels is None else pixels[..., 0]
-        fills = [] if pixels is None else [pixel_array(picks, pixels)]
-        if self.info.valid_per_band:
-            fills.append(mask_array(picks, valid))
-        else:
-            fills.append(mask_array([picks[0], *picks[2:]], valid[:, 0]))
-        assert isinstance(rows, slice)
-        assert isinstance(columns, slice)
-
-        def finish() -> None:
-            if self.guard:
-                for name in self.names:
-                    for problem in self.manifest.problems(
-                        self._touched(name, rows, columns), deep=False
-                    ):
-                        raise problem
-            try:
-                for fill in fills:
-                    fill()
-            except (ValueError, OSError, RuntimeError) as error:
-                raise self._explain(rows, columns, error) from error
-
-        return finish
-
-    def _explain(self, rows: slice, columns: slice, error: Exception) -> CubeError:
-        """Names the damaged file among those that the window touches."""
-        for name in self.names:
-            for problem in self.manifest.problems(self._touched(name, rows, columns), deep=True):
-                return problem
-        return CubeError(
-            "unreadable chunk",
-            where=f"{self.manifest.root}: {self.info.name}",
-            expected="files that match the manifest and decode",
-            found=str(error)[:160],
-        )
-
-
-_Fill = Callable[[Sequence[Pick], np.ndarray], Callable[[], None]]
-"""Begins to read what is picked into an array of its shape; the function returned ends it."""
-
-
-def _open(paths: list[Path], backend: Backend | None) -> tuple[bool, list[_Fill]]:
-    """Whether missing chunks must be looked for, and how to read each array."""
-    if backend in (None, "shards"):
-        opened = [Shards.open(path) for path in paths]
-        if None not in opened:
-            return False, [_fill_from_shards(array) for array in opened if array is not None]
-        if backend == "shards":
-            raise CubeError("stored in a way that is not read directly", where=paths[0].parent)
-    if backend != "zarr":
-        try:
-            import tensorstore as ts
-        except ImportError:
-            if backend == "tensorstore":
-                raise
-        else:
-            return False, [_fill_from_tensorstore(ts, path) for path in paths]
-    import zarr
-
-    # zarr gives the fill value for a chunk that is not there; only the manifest knows better.
-    return True, [_fill_from_zarr(zarr, path) for path in paths]
-
-
-def _fill_from_shards(array: Shards) -> _Fill:
-    return lambda picks, out: lambda: array.read(picks, out)
-
-
-def _fill_from_tensorstore(ts: Any, path: Path) -> _Fill:
-    array = ts.open(
-        {
-            "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": str(path)},
-            "fill_missing_data_reads": False,
-        },
-        read=True,
-        context=ts.Context({"cache_pool": {"total_bytes_limit": 0}}),
-    ).result()
-
-    def start(picks: Sequence[Pick], out: np.ndarray) -> Callable[[], None]:
-        begun = array.oindex[tuple(picks)].read()
-        return lambda: np.copyto(out, begun.result())
-
-    return start
-
-
-def _fill_from_zarr(zarr: Any, path: Path) -> _Fill:
-    array = zarr.open_array(path, mode="r")
-    return lambda picks, out: lambda: np.copyto(out, array.oindex[tuple(picks)])

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_cube import HEIGHT, WIDTH, Small, create
 
+from data_zarr.arrays import Backend
 from data_zarr.cube import open_cube
 from data_zarr.errors import CubeError
 from data_zarr.manifest import shard_keys
-from data_zarr.read import Backend, Reader
+from data_zarr.read import Reader
 from data_zarr.sensors import BANDSETS
 from data_zarr.shards import Shards
 from data_zarr.write import BandSetData
