@@ -16,7 +16,7 @@ import numpy as np
 from data_zarr.cube import Cube, open_cube
 from data_zarr.errors import CubeError
 from data_zarr.format import PIXELS, TARGETS, BandSetInfo
-from data_zarr.journal import Codec
+from data_zarr.journal import LEVEL, Codec
 from data_zarr.layout import CHUNK, BandSetData, Layout
 from data_zarr.write import CubeWriter, create_cube
 
@@ -30,7 +30,7 @@ def copy_cube(
     codec: Codec | str | None = None,
     shard: int | None = None,
     *,
-    level: int = 3,
+    level: int = LEVEL,
     overwrite: bool = False,
 ) -> Cube:
     """Copies a cube and opens the copy.
@@ -87,8 +87,11 @@ def codec_of(cube: Cube) -> Codec:
     """The compressor of the pixels."""
     array = json.loads(cube.manifest.raw(f"{next(iter(cube.bandsets))}/{PIXELS}/zarr.json"))
     for step in array["codecs"][0]["configuration"]["codecs"]:
-        if step["name"] == "blosc" and step["configuration"]["cname"] in ("zstd", "lz4"):
-            return step["configuration"]["cname"]
+        name = step["configuration"]["cname"] if step["name"] == "blosc" else None
+        if name == "zstd":
+            return "zstd"
+        if name in ("lz4", "lz4hc"):  # one format, two compressors
+            return "lz4"
     raise CubeError("a cube of an unknown codec", where=cube.path, remedy="name the codec")
 
 

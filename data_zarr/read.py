@@ -1,6 +1,7 @@
 """Raw reads of windows: stored numbers and a mask, nothing decoded.
 
     Reader.read(y, x, h, w) -> pixels [T, C, h, w] (stored dtype), valid bool [T, 1 or C, h, w]
+    Reader.read_many(y, x, h, w) -> the same with a leading B, from B upper left corners
 
 in the band set's own pixels; sites of a point cube are rows, and w = 1.
 
@@ -8,26 +9,30 @@ in the band set's own pixels; sites of a point cube are rows, and w = 1.
 for each band, else one (a pixel is then valid only where all the bands asked for are).
 
 A reader pickles as a path and opens once a process; many threads may share one. The bytes come
-through tensorstore (no cache: random windows gain nothing from one), or through zarr where
-tensorstore is not installed or has no driver for the store. Both are refused damaged data by the
-checksum inside each chunk, and missing data by the manifest, so that neither turns into plausible
-numbers. A read asks no file for its size: pixels and mask are one request each, side by side.
+from the open arrays of `data_zarr.arrays`.
 """
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from data_zarr.arrays import Backend, OpenArrays
 from data_zarr.errors import CubeError
-from data_zarr.format import PIXELS, VALID, BandSetInfo
-from data_zarr.manifest import Manifest, shard_keys
-from data_zarr.remote import RemotePath, kvstore, retries
+from data_zarr.format import BandSetInfo
+from data_zarr.manifest import Manifest
+from data_zarr.remote import RemotePath
+from data_zarr.shards import Pick
 
-Backend = Literal["tensorstore", "zarr"]
+LINE = 64
+"""Bytes of a cache line."""
+Dates = slice | Sequence[int] | np.ndarray
+"""Which dates: a slice, or their numbers in ascending order."""
 
 
 class Reader:
@@ -50,11 +55,12 @@ class Reader:
     ):
         self.path, self.info, self.preload = path, info, preload
         self.backend: Backend | None = backend
-        self.channels = channels
+        # All bands in stored order are no choice: they are decoded in place.
+        self.channels = None if channels == tuple(range(len(info.bands))) else channels
         rows = range(len(info.bands)) if channels is None else channels
         self.bands = tuple(info.band_names[i] for i in rows)
         self._lock = threading.Lock()
-        self._store: _Store | None = None
+        self._store: OpenArrays | None = None
         self._pixels: np.ndarray | None = None
         self._valid: np.ndarray | None = None
 
@@ -69,17 +75,98 @@ class Reader:
     def __repr__(self) -> str:
         return f"Reader({self.path.name}: {self.info.name}, bands {', '.join(self.bands)})"
 
-    def read(self, y: int, x: int, h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows `y : y + h` and columns `x : x + w` of every date.
+    def read(
+        self, y: int, x: int, h: int, w: int, dates: Dates | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows `y : y + h` and columns `x : x + w`.
+
+        Args:
+          dates: those to read, and no others; None: all.
 
         Returns:
           pixels [T, C, h, w] in the stored dtype and valid bool [T, 1 or C, h, w]. With
-          `preload` both are views of the array in memory: do not write to them.
+          `preload` both may be views of the array in memory: do not write to them.
 
         Raises:
-          CubeError: a window outside the cube; a missing, truncated or corrupt chunk.
+          CubeError: a window or a date outside the cube; a missing, truncated or corrupt chunk.
         """
-        height, width = self.info.shape[2:]
+        times = self._inside(y, x, h, w, dates)
+        if self.preload:
+            pixels, valid = self.load()
+            where = (times, slice(None), slice(y, y + h), slice(x, x + w))
+            return pixels[where], valid[where]
+        pixels, valid = self._empty((), times, h, w)
+        self._start(times, y, x, pixels, valid)()
+        return pixels, valid
+
+    def read_valid(self, y: int, x: int, h: int, w: int) -> np.ndarray:
+        """The stored mask alone, bool [T, 1 or C, h, w], at a small part of the cost of `read`.
+
+        `CubeWriter` has taken nodata out of it already.
+
+        Raises:
+          CubeError: as `read`.
+        """
+        times = self._inside(y, x, h, w, None)
+        if self.preload:
+            return self.load()[1][:, :, y : y + h, x : x + w]
+        valid = self._empty((), times, h, w)[1]
+        self._open().start(self._picks(times, y, x, h, w), None, valid)()
+        return valid
+
+    def read_many(
+        self,
+        y: Sequence[int] | np.ndarray,
+        x: Sequence[int] | np.ndarray,
+        h: int,
+        w: int,
+        dates: Dates | None = None,
+        *,
+        failed: dict[int, CubeError] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Windows of one size, each decoded in its place of one new array.
+
+        Args:
+          y, x: the upper left pixels, B of each.
+          dates: as in `read`, the same for all windows.
+          failed: gets the error of each window that cannot be read, by its place; such a window is
+            0 everywhere and nowhere valid. None: the first error is raised.
+
+        Returns:
+          pixels [B, T, C, h, w] and valid bool [B, T, 1 or C, h, w].
+
+        Raises:
+          CubeError: as `read`.
+        """
+        corners = [(int(a), int(b)) for a, b in zip(y, x, strict=True)]
+        times = slice(0, self.info.shape[0])
+        for a, b in corners:
+            times = self._inside(a, b, h, w, dates)
+        pixels, valid = self._empty((len(corners),), times, h, w)
+        begun: list[tuple[int, Callable[[], None]]] = []
+
+        def attempt(i: int, do: Callable[[], Any]) -> Any:
+            try:
+                return do()
+            except CubeError as error:
+                if failed is None:
+                    raise
+                failed[i] = error
+                pixels[i], valid[i] = 0, False
+
+        # Remote reads of all windows are under way before the first is waited for.
+        for i, (a, b) in enumerate(corners):
+            into = pixels[i], valid[i]
+            finish = attempt(i, lambda a=a, b=b, into=into: self._start(times, a, b, *into))
+            if finish is not None:
+                begun.append((i, finish))
+        for i, finish in begun:
+            attempt(i, finish)
+        return pixels, valid
+
+    def _inside(self, y: int, x: int, h: int, w: int, dates: Dates | None) -> Pick:
+        """The dates as a pick; CubeError for anything beyond the cube."""
+        count, _, height, width = self.info.shape
         if y < 0 or x < 0 or h < 1 or w < 1 or y + h > height or x + w > width:
             raise CubeError(
                 "window outside the cube",
@@ -87,44 +174,98 @@ class Reader:
                 expected=f"rows in 0..{height}, columns in 0..{width}",
                 found=f"rows {y}..{y + h}, columns {x}..{x + w}",
             )
-        if self.preload:
-            pixels, valid = self._pixels, self._valid
-            if pixels is None or valid is None:
-                pixels, valid = self._load()
-            return pixels[:, :, y : y + h, x : x + w], valid[:, :, y : y + h, x : x + w]
-        return self._read(slice(y, y + h), slice(x, x + w))
+        if dates is None:
+            return slice(0, count)
+        times = np.arange(count)[dates] if isinstance(dates, slice) else np.asarray(dates)
+        if times.ndim != 1 or not len(times) or times.min() < 0 or times.max() >= count:
+            raise CubeError(
+                "no such dates",
+                where=f"{self.path}: {self.info.name}",
+                expected=f"numbers in 0..{count}",
+                found=dates,
+            )
+        first, steps = int(times[0]), np.diff(times)
+        return slice(first, first + len(times)) if (steps == 1).all() else times
 
-    def _load(self) -> tuple[np.ndarray, np.ndarray]:
+    def _empty(
+        self, batch: tuple[int, ...], times: Pick, h: int, w: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        t = times.stop - times.start if isinstance(times, slice) else len(times)
+        c = len(self.bands)
+        pixels = allocate((*batch, t, c, h, w), self.info.dtype)
+        return pixels, allocate((*batch, t, c if self.info.valid_per_band else 1, h, w), bool)
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        """All pixels and masks, read once and kept; what `preload` serves windows from."""
+        pixels, valid = self._pixels, self._valid
+        if pixels is not None and valid is not None:
+            return pixels, valid
+        store = self._open()
         with self._lock:
             if self._pixels is None or self._valid is None:
-                height, width = self.info.shape[2:]
-                store = self._store or _Store(self.path, self.info, self.backend)
-                pixels, valid = self._masked(store, slice(0, height), slice(0, width))
+                count, _, height, width = self.info.shape
+                times = slice(0, count)
+                pixels, valid = self._empty((), times, height, width)
+                store.start(self._picks(times, 0, 0, height, width), pixels, valid)()
+                self._mask(pixels, valid)
                 pixels.flags.writeable = valid.flags.writeable = False
-                self._valid, self._pixels = valid, pixels  # pixels last: it is what `read` tests
+                self._valid, self._pixels = valid, pixels
         return self._pixels, self._valid
 
-    def _read(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
+    def _open(self) -> OpenArrays:
         store = self._store
         if store is None:
             with self._lock:
                 store = self._store
                 if store is None:
-                    store = self._store = _Store(self.path, self.info, self.backend)
-        return self._masked(store, rows, columns)
+                    store = self._store = OpenArrays(self.path, self.info, self.backend)
+        return store
 
-    def _masked(self, store: _Store, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
-        pixels, stored = store.read(rows, columns)
-        if self.info.points:
-            pixels, stored = pixels[..., None], stored[..., None]
-        valid = stored if stored.ndim == 4 else stored[:, None]
-        if self.channels is not None:
-            pixels = np.ascontiguousarray(pixels[:, list(self.channels)])
-            valid = valid[:, list(self.channels)] if self.info.valid_per_band else valid
-        value = usable(pixels, self.info.nodata)
-        if not self.info.valid_per_band:
-            value = value.all(axis=1, keepdims=True)
-        return pixels, valid & value
+    def _picks(self, times: Pick, y: int, x: int, h: int, w: int) -> list[Pick]:
+        every = slice(0, self.info.shape[1])
+        channels = every if self.channels is None else np.asarray(self.channels)
+        return [times, channels, slice(y, y + h), slice(x, x + w)]
+
+    def _start(
+        self, times: Pick, y: int, x: int, pixels: np.ndarray, valid: np.ndarray
+    ) -> Callable[[], None]:
+        """Begins to fill two arrays; the function returned ends it, or raises CubeError."""
+        picks = self._picks(times, y, x, *pixels.shape[-2:])
+        if self.preload:
+
+            def copy() -> None:
+                whole = self.load()
+                pixels[...], valid[...] = (a[(times, slice(None), *picks[2:])] for a in whole)
+
+            return copy
+        fill = self._open().start(picks, pixels, valid)
+
+        def finish() -> None:
+            fill()
+            self._mask(pixels, valid)
+
+        return finish
+
+    def _mask(self, pixels: np.ndarray, valid: np.ndarray) -> None:
+        """Takes from `valid`, in place, what is no value."""
+        nodata = self.info.nodata
+        if pixels.dtype.kind != "f" and nodata is not None:
+            # Most windows hold no nodata: then one pass is enough.
+            missing = pixels == pixels.dtype.type(nodata)
+            if not missing.any():
+                return
+            value = ~missing
+        else:
+            value = usable(pixels, nodata)
+        valid &= value if self.info.valid_per_band else value.all(axis=1, keepdims=True)
+
+
+def allocate(shape: Sequence[int], dtype: Any) -> np.ndarray:
+    """`np.empty` that begins on a cache line: JAX takes such an array without a copy on a CPU."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def usable(pixels: np.ndarray, nodata: int | float | None) -> np.ndarray:
@@ -152,96 +293,3 @@ def read_array(manifest: Manifest, name: str) -> np.ndarray:
         raise CubeError(
             "unreadable array", where=f"{manifest.root}: {name}", found=str(error)[:160]
         ) from error
-
-
-class _Store:
-    """The open arrays of one band set in one process."""
-
-    def __init__(self, path: Path | RemotePath, info: BandSetInfo, backend: Backend | None):
-        self.info = info
-        self.manifest = Manifest.read(path)
-        self.names = (f"{info.name}/{PIXELS}", f"{info.name}/{VALID}")
-        # On a disk a look at each file is cheap; elsewhere what is lost shows when it is read.
-        for name in self.names if isinstance(path, Path) else ():
-            keys = shard_keys(name, *self._extent(name))
-            for error in self.manifest.problems(keys, deep=False):
-                raise error
-        try:
-            self.arrays = _open(self.manifest, self.names, backend)
-        except (ValueError, OSError, RuntimeError) as error:
-            documents = [f"{name}/zarr.json" for name in self.names]
-            for problem in self.manifest.problems(documents, deep=True):
-                raise problem from error
-            raise CubeError(
-                "cannot open the arrays", where=f"{path}: {info.name}", found=str(error)[:160]
-            ) from error
-
-    def _extent(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """(shape, shards) of pixels or of the mask, as stored."""
-        mask = name == self.names[1]
-        return self.info.stored(self.info.shape, mask=mask), self.info.stored(
-            self.info.shards, mask=mask
-        )
-
-    def _place(self, rows: slice, columns: slice) -> tuple[slice, ...]:
-        return (rows,) if self.info.points else (rows, columns)
-
-    def _touched(self, name: str, rows: slice, columns: slice) -> list[str]:
-        shape, shards = self._extent(name)
-        place = self._place(rows, columns)
-        leading = [slice(0, n) for n in shape[: -len(place)]]
-        return shard_keys(name, shape, shards, [*leading, *place])
-
-    def read(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
-        place = self._place(rows, columns)
-        try:
-            futures = [array(place) for array in self.arrays]
-            pixels, valid = (future() for future in futures)
-            return pixels, valid
-        except (ValueError, OSError, RuntimeError) as error:
-            raise self._explain(rows, columns, error) from error
-
-    def _explain(self, rows: slice, columns: slice, error: Exception) -> CubeError:
-        """Names the damaged file among those that the window touches."""
-        for name in self.names:
-            for problem in self.manifest.problems(self._touched(name, rows, columns), deep=True):
-                return problem
-        return CubeError(
-            "unreadable chunk",
-            where=f"{self.manifest.root}: {self.info.name}",
-            expected="files that match the manifest and decode",
-            found=str(error)[:160],
-        )
-
-
-def _open(manifest: Manifest, names: tuple[str, ...], backend: Backend | None) -> list[Any]:
-    """`f(place)` for each array: it starts a read and returns a function that waits for its
-    numbers, so that the pixels and the mask of a window are read at the same time."""
-    places = [kvstore(manifest.root / name) for name in names]
-    if backend != "zarr" and None not in places:
-        try:
-            import tensorstore as ts
-        except ImportError:
-            if backend == "tensorstore":
-                raise
-        else:
-            return [_open_tensorstore(ts, place) for place in places]
-    import zarr
-
-    from data_zarr.store import ManifestStore
-
-    store = ManifestStore(manifest)
-    return [_open_zarr(zarr.open_array(store, path=name, mode="r")) for name in names]
-
-
-def _open_tensorstore(ts: Any, place: Any) -> Any:
-    array = ts.open(
-        {"driver": "zarr3", "kvstore": place, "fill_missing_data_reads": False},
-        read=True,
-        context=ts.Context({"cache_pool": {"total_bytes_limit": 0}, **retries()}),
-    ).result()
-    return lambda place: array[(..., *place)].read().result
-
-
-def _open_zarr(array: Any) -> Any:
-    return lambda place: lambda: np.asarray(array[(..., *place)])

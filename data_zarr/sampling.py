@@ -174,14 +174,16 @@ def permutation(
 ) -> Int[np.ndarray, " n"]:
     """The order of one epoch, a function of (n, seed, epoch, chunk_of, buffer) and nothing else.
 
-    With `chunk_of` the shuffle has two levels, so that a reader meets each stored chunk once:
-    chunks come in random order, and rows are shuffled inside runs of whole chunks that hold at
-    least `buffer` rows. Worked example, buffer 4:
+    With `chunk_of` the shuffle has two levels, so that a reader meets the stored chunks part by
+    part: chunks come in random order and form runs of whole chunks that hold at least `buffer`
+    rows. Inside a run the rows of a chunk come in random order, spread evenly over the run, so that
+    a batch holds fewer neighbours than a shuffle of all rows would give it. Worked example,
+    buffer 4:
 
         chunk_of   0 0 0 1 1 1 2 2 2
         chunks     2 0 1              (shuffled)
         runs       {6 7 8 0 1 2} {3 4 5}
-        order      1 7 0 8 6 2   4 3 5
+        order      0 7 1 8 6 2   3 4 5
 
     The bits come from Philox raw output, whose stream NumPy guarantees across versions (that of
     `Generator.permutation` it does not).
@@ -212,9 +214,19 @@ def permutation(
     for end in ends:
         if end - start >= buffer or end == n:
             run = by_chunk[start:end]
-            order.append(run[_shuffle(bits, len(run))])
+            order.append(run[_spread(bits, rank[run])])
             start = int(end)
     return np.concatenate(order) if order else np.zeros(0, np.int64)
+
+
+def _spread(bits: np.random.Philox, chunk: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """A random order in which rows of one chunk (chunks ascend) lie evenly far apart."""
+    n = len(chunk)
+    sizes = np.unique(chunk, return_counts=True)[1]
+    place = np.arange(n) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    within = np.lexsort((bits.random_raw(n), chunk))
+    share = (place + (bits.random_raw(n) >> np.uint64(11)) * 2.0**-53) / np.repeat(sizes, sizes)
+    return within[np.argsort(share, kind="stable")].astype(np.int64)
 
 
 def _shuffle(bits: np.random.Philox, n: int) -> Int[np.ndarray, " n"]:

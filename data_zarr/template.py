@@ -24,7 +24,7 @@ from data_zarr.format import (
     band_set_attributes,
 )
 from data_zarr.grid import Grid
-from data_zarr.journal import Codec, Plan
+from data_zarr.journal import LEVEL, Codec, Plan
 from data_zarr.layout import fitting
 from data_zarr.sensors import PLATFORMS
 from data_zarr.sites import Sites
@@ -33,12 +33,18 @@ NO_DATE = np.iinfo(np.int64).min
 """NaT as it is stored: xarray decodes it to NaT."""
 
 
-def codecs(dtype: np.dtype, level: int = 3, codec: Codec = "zstd") -> list[Any]:
-    """Compression and checksum of a chunk. The checksum is last: it covers what lies on disk."""
+def codecs(dtype: np.dtype, level: int = LEVEL, codec: Codec = "zstd") -> list[Any]:
+    """Compression and checksum of a chunk. The checksum is last: it covers what lies on disk.
+
+    "lz4" is written by its slow compressor: at `LEVEL` as fast as zstd, the files 10 % larger than
+    zstd's instead of 50 %, and read 2.5 times as fast (Sentinel-2 samples). Masks compress so well
+    that only the time to decode them counts: always lz4.
+    """
     from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 
     shuffle = BloscShuffle.shuffle if dtype.itemsize > 1 else BloscShuffle.noshuffle
-    blosc = BloscCodec(cname=codec, clevel=level, shuffle=shuffle, typesize=dtype.itemsize)
+    name = "lz4hc" if codec == "lz4" else "lz4" if dtype.kind == "b" else codec
+    blosc = BloscCodec(cname=name, clevel=level, shuffle=shuffle, typesize=dtype.itemsize)
     return [blosc, Crc32cCodec()]
 
 

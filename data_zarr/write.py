@@ -49,7 +49,7 @@ def create_cube(
     provenance: str,
     attrs: dict[str, Any] | None = None,
     codec: journal.Codec | str = "zstd",
-    level: int = 3,
+    level: int = journal.LEVEL,
     overwrite: bool = False,
 ) -> CubeWriter:
     """Writes the template of a cube (metadata and coordinates) and returns its writer.
@@ -63,7 +63,7 @@ def create_cube(
       provenance: where the numbers come from and how they were made.
       attrs: more root attributes, JSON values.
       codec: "zstd" to keep, "lz4" for a hot copy: larger files, faster reads.
-      level: of the codec. zstd 9 makes files 8 % smaller than 3 and takes 25 times as long.
+      level: of the codec. zstd 3 writes twice as fast as 5, 9 takes 15 times as long for 4 %.
       overwrite: delete a cube that is already there.
 
     Raises:

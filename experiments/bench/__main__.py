@@ -8,25 +8,29 @@
     parity    imported models against the torch originals: the largest differences (needs torch)
     vs_torch  prefill and training steps beside torch eager, the same weights (needs torch)
     import_memory  a 1.5 GB checkpoint onto 8 simulated devices: anonymous memory, time beside torch
+    data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
-Without names: all but `biomass`.
+Without names: all but `biomass`. `--short`: a smaller `data`.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 
 NAMES = (
     *("startup", "demo", "radar", "devices", "resume"),
-    *("parity", "vs_torch", "import_memory", "biomass"),
+    *("parity", "vs_torch", "import_memory", "data", "biomass"),
 )
 
 
 def main() -> int:
-    words = [w for w in sys.argv[1:] if w != "--json"]
+    words = [w for w in sys.argv[1:] if w not in ("--json", "--short")]
+    if "--short" in sys.argv:
+        os.environ["RSVLM_BENCH_SHORT"] = "1"
     unknown = [w for w in words if w not in NAMES]
     if unknown:
         print(f"error: unknown benchmark {unknown[0]!r}; expected {', '.join(NAMES)}")

@@ -77,7 +77,17 @@ class DataConfig:
       augment: rotate and flip training windows.
       templates: "plain" (`<image>` and the answer), or "questions": the question templates of
         `rsvlm_jax.data.questions`, answerable and not.
-      threads: read threads of the pipeline.
+      threads: read threads of the pipeline (of each worker).
+      workers: processes that read; 0: threads of the training process are enough for most.
+      prefetch: batches placed on the devices before they are needed.
+      crops: samples cut from each shard of the cube in an epoch, the shard read once; 0: every
+        window once an epoch, each read by itself.
+      blocks: shards that are visited at a time, with `crops`.
+      buckets: lengths of a series, ascending. A batch is as long as the shortest of them that holds
+        all dates with a valid pixel of all its windows; none: as long as the input's `dates`.
+      mixture: further cubes that training windows come from, each with its weight beside the 1 of
+        `cube`. They need the same inputs and target, and are split in the same way; statistics
+        and evaluation are of `cube` alone.
     """
 
     cube: str = "sample:slovenia_s2"
@@ -88,6 +98,12 @@ class DataConfig:
     augment: bool = True
     templates: Literal["plain", "questions"] = "plain"
     threads: int = 2
+    workers: int = 0
+    prefetch: int = 2
+    crops: int = 0
+    blocks: int = 16
+    buckets: tuple[int, ...] = ()
+    mixture: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if self.window < 1 or self.stride < 1:
@@ -96,6 +112,29 @@ class DataConfig:
                 where="DataConfig",
                 expected="window >= 1, stride >= 1",
                 found=f"window={self.window}, stride={self.stride}",
+            )
+        names = ("threads", "workers", "prefetch", "crops", "blocks")
+        wrong = [n for n in names if getattr(self, n) < (n == "blocks")]
+        if wrong:
+            raise ConfigError(
+                "impossible pipeline",
+                where=", ".join(f"DataConfig.{n}" for n in wrong),
+                expected="blocks >= 1, the others >= 0",
+                found=", ".join(str(getattr(self, n)) for n in wrong),
+            )
+        if list(self.buckets) != sorted({b for b in self.buckets if b >= 1}):
+            raise ConfigError(
+                "impossible lengths",
+                where="DataConfig.buckets",
+                expected="whole numbers >= 1, ascending",
+                found=self.buckets,
+            )
+        if not all(0 < weight < float("inf") for _, weight in self.mixture):
+            raise ConfigError(
+                "impossible weight",
+                where="DataConfig.mixture",
+                expected="(cube, weight > 0)",
+                found=self.mixture,
             )
 
 

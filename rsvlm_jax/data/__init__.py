@@ -7,26 +7,38 @@ text        prompts as fixed-length arrays; numbers as words
 specs       what a model may know of a cube: bands, target, facts
 observe     raw reads of one band set -> Observation
 processor   all of the above for one run; saved with it (`saved`)
-source      windows of a cube by row of a table
-pipeline    batches in order, resumable, on grain
+windows     windows of one band set: dates chosen, padded, turned
+source      windows of all inputs by row of a table
+samples     samples put together, filled up, merged
+stream      the endless training order of a cube or of a mixture; crops: blocks read once
+pipeline    batches in order, resumable, on grain; buffers: what it holds; badlog: what was unread
 chance      random numbers by position
 """
 
+from .badlog import BadLog, read_bad
 from .batch import Batch, Observation, to_days
+from .buffers import Buffers
 from .pipeline import Batches, eval_batches, train_batches
 from .processor import Processor
 from .questions import QA, Facts, Questions
-from .source import CubeSource, assemble, collate
+from .samples import BadSample, assemble, collate
+from .source import CubeSource
 from .specs import TargetSpec, bandset_specs, facts, target_spec
+from .stream import CubeStream, Mixture
 from .text import Text, format_number
 from .tokenizer import Tokenizer
 
 __all__ = [
     "QA",
+    "BadLog",
+    "BadSample",
     "Batch",
     "Batches",
+    "Buffers",
     "CubeSource",
+    "CubeStream",
     "Facts",
+    "Mixture",
     "Observation",
     "Processor",
     "Questions",
@@ -39,6 +51,7 @@ __all__ = [
     "eval_batches",
     "facts",
     "format_number",
+    "read_bad",
     "target_spec",
     "to_days",
     "train_batches",

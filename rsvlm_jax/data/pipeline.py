@@ -1,65 +1,103 @@
 """Batches in order: for training endless and shuffled, for evaluation each sample once.
 
-Grain runs the reading and keeps the place; its elements are whole batches. Batch k is a function
-of (source, seed, k) and nothing else:
+Grain runs the reading; its elements are whole batches. Batch k is a function of (source, seed, k)
+and nothing else:
 
-    position  k*B .. k*B+B-1          of the endless sequence of samples
-    row       permutation(seed, epoch = position // n)[position % n]
+    position  k*B .. k*B+B-1   of the endless sequence of samples (`stream`)
     turn      one of eight symmetries, from (seed, position)
     text      a pair of `Questions`, from (seed, position)
 
 so the state of an iterator is one number, and a resumed run, or one with another number of read
-threads, sees the same batches bit by bit. (Batches rather than samples as elements: grain's cost
-for each element, and that of stacking, would be most of the work on small windows.)
+threads, workers or processes, sees the same batches bit by bit. Process p of n reads the samples
+p*B/n .. of every batch. (Batches rather than samples as elements: grain's cost for each element,
+and that of stacking, would be most of the work on small windows.)
+
+    source --threads, in this process or in workers--> batches --prefetch--> batches on the device
 """
 
 from __future__ import annotations
 
 import hashlib
-import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
-from data_zarr.sampling import permutation
 from rsvlm_jax.config import ConfigError, DataError
 
-from . import chance
+from .badlog import BadLog
 from .batch import Batch
+from .buffers import BUFFERED, Buffers
+from .elements import Element, Elements, EvalElements, From, TrainElements
 from .processor import Processor
-from .source import CubeSource, assemble
-
-BUFFERED = 2
-"""Batches that each read thread keeps ready."""
+from .samples import BadSample
+from .source import CubeSource
+from .stream import CubeStream, MixedStream, Mixture
 
 
 class Batches(Iterator[Batch]):
-    """An iterator of batches that can say where it is and go there. Close it, or use `with`."""
+    """An iterator of batches that can say where it is and go there. Close it, or use `with`.
 
-    def __init__(self, elements: Any, order: str, threads: int) -> None:
-        """`elements`: random access to whole batches; `order`: a digest of what they are."""
-        import grain  # half a second, with Orbax; models that import `Batch` need neither
+    Attributes:
+      buffers: what it holds in memory, at most.
+    """
 
-        self._order = order
-        options = grain.ReadOptions(
-            num_threads=threads, prefetch_buffer_size=max(1, threads * BUFFERED) if threads else 0
-        )
-        self._inner = iter(grain.MapDataset.source(elements).to_iter_dataset(options))
+    def __init__(
+        self,
+        elements: Elements,
+        order: str,
+        buffers: Buffers,
+        *,
+        sharding: Any = None,
+        log: BadLog | None = None,
+    ) -> None:
+        """
+        Args:
+          elements: random access to whole batches.
+          order: a digest of what they are.
+          sharding: where batches are placed ahead of their use, when `buffers.prefetch`.
+          log: gets a line for each sample that could not be read.
+        """
+        self.buffers = buffers
+        self._elements, self._order = elements, order
+        self._sharding, self._log = sharding, log
+        self._next, self._inner = 0, None
 
     def __iter__(self) -> Batches:
         return self
 
     def __next__(self) -> Batch:
-        return next(self._inner)
+        if self._inner is None:
+            self._inner = iter(_dataset(self._elements, self._next, self.buffers, self._sharding))
+        try:
+            batch, unread = next(self._inner)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise DataError(
+                "a data worker died",
+                where=f"batch {self._next}",
+                expected=f"{self.buffers.workers} workers that live",
+                found=str(error).partition(". ")[0],
+                remedy="its last words stand above; workers=0 reads in this process",
+            ) from error
+        except DataError:
+            self._note(self._elements.unread())
+            raise
+        self._note(unread)
+        self._next += 1
+        return batch
+
+    def _note(self, unread: Sequence[BadSample]) -> None:
+        for bad in unread:
+            if self._log is not None:
+                self._log.write(bad)
+            self._elements.record(bad)
 
     def get_state(self) -> dict[str, Any]:
         """JSON: the number of the next batch, and a digest of what decides the order."""
-        return {**self._inner.get_state(), "order": self._order}
+        return {"next_index": self._next, "order": self._order}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go where `get_state` was.
+        """Go where `get_state` was, with whatever number of threads, workers and processes.
 
         Raises:
           DataError: the state belongs to other windows, another seed or another batch size.
@@ -72,10 +110,13 @@ class Batches(Iterator[Batch]):
                 found=str(state.get("order"))[:12],
                 remedy="resume with the cube, windows, seed and batch size of the saved run",
             )
-        self._inner.set_state({"next_index": int(state["next_index"])})
+        self.close()
+        self._next = int(state["next_index"])
 
     def close(self) -> None:
-        self._inner.close()
+        if self._inner is not None:
+            self._inner.close()
+            self._inner = None
 
     def __enter__(self) -> Batches:
         return self
@@ -85,23 +126,65 @@ class Batches(Iterator[Batch]):
 
 
 def train_batches(
-    source: CubeSource,
+    source: CubeSource | Mixture,
     processor: Processor,
     *,
     batch_size: int,
     seed: int,
     augment: bool = True,
     threads: int = 2,
+    workers: int = 0,
+    prefetch: int = 0,
+    sharding: Any = None,
+    crops: int = 0,
+    blocks: int = 16,
+    process: tuple[int, int] = (0, 1),
+    log: BadLog | None = None,
 ) -> Batches:
     """Endless training batches, shuffled anew each epoch.
 
     Args:
+      batch_size: of all processes together.
       augment: turn and flip windows.
-      threads: that read ahead; 0 reads when asked.
+      threads: that read ahead (in each worker); 0 reads when asked.
+      workers: processes that read; 0 reads in this one. They are spawned: a script that trains
+        needs `if __name__ == "__main__"`.
+      prefetch: batches placed on the devices before they are asked for; 0: NumPy arrays.
+      sharding: of a batch over the devices; None: the first device.
+      crops, blocks: see `CubeStream`.
+      process: (p, n): this process reads part p of n of every batch.
+      log: of samples that cannot be read.
+
+    Raises:
+      ConfigError: numbers that cannot be.
     """
-    elements = _Train(source, processor, batch_size, seed, augment)
-    order = _digest(source, "train", batch_size, seed, augment, len(processor.table.tokens))
-    return Batches(elements, order, threads)
+    part, parts = process
+    lowest = {"threads": threads, "workers": workers, "prefetch": prefetch, "crops": crops}
+    wrong = [f"{name}={value}" for name, value in lowest.items() if value < 0]
+    if batch_size < 1 or blocks < 1 or wrong or not 0 <= part < parts or batch_size % parts:
+        raise ConfigError(
+            "impossible batches",
+            where="train_batches",
+            expected="batch_size >= 1 that the number of processes divides, blocks >= 1, no "
+            "negative number",
+            found=", ".join([f"batch_size={batch_size}", f"process {part} of {parts}", *wrong]),
+        )
+    own = batch_size // parts
+    ahead = batch_size * (max(1, threads * BUFFERED) + 1)
+    mixture = source if isinstance(source, Mixture) else Mixture((source,), (1.0,))
+    only = len(mixture.sources) == 1
+    streams = [
+        CubeStream(
+            one, seed + i, batch_size if only else 0, crops=crops, blocks=blocks, ahead=ahead
+        )
+        for i, one in enumerate(mixture.sources)
+    ]
+    stream = streams[0] if only else MixedStream(streams, mixture.weights)
+    elements = TrainElements(stream, processor, batch_size, part * own, own, seed, augment)
+    sizes = stream.sample_bytes(), processor.length
+    buffers = Buffers(threads, workers, prefetch, own, *sizes, stream.held, stream.held_bytes)
+    order = _digest(stream.digest, "train", batch_size, seed, augment, len(processor.table.tokens))
+    return Batches(elements, order, buffers, sharding=sharding, log=log)
 
 
 def eval_batches(
@@ -119,93 +202,51 @@ def eval_batches(
     """
     if batch_size < 1:
         raise ConfigError("no batch", where="batch_size", expected=">= 1", found=batch_size)
-    elements = _Eval(source, processor, batch_size, question)
-    return Batches(elements, _digest(source, "eval", batch_size), threads)
+    elements = EvalElements(source, processor, batch_size, question)
+    buffers = Buffers(threads, 0, 0, batch_size, source.sample_bytes(), processor.length)
+    order = _digest(CubeStream(source, 0, 0).digest, "eval", batch_size)
+    return Batches(elements, order, buffers)
 
 
-class _Train:
-    """Batch k by k."""
-
-    def __init__(
-        self, source: CubeSource, processor: Processor, batch_size: int, seed: int, augment: bool
-    ) -> None:
-        self._source, self._processor = source, processor
-        self._size, self._seed, self._augment = batch_size, seed, augment
-        self._questions = processor.data.templates == "questions"
-        self._table = processor.table
-        self._epochs: dict[int, np.ndarray] = {}
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return sys.maxsize
-
-    def __getitem__(self, k: int) -> Batch:
-        first, b = k * self._size, self._size
-        turn = None
-        if self._augment:
-            u = chance.uniforms(self._seed, chance.AUGMENT, first, b)
-            turn = (u[:, 0] * 8).astype(np.int64)
-        if self._questions:
-            text = self._table.take(self._processor.questions.draw(self._seed, first, b))
-        else:
-            text = self._table.take(np.zeros(b, np.int64))
-        reads = self._source.read(self._rows(first, b), turn)
-        return assemble(reads, self._processor, text)
-
-    def _rows(self, first: int, count: int) -> np.ndarray:
-        position = np.arange(first, first + count)
-        epoch, within = np.divmod(position, len(self._source))
-        rows = np.empty(count, np.int64)
-        for e in range(int(epoch[0]), int(epoch[-1]) + 1):
-            rows[epoch == e] = self._epoch(e)[within[epoch == e]]
-        return rows
-
-    def _epoch(self, e: int) -> np.ndarray:
-        with self._lock:
-            if e not in self._epochs:
-                # Read-ahead works near one place: older epochs are not needed again.
-                self._epochs = {k: v for k, v in self._epochs.items() if abs(k - e) <= 1}
-                source = self._source
-                self._epochs[e] = permutation(len(source), self._seed, e, chunk_of=source.chunk_of)
-            return self._epochs[e]
+def _digest(source: str, *what: object) -> str:
+    return hashlib.sha256(f"{source} {what!r}".encode()).hexdigest()
 
 
-class _Eval:
-    """Batch k of `ceil(n / B)`."""
+def _dataset(elements: Elements, first: int, buffers: Buffers, sharding: Any) -> Any:
+    """A grain dataset of the elements from `first` on."""
+    import grain  # half a second, with Orbax; models that import `Batch` need neither
 
-    def __init__(
-        self, source: CubeSource, processor: Processor, batch_size: int, question: str | None
-    ) -> None:
-        self._source, self._processor, self._size = source, processor, batch_size
-        self._text = processor.regress_prompt(question).repeat(batch_size)
+    options = grain.ReadOptions(num_threads=buffers.threads, prefetch_buffer_size=buffers.ahead)
+    dataset = grain.MapDataset.source(From(elements, first)).to_iter_dataset(options)
+    if buffers.workers:
+        from absl import flags
 
-    def __len__(self) -> int:
-        return -(-len(self._source) // self._size)
+        if not flags.FLAGS.is_parsed():  # grain asks a flag of its own, without absl's main too
+            flags.FLAGS.mark_as_parsed()
+        several = grain.MultiprocessingOptions(buffers.workers, per_worker_buffer_size=1)
+        dataset = dataset.mp_prefetch(several)
+    if buffers.prefetch:
+        from grain.experimental import ThreadPrefetchIterDataset
 
-    def __getitem__(self, k: int) -> Batch:
-        first = k * self._size
-        index = np.arange(first, min(first + self._size, len(self._source)))
-        short = self._size - len(index)
-        # The filling repeats a sample that was read, so that no value in it is out of the way.
-        reads = self._source.read(index)
-        if short:
-            reads = _filled(reads, short)
-        return assemble(reads, self._processor, self._text)
-
-
-def _filled(reads: dict[str, Any], short: int) -> dict[str, Any]:
-    def more(a: np.ndarray) -> np.ndarray:
-        return np.concatenate([a, np.repeat(a[:1], short, axis=0)])
-
-    obs = {name: {k: more(v) for k, v in entry.items()} for name, entry in reads["obs"].items()}
-    out = {"obs": obs, **{k: more(v) for k, v in reads.items() if k != "obs"}}
-    out["sample"][-short:] = -1
-    out["target_valid"][-short:] = False
-    return out
+        dataset = ThreadPrefetchIterDataset(
+            dataset.map(_Placed(sharding)), prefetch_buffer_size=buffers.prefetch
+        )
+    return dataset
 
 
-def _digest(source: CubeSource, *what: object) -> str:
-    h = hashlib.sha256(repr(what).encode())
-    h.update(f"{source.digest} {source.table.digest()}".encode())
-    h.update(source.rows.astype("<i8").tobytes())
-    return h.hexdigest()
+class _Placed:
+    """Puts batches on the devices; each process brings its part of a batch."""
+
+    def __init__(self, sharding: Any) -> None:
+        self._sharding = sharding
+
+    def __call__(self, element: Element) -> Element:
+        import jax
+
+        batch, unread = element
+        if jax.process_count() == 1:
+            return jax.device_put(batch, self._sharding), unread
+        place = self._sharding
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(place, x), batch
+        ), unread

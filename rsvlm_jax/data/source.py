@@ -2,16 +2,14 @@
 
     source[i]            -> sample (a dict of NumPy arrays)       a grain random-access source
     source.read(rows)    -> the same with a leading B             the fast way: one allocation
-    collate(samples)     -> Batch                                 from a list of samples
-    assemble(reads)      -> Batch                                 from `read`
 
 A sample holds, under "obs" and for each band set, `pixels [T,C,H,W]` (stored numbers),
 `valid [T,1|C,H,W]`, `date [T]` (days since 2000-01-01, NaN when static), `platform [T]`,
 `lonlat [2]`, `gsd []` and `year_known []`; then `target [1]`, `target_valid [1]`, `sample []`.
 
 A window that cannot be read keeps its slot, with `sample` -1 and nothing valid, and is recorded
-in `bad`: the order of all others, and so a resumed run, does not change. Not here: order,
-augmentation and prefetching (`pipeline`), scaling (in the step).
+in `bad`: the order of all others, and so a resumed run, does not change. Not here: one band set
+(`windows`), order (`stream`), augmentation and prefetching (`pipeline`), scaling (in the step).
 """
 
 from __future__ import annotations
@@ -27,22 +25,17 @@ import numpy as np
 
 from data_zarr.cube import Cube, open_cube
 from data_zarr.errors import CubeError
-from data_zarr.format import BandSetInfo
-from data_zarr.grid import aligned
-from data_zarr.read import Reader
 from data_zarr.sampling import WindowTable, target_means
 from rsvlm_jax.config import BandSetSpec, DataError, InputConfig, TargetConfig
 
-from .batch import Batch, Observation, to_days
 from .processor import Processor
+from .samples import BadSample, Sample
 from .specs import bandset_specs, target_spec
-from .text import Text
+from .windows import BandWindows, Raw
 
 PRELOAD_BYTES, PRELOAD_SHARE = 2**28, 1 / 8
 """When not told otherwise, inputs up to this size are kept in memory, if the windows cover at
 least this share of the cube: for a few windows of it, reading all would be waste."""
-
-Sample = dict[str, Any]
 
 
 class CubeSource:
@@ -54,6 +47,8 @@ class CubeSource:
       table: all windows; `rows` i64 [n]: those of this split, `sample` numbers of a batch.
       target, has_target: f32 and bool [n], mean over each window (0 where there is none).
       bad: why a row could not be read, by row of `table`.
+      windows: of each input, by name.
+      buckets: lengths of a series that batches are padded to; see `level`.
     """
 
     def __init__(
@@ -67,6 +62,7 @@ class CubeSource:
         dates: Sequence[int | None] | None = None,
         preload: bool | None = None,
         error_budget: float = 0.1,
+        buckets: Sequence[int] = (),
     ) -> None:
         """Look everything up, read the target once; pixels are read later.
 
@@ -79,6 +75,7 @@ class CubeSource:
           dates: for each input, at most so many dates a window, the clearest; None: all.
           preload: keep the inputs in memory; None: when they are small (`PRELOAD_BYTES`).
           error_budget: share of unreadable windows that is borne; 0: the first one is an error.
+          buckets: ascending.
 
         Raises:
           DataError: no windows, no finite target in any of them, or an input that is not there.
@@ -113,25 +110,18 @@ class CubeSource:
         self._lonlat = np.stack(centre, -1).astype(np.float32)
         infos = {s.name: cube.bandsets[s.name] for s in self.specs}
         self._gsd = {n: np.float32(cube.grid_of(n).gsd) for n in infos}
-        # The same ground on each band set's own pixels: y, x by row of the table, and size.
-        self._own = {n: self._window_of(i, n) for n, i in infos.items()}
-        # [T] for all windows, or [T, S]: the own dates of each site.
-        self._dates = {n: to_days(np.asarray(i.dates)) for n, i in infos.items()}
-        self._platform = {n: np.asarray(i.platform, np.int32) for n, i in infos.items()}
         size = sum(math.prod(i.shape) * i.dtype.itemsize for i in infos.values())
         share = len(self.rows) * table.size**2 / (cube.grid.height * cube.grid.width)
         small = size <= PRELOAD_BYTES and share >= PRELOAD_SHARE
         self.preload = small if preload is None else preload
-        self._readers = {
-            s.name: cube.reader(s.name, bands=list(s.band_names), preload=self.preload)
-            for s in self.specs
-        }
         limits = [None] * len(self.specs) if dates is None else dates
-        self._limit = {
-            s.name: min(len(self._dates[s.name]), limit or len(self._dates[s.name]))
+        self.windows = {
+            s.name: BandWindows(
+                cube.reader(s.name, bands=list(s.band_names), preload=self.preload), table, limit
+            )
             for s, limit in zip(self.specs, limits, strict=True)
         }
-        self._chunks = infos[self.specs[0].name].chunks[-2:] if self.specs else (1, 1)
+        self.buckets = tuple(buckets)
         self.error_budget = error_budget
         self.bad: dict[int, str] = {}
         self._lock = threading.Lock()
@@ -146,6 +136,7 @@ class CubeSource:
         rows: np.ndarray | None = None,
         target: TargetConfig | None = None,
         error_budget: float = 0.1,
+        buckets: Sequence[int] = (),
     ) -> CubeSource:
         """The windows as a processor reads them: its bands, in its order, its limits of dates."""
         return cls(
@@ -156,6 +147,7 @@ class CubeSource:
             rows=rows,
             dates=[i.dates for i in processor.config.inputs],
             error_budget=error_budget,
+            buckets=buckets,
         )
 
     def __len__(self) -> int:
@@ -164,13 +156,26 @@ class CubeSource:
     def __getitem__(self, i: SupportsIndex) -> Sample:
         reads = self.read(np.array([range(len(self))[i]]))
         obs = {n: {k: v[0] for k, v in o.items()} for n, o in reads["obs"].items()}
-        return {"obs": obs, **{k: v[0] for k, v in reads.items() if k != "obs"}}
+        rest = {k: v[0] for k, v in reads.items() if k not in ("obs", "unread")}
+        return {"obs": obs, **rest}
 
-    def read(self, index: np.ndarray, turn: np.ndarray | None = None) -> Sample:
+    def read(
+        self,
+        index: np.ndarray,
+        turn: np.ndarray | None = None,
+        *,
+        lengths: Mapping[str, int] | None = None,
+        raw: Mapping[str, Raw] | None = None,
+    ) -> Sample:
         """Samples `index` (positions in `rows`) with a leading B axis, in new arrays.
 
         Args:
           turn: i64 [B], an element of the square's symmetry group for each sample (`turned`).
+          lengths: number of dates by input (`lengths`); None: the limits of dates.
+          raw: pixels that were read before, by input.
+
+        Returns:
+          a sample with a leading B; and under "unread" the list of its `BadSample`s.
 
         Raises:
           DataError: more windows than the error budget allows could not be read.
@@ -180,39 +185,21 @@ class CubeSource:
         sample = self.rows[index].astype(np.int32)
         turns = [0] * b if turn is None else turn.tolist()
         obs: dict[str, dict[str, np.ndarray]] = {}
-        for name, reader in self._readers.items():
-            info, c = reader.info, len(reader.bands)
-            ys, xs, size = self._own[name]
-            y, x = ys[self.rows[index]].tolist(), xs[self.rows[index]].tolist()
-            t, masks = self._limit[name], c if info.valid_per_band else 1
-            pixels = np.zeros((b, t, c, size, size), info.dtype)
-            valid = np.zeros((b, t, masks, size, size), bool)
-            date, platform = np.zeros((b, t), np.float32), np.zeros((b, t), np.int32)
-            dates, platforms = self._dates[name], self._platform[name]
-            for i in range(b):
-                at = slice(None) if dates.ndim == 1 else y[i]
-                dated, by = dates[..., at], platforms[..., at]
-                date[i], platform[i] = dated[:t], by[:t]
-                try:
-                    window = self._window(name, y[i], x[i], size)
-                except CubeError as e:
-                    self._record(int(self.rows[index[i]]), e)
-                    sample[i] = -1
-                    continue
-                if t < info.shape[0]:
-                    keep = clearest(window[1], t)
-                    window = window[0][keep], window[1][keep]
-                    date[i], platform[i] = dated[keep], by[keep]
-                pixels[i], valid[i] = turned(window[0], turns[i]), turned(window[1], turns[i])
+        unread: dict[int, BadSample] = {}
+        for name, windows in self.windows.items():
+            entry, failed = windows.read(
+                self.rows[index], turns, (lengths or {}).get(name), (raw or {}).get(name)
+            )
             obs[name] = {
-                "pixels": pixels,
-                "valid": valid,
-                "date": date,
-                "platform": platform,
+                **entry,
                 "lonlat": self._lonlat[index],
                 "gsd": np.full(b, self._gsd[name]),
-                "year_known": np.full(b, info.year_known),
             }
+            for i, error in failed.items():
+                sample[i] = -1
+                if i not in unread:
+                    unread[i] = self._bad(int(self.rows[index[i]]), str(error))
+                    self.record(unread[i], error)
         read = sample >= 0
         for entry in obs.values():
             entry["valid"][~read] = False
@@ -221,7 +208,49 @@ class CubeSource:
             "target": self.target[index][:, None],
             "target_valid": (self.has_target[index] & read)[:, None],
             "sample": sample,
+            "unread": list(unread.values()),
         }
+
+    @functools.cached_property
+    def level(self) -> np.ndarray:
+        """i64 [n]: the bucket that holds all usable dates of a window; `len(buckets)`: none does.
+
+        A date is usable where it has a valid pixel; a static input takes no part. Worked example,
+        buckets 2 and 4, one input of six dates:
+
+            usable   0 1 2 3 4 5 6
+            level    0 0 0 1 1 2 2
+            length   2 2 2 4 4 6 6
+
+        Reads the masks of all windows, once; nothing without buckets.
+        """
+        level = np.zeros(len(self.rows), np.int64)
+        for windows in self.windows.values() if self.buckets else ():
+            if windows.dated:
+                usable = np.minimum(windows.usable(self.rows), windows.limit)
+                level = np.maximum(level, np.searchsorted(self.buckets, usable))
+        return level
+
+    def lengths(self, level: int) -> dict[str, int]:
+        """Number of dates of each input at a level."""
+        bucket = [*self.buckets, None][level]
+        return {
+            name: min(w.limit, bucket or w.limit) if w.dated else w.limit
+            for name, w in self.windows.items()
+        }
+
+    def sample_bytes(self, *, every: bool = False) -> int:
+        """Bytes of the pixels and masks of one sample, at most; `every`: with all dates."""
+        return sum(w.sample_bytes(w.every if every else w.limit) for w in self.windows.values())
+
+    def unread(self) -> list[BadSample]:
+        """What `bad` holds, as samples."""
+        with self._lock:
+            return [self._bad(row, reason) for row, reason in self.bad.items()]
+
+    def _bad(self, row: int, reason: str) -> BadSample:
+        window = int(self.table.y[row]), int(self.table.x[row]), self.table.size
+        return BadSample(row, self.path, window, reason)
 
     @property
     def unreadable(self) -> dict[str, Any]:
@@ -234,30 +263,20 @@ class CubeSource:
         """The chunk of the first input that holds a window's corner: i64 [n]; None if preloaded."""
         if self.preload:
             return None
-        height, width = self._chunks
-        y, x, _ = self._own[self.specs[0].name] if self.specs else (self.table.y, self.table.x, 1)
-        cy, cx = y[self.rows] // height, x[self.rows] // width
+        return self._cells("chunks")
+
+    @functools.cached_property
+    def shard_of(self) -> np.ndarray:
+        """The shard of the first input that holds a window's corner: i64 [n]."""
+        return self._cells("shards")
+
+    def _cells(self, kind: str) -> np.ndarray:
+        if not self.windows:
+            return np.arange(len(self.rows))
+        first = next(iter(self.windows.values()))
+        height, width = getattr(first.reader.info, kind)[-2:]
+        cy, cx = first.y[self.rows] // height, first.x[self.rows] // width
         return cy * (int(cx.max()) + 1) + cx
-
-    def _window_of(self, info: BandSetInfo, name: str) -> tuple[np.ndarray, np.ndarray, int]:
-        where = f"{self.path}: {name}"
-        try:
-            return aligned(self.table.y, self.table.x, self.table.size, info.factor, where)
-        except CubeError as e:
-            raise DataError(
-                e.what, where=where, expected=e.expected, found=e.found, remedy=e.remedy
-            ) from e
-
-    def _window(self, name: str, y: int, x: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        reader = self._readers[name]
-        try:
-            return reader.read(y, x, size, size)
-        except CubeError:
-            if not reader.preload:
-                raise
-        # One damaged chunk spoils a preload: from here on only the windows that touch it fail.
-        reader = self._readers[name] = Reader(reader.path, reader.info, reader.channels)
-        return reader.read(y, x, size, size)
 
     def _targets(self, cube: Cube, target: TargetConfig | None) -> tuple[np.ndarray, np.ndarray]:
         if target is None:
@@ -279,18 +298,22 @@ class CubeSource:
             remedy="check the target's nodata, or lower target.min_valid",
         )
 
-    def _record(self, row: int, error: CubeError) -> None:
+    def record(self, bad: BadSample, error: CubeError | None = None) -> None:
+        """Counts an unreadable window of this process or of a worker; DataError beyond the budget.
+
+        With an error budget of 0 `error` itself is raised.
+        """
         with self._lock:
-            self.bad[row] = str(error)
+            self.bad.setdefault(bad.sample, bad.reason)
             n = len(self.bad)
-        if not self.error_budget:
+        if not self.error_budget and error is not None:
             raise error
         if n > self.error_budget * len(self.rows):
             raise DataError(
                 "too many windows cannot be read",
                 where=self.path,
                 expected=f"at most {self.error_budget:.0%} of {len(self.rows)}",
-                found=f"{n}, the last: {error}",
+                found=f"{n}, the last: {bad.reason}",
                 remedy="check the cube: rsvlm cube validate --deep",
             ) from error
 
@@ -300,45 +323,3 @@ class CubeSource:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
-
-
-def clearest(valid: np.ndarray, count: int) -> np.ndarray:
-    """Positions of the `count` dates with the largest valid share, in time order.
-
-    Args:
-      valid: bool [T,C,H,W]. Of equally clear dates the earlier ones are taken.
-    """
-    share = valid.reshape(len(valid), -1).mean(axis=1)
-    return np.sort(np.argsort(-share, kind="stable")[:count])
-
-
-def turned(a: np.ndarray, element: int) -> np.ndarray:
-    """A view of `a` [..., H, W] under one of the eight symmetries of the square.
-
-    Bit 0 swaps rows and columns, bit 1 flips rows, bit 2 flips columns; 0 changes nothing.
-    """
-    if element & 1:
-        a = a.swapaxes(-1, -2)
-    return a[..., :: -1 if element & 2 else 1, :: -1 if element & 4 else 1]
-
-
-def assemble(reads: Mapping[str, Any], processor: Processor, text: Text | None = None) -> Batch:
-    """What `CubeSource.read` gives, with prompts ([B,L] or one [L]), as a `Batch`."""
-    obs = {name: Observation(**entry, bandset=name) for name, entry in reads["obs"].items()}
-    return processor.batch(
-        obs,
-        text,
-        sample=reads["sample"],
-        target=reads["target"],
-        target_valid=reads["target_valid"],
-    )
-
-
-def collate(samples: Sequence[Sample], processor: Processor, text: Text | None = None) -> Batch:
-    """A list of samples as a `Batch`; `text` as in `assemble`."""
-    obs = {
-        name: {k: np.stack([s["obs"][name][k] for s in samples]) for k in entry}
-        for name, entry in samples[0]["obs"].items()
-    }
-    rest = {k: np.stack([s[k] for s in samples]) for k in ("target", "target_valid", "sample")}
-    return assemble({"obs": obs, **rest}, processor, text)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 
 import jax
+from jax.sharding import NamedSharding
 
 from rsvlm_jax.config import Experiment
-from rsvlm_jax.data.pipeline import train_batches
+from rsvlm_jax.data.badlog import BadLog
+from rsvlm_jax.data.pipeline import Batches, train_batches
 from rsvlm_jax.mesh.build import make_mesh
+from rsvlm_jax.mesh.rules import batch_sharding
 from rsvlm_jax.train.checkpoint import Checkpoints
 from rsvlm_jax.train.loop import resume, train
 from rsvlm_jax.train.optimizer import make_optimizer
@@ -67,14 +72,9 @@ def fit(
             seed=config.seed,
         )
         step = make_train_step(program.graphdef, experiment, optimizer, mesh, state)
-        with train_batches(
-            prepared.train,
-            prepared.processor,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            augment=experiment.data.augment,
-            threads=experiment.data.threads,
-        ) as batches:
+        with training_batches(prepared, batch_sharding(mesh), BadLog(run.bad_samples)) as batches:
+            if progress is not None and threading.current_thread() is threading.main_thread():
+                print(batches.buffers, file=sys.stderr, flush=True)
             state = resume(state, batches, checkpoints)
             train(
                 state,
@@ -91,6 +91,28 @@ def fit(
             )
         write_atomic(run.unreadable, json.dumps(prepared.train.unreadable) + "\n")
     return run
+
+
+def training_batches(
+    prepared: Prepared, sharding: NamedSharding | None = None, log: BadLog | None = None
+) -> Batches:
+    """The batches of a run, as its experiment says."""
+    data, train = prepared.experiment.data, prepared.experiment.train
+    return train_batches(
+        prepared.training,
+        prepared.processor,
+        batch_size=train.batch_size,
+        seed=train.seed,
+        augment=data.augment,
+        threads=data.threads,
+        workers=data.workers,
+        prefetch=data.prefetch,
+        sharding=sharding,
+        crops=data.crops,
+        blocks=data.blocks,
+        process=(jax.process_index(), jax.process_count()),
+        log=log,
+    )
 
 
 def initial(prepared: Prepared, program: Program) -> tuple[dict, dict]:
@@ -122,6 +144,7 @@ def describe(experiment: Experiment) -> dict[str, object]:
         "visual_tokens": prepared.processor.visual_tokens,
         "text_length": prepared.processor.length,
         "devices": jax.device_count(),
+        "buffers": str(training_batches(prepared).buffers),
     }
 
 

@@ -22,12 +22,21 @@ from data_zarr.schema import check_inputs
 from data_zarr.sensors import PLATFORMS
 from data_zarr.splits import Split, group_split, split, tile_folds
 from data_zarr.stats import band_stats
-from rsvlm_jax.config import BandSetSpec, ConfigError, DataError, Experiment, SplitConfig
+from rsvlm_jax.config import (
+    BandSetSpec,
+    ConfigError,
+    DataConfig,
+    DataError,
+    Experiment,
+    SplitConfig,
+    TargetConfig,
+)
 from rsvlm_jax.data.batch import Observation
 from rsvlm_jax.data.pipeline import eval_batches
 from rsvlm_jax.data.processor import Processor
 from rsvlm_jax.data.source import CubeSource
 from rsvlm_jax.data.specs import bandset_specs, facts, target_spec
+from rsvlm_jax.data.stream import Mixture
 from rsvlm_jax.data.tokenizer import Tokenizer
 from rsvlm_jax.models.connector import token_count
 from rsvlm_jax.models.spectral import frame_stats, make_plan
@@ -57,8 +66,23 @@ class Prepared:
 
     @functools.cached_property
     def train(self) -> CubeSource:
-        """Training windows that have a target."""
-        return self.source(self.train_table, self.split.train)
+        """Training windows of the cube that have a target."""
+        buckets = self.experiment.data.buckets
+        return self.source_for(self.processor, self.train_table, self.split.train, buckets)
+
+    @functools.cached_property
+    def training(self) -> CubeSource | Mixture:
+        """All that is trained on: `train`, or with it the windows of further cubes.
+
+        Raises:
+          DataError, CubeError: a cube of the mixture has not the inputs or the target of the first.
+        """
+        data = self.experiment.data
+        if not data.mixture:
+            return self.train
+        others = [_other(self, name) for name, _ in data.mixture]
+        weights = (1.0, *(weight for _, weight in data.mixture))
+        return Mixture((self.train, *others), weights)
 
     @functools.cached_property
     def test(self) -> CubeSource:
@@ -69,18 +93,64 @@ class Prepared:
         """Windows by row; those without a target are left out."""
         return self.source_for(self.processor, table, rows)
 
-    def source_for(self, processor: Processor, table: WindowTable, rows: np.ndarray) -> CubeSource:
+    def source_for(
+        self,
+        processor: Processor,
+        table: WindowTable,
+        rows: np.ndarray,
+        buckets: tuple[int, ...] = (),
+    ) -> CubeSource:
         """`source` as another processor reads this cube: that of a run trained elsewhere.
 
         Raises:
           DataError: the cube's bands differ from those of the processor.
         """
         target = self.experiment.data.target
-        found = CubeSource.of(processor, self.cube, table, rows=rows, target=target)
-        if found.has_target.all():
-            return found
-        rows = rows[found.has_target]
-        return CubeSource.of(processor, self.cube, table, rows=rows, target=target)
+        return _with_target(processor, self.cube, table, rows, target, buckets)
+
+
+def _with_target(
+    processor: Processor,
+    cube: Cube,
+    table: WindowTable,
+    rows: np.ndarray,
+    target: TargetConfig,
+    buckets: tuple[int, ...],
+) -> CubeSource:
+    found = CubeSource.of(processor, cube, table, rows=rows, target=target, buckets=buckets)
+    if found.has_target.all():
+        return found
+    rows = rows[found.has_target]
+    return CubeSource.of(processor, cube, table, rows=rows, target=target, buckets=buckets)
+
+
+def _other(prepared: Prepared, name: str) -> CubeSource:
+    """The training windows of another cube of the mixture, by the same rules."""
+    data, processor = prepared.experiment.data, prepared.processor
+    cube = find_cube(name)
+    specs = bandset_specs(cube, processor.bandsets)
+    _check_platforms(prepared.experiment, cube, specs)
+    check_inputs(cube, [s.name for s in specs])
+    if (found := target_spec(cube, data.target)) != processor.target:
+        raise DataError(
+            "another target than that of the first cube of the mixture",
+            where=f"{cube.path}: target {data.target.name!r}",
+            expected=processor.target,
+            found=found,
+        )
+    table, _, _, folds = _lay_out(cube, data)
+    return _with_target(processor, cube, table, folds.train, data.target, data.buckets)
+
+
+def _check_platforms(experiment: Experiment, cube: Cube, specs: tuple[BandSetSpec, ...]) -> None:
+    highest = max((int(cube.bandsets[s.name].platform.max()) for s in specs), default=0)
+    if highest >= experiment.model.temporal.platforms:
+        raise ConfigError(
+            "the platform embedding has too few rows",
+            where="TemporalConfig.platforms",
+            expected=f"> {highest}, the platform of some date ({PLATFORMS[highest]})",
+            found=experiment.model.temporal.platforms,
+        )
 
 
 def prepare(experiment: Experiment) -> Prepared:
@@ -97,21 +167,17 @@ def prepare(experiment: Experiment) -> Prepared:
         )
     cube = find_cube(data.cube)
     specs = bandset_specs(cube, model.inputs)
-    highest = max((int(cube.bandsets[s.name].platform.max()) for s in specs), default=0)
-    if highest >= model.temporal.platforms:
+    _check_platforms(experiment, cube, specs)
+    if data.buckets and model.temporal.budget is None:
         raise ConfigError(
-            "the platform embedding has too few rows",
-            where="TemporalConfig.platforms",
-            expected=f"> {highest}, the platform of some date ({PLATFORMS[highest]})",
-            found=model.temporal.platforms,
+            "series of several lengths need a fixed number of visual tokens",
+            where="TemporalConfig.budget",
+            expected="a number, with DataConfig.buckets",
+            found=None,
         )
     target = target_spec(cube, data.target)
     check_inputs(cube, [s.name for s in specs])
-    height, width = cube.grid.height, cube.grid.width
-    stride = 1 if cube.points else data.stride
-    train_table = window_table(height, width, data.window, stride)
-    eval_table = window_table(height, width, data.window, data.window)
-    fold_map = _folds(cube, data.split)
+    train_table, eval_table, fold_map, folds = _lay_out(cube, data)
     processor = Processor(
         config=model,
         data=data,
@@ -129,8 +195,17 @@ def prepare(experiment: Experiment) -> Prepared:
         train_table,
         eval_table,
         fold_map,
-        _split(cube, train_table, eval_table, fold_map, data.split),
+        folds,
     )
+
+
+def _lay_out(cube: Cube, data: DataConfig) -> tuple[WindowTable, WindowTable, np.ndarray, Split]:
+    """Training and evaluation windows, the fold of each pixel, the rows of the two tables."""
+    height, width = cube.grid.height, cube.grid.width
+    train = window_table(height, width, data.window, 1 if cube.points else data.stride)
+    held_out = window_table(height, width, data.window, data.window)
+    fold_map = _folds(cube, data.split)
+    return train, held_out, fold_map, _split(cube, train, held_out, fold_map, data.split)
 
 
 def _folds(cube: Cube, config: SplitConfig) -> np.ndarray:

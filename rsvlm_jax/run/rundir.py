@@ -6,6 +6,7 @@ RUN/
   processor/         tokenizer, templates, bands, target, intervals: all that prediction needs
   metrics.jsonl      a row for every optimiser step
   unreadable.json    how many training windows could not be read, and why the first
+  bad_samples.jsonl  each of them, with its cube, place and reason; absent if there are none
   checkpoints/       Orbax steps with SHA-256 manifests
   report/            tables and figures; report_CUBE/ of another cube
   lock               held while a process trains here
@@ -63,6 +64,10 @@ class RunDir:
     @property
     def unreadable(self) -> Path:
         return self.path / "unreadable.json"
+
+    @property
+    def bad_samples(self) -> Path:
+        return self.path / "bad_samples.jsonl"
 
     @property
     def checkpoints(self) -> Path:

@@ -17,7 +17,7 @@ from data_zarr.errors import CubeError
 from data_zarr.sampling import WindowTable, window_table
 from rsvlm_jax.config import DataError, InputConfig, TargetConfig, VLMConfig
 from rsvlm_jax.data import CubeSource, assemble, bandset_specs, collate
-from rsvlm_jax.data.source import clearest, turned
+from rsvlm_jax.data.windows import clearest, turned
 
 TARGET = TargetConfig("tree_cover")
 SIZE = 8

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from small_cube import HEIGHT, WIDTH, Small, create, optical, radar
 
+from data_zarr.arrays import Backend
 from data_zarr.cube import open_cube
 from data_zarr.errors import CubeError
 from data_zarr.format import MANIFEST
 from data_zarr.journal import Codec
-from data_zarr.read import Backend, Reader
+from data_zarr.read import Reader
 
 FLIPS = 60
 
@@ -71,7 +72,7 @@ def names(line: str, path: Path, key: str) -> bool:
     return bool(re.search(place if "/c" in key else group, line))
 
 
-@pytest.mark.parametrize("backend", ["tensorstore", "zarr"])
+@pytest.mark.parametrize("backend", ["shards", "tensorstore", "zarr"])
 def test_sixty_random_flips(cube: Path, backend: Backend) -> None:
     """Three quarters in shards of data and of masks, the rest in coordinates and metadata."""
     read_all(cube, backend)
@@ -97,7 +98,7 @@ def test_sixty_random_flips(cube: Path, backend: Backend) -> None:
     read_all(cube, backend)
 
 
-@pytest.mark.parametrize("backend", ["tensorstore", "zarr"])
+@pytest.mark.parametrize("backend", ["shards", "tensorstore", "zarr"])
 @pytest.mark.parametrize("how", ["missing", "empty", "truncated"])
 def test_every_lost_file(cube: Path, backend: Backend, how: str) -> None:
     change: dict[str, Callable[[Path], Any]] = {

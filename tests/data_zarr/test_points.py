@@ -14,10 +14,11 @@ import xarray as xr
 import zarr
 from small_points import NAT, S, T, create, numbers, optical, own_dates, radar, sites, write
 
+from data_zarr.arrays import Backend
 from data_zarr.cube import Cube, open_cube
 from data_zarr.errors import CubeError
 from data_zarr.manifest import seal
-from data_zarr.read import Backend, Reader
+from data_zarr.read import Reader
 from data_zarr.sampling import window_table
 from data_zarr.schema import validate
 from data_zarr.sites import Sites
@@ -67,7 +68,7 @@ def test_labels(cube: Cube) -> None:
     assert cube.labels["is_test"].dtype == bool
 
 
-@pytest.mark.parametrize("backend", ["tensorstore", "zarr"])
+@pytest.mark.parametrize("backend", ["shards", "tensorstore", "zarr"])
 @pytest.mark.parametrize("preload", [False, True])
 def test_a_window_of_size_one_is_a_site(path: Path, backend: Backend, preload: bool) -> None:
     found = numbers()

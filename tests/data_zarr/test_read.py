@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_cube import HEIGHT, WIDTH, Small
+from small_cube import HEIGHT, WIDTH, Small, create
 
+from data_zarr.arrays import Backend
 from data_zarr.cube import open_cube
 from data_zarr.errors import CubeError
 from data_zarr.manifest import shard_keys
-from data_zarr.read import Backend, Reader
+from data_zarr.read import Reader
+from data_zarr.sensors import BANDSETS
+from data_zarr.shards import Shards
+from data_zarr.write import BandSetData
 
-BACKENDS: tuple[Backend, ...] = ("tensorstore", "zarr")
+BACKENDS: tuple[Backend, ...] = ("shards", "tensorstore", "zarr")
 SHARD_KEY = "s2_l1c/pixels/c/0/0/0/0"
 
 
@@ -44,6 +48,95 @@ def test_any_window_equals_the_slice(intact: Small, data: st.DataObject) -> None
     np.testing.assert_array_equal(pixels, intact.radar[:, :, y : y + h, x : x + w])
     expected = np.isfinite(intact.radar).all(axis=1, keepdims=True)
     np.testing.assert_array_equal(valid, expected[:, :, y : y + h, x : x + w])
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_dates_bands_and_places_of_every_layout(layouts: dict[str, Path], data: st.DataObject):
+    layout = data.draw(st.sampled_from(sorted(layouts)))
+    backend = data.draw(st.sampled_from(BACKENDS))
+    h, w = data.draw(st.integers(1, HEIGHT)), data.draw(st.integers(1, WIDTH))
+    y, x = data.draw(st.integers(0, HEIGHT - h)), data.draw(st.integers(0, WIDTH - w))
+    dates = data.draw(st.sets(st.integers(0, 4), min_size=1).map(sorted))
+    channels = data.draw(st.none() | st.permutations(range(4)).map(lambda p: tuple(p[:2])))
+    cube = open_cube(layouts[layout])
+    window = Reader(cube.path, cube.bandsets["s2"], channels, backend=backend)
+    pixels, valid = window.read(y, x, h, w, dates)
+    expected, mask = _series()
+    rows = slice(None) if channels is None else list(channels)
+    np.testing.assert_array_equal(pixels, expected[dates][:, rows, y : y + h, x : x + w])
+    np.testing.assert_array_equal(valid, mask[dates][:, rows, y : y + h, x : x + w])
+    np.testing.assert_array_equal(
+        window.read_valid(y, x, h, w), mask[:, rows, y : y + h, x : x + w]
+    )
+    np.testing.assert_array_equal(window.read(y, x, h, w, slice(1, 4, 2))[0],
+                                  expected[1:4:2, rows, y : y + h, x : x + w])  # fmt: skip
+
+
+def _series() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(5)
+    pixels = rng.integers(0, 9000, (5, 4, HEIGHT, WIDTH)).astype(np.int16)
+    pixels[rng.random(pixels.shape) < 0.01] = -9999
+    return pixels, (rng.random(pixels.shape) < 0.8) & (pixels != -9999)
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A cube in each layout: five dates, four bands, a mask for each band."""
+    made = {}
+    for layout in ("series", "balanced", "image"):
+        made[layout] = tmp_path_factory.mktemp(layout) / "cube.zarr"
+        bands = BANDSETS["s2_l2a"].bands[:4]
+        dates = np.datetime64("2020-01-01") + np.arange(5)
+        data = BandSetData("s2", "optical", bands, dates, valid_per_band=True)
+        with create(made[layout], bandsets=[data], targets=[], layout=layout) as writer:
+            writer.write("s2", 0, 0, *_series())
+    return made
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("preload", [False, True])
+def test_many_windows_are_the_windows_one_by_one(
+    intact: Small, backend: Backend, preload: bool
+) -> None:
+    window = reader(intact, backend, preload=preload)
+    y, x = np.array([0, 50, 92, 60]), np.array([60, 40, 0, 61])
+    pixels, valid = window.read_many(y, x, 8, 9, dates=[0, 2])
+    assert (pixels.shape, valid.shape) == ((4, 2, 13, 8, 9), (4, 2, 1, 8, 9))
+    for i in range(4):
+        one = window.read(int(y[i]), int(x[i]), 8, 9, dates=[0, 2])
+        np.testing.assert_array_equal(pixels[i], one[0])
+        np.testing.assert_array_equal(valid[i], one[1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_bad_window_of_many(small: Small, backend: Backend) -> None:
+    _flip(small.file(SHARD_KEY), 100, 0)
+    window, y, x = reader(small, backend), np.array([64, 0, 70]), np.array([0, 0, 30])
+    with pytest.raises(CubeError, match="corrupt chunk in"):
+        window.read_many(y, x, 8, 8)
+    failed: dict[int, CubeError] = {}
+    pixels, valid = window.read_many(y, x, 8, 8, failed=failed)
+    assert list(failed) == [1]
+    assert SHARD_KEY in str(failed[1])
+    assert not pixels[1].any()
+    assert not valid[1].any()
+    np.testing.assert_array_equal(pixels[2], small.pixels[:, :, 70:78, 30:38])
+
+
+@pytest.mark.parametrize("dates", [[3], [-1], []])
+def test_a_date_that_is_not_there(intact: Small, dates: list[int]) -> None:
+    with pytest.raises(CubeError, match=r"no such dates in .*s2_l1c; expected numbers in 0\.\.3"):
+        open_cube(intact.path).reader("s2_l1c").read(0, 0, 8, 8, dates)
+
+
+def test_another_codec_is_read_through_tensorstore(intact: Small, tmp_path: Path) -> None:
+    import zarr
+
+    path = tmp_path / "plain.zarr"
+    zarr.create_array(path, shape=(8, 8), chunks=(4, 4), dtype="int16")
+    assert Shards.open(path) is None
+    assert Shards.open(intact.path / "s2_l1c" / "pixels") is not None
 
 
 def test_nodata_in_one_band_is_not_valid(intact: Small) -> None:

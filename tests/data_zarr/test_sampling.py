@@ -127,6 +127,20 @@ def test_a_small_buffer_visits_each_chunk_once():
     assert (np.diff(chunk_of[order]) != 0).sum() == 9
 
 
+def test_a_batch_holds_no_more_neighbours_than_a_perfect_shuffle_would_give_it():
+    chunk_of, batch = np.repeat(np.arange(256), 16), 32
+    shard_of = chunk_of // 16
+    n = len(chunk_of)
+    perfect = 15 / (n - 1), 255 / (n - 1)
+    for buffer in (512, 4096):
+        order = permutation(n, 0, 0, chunk_of=chunk_of, buffer=buffer)
+        for of, expected in zip((chunk_of, shard_of), perfect, strict=True):
+            held = of[order].reshape(-1, batch)
+            pairs = (held[:, :, None] == held[:, None, :]).sum((1, 2)) - batch
+            found = pairs.sum() / (len(held) * batch * (batch - 1))
+            assert found <= 1.5 * expected
+
+
 def test_epochs_and_seeds_differ():
     orders = {tuple(permutation(50, s, e)) for s in range(3) for e in range(3)}
     assert len(orders) == 9

@@ -86,8 +86,10 @@ def scaled(path: Path, factor: float) -> Path:
 
 
 def flip(file: Path) -> None:
+    """A bit of every date: of the dates that a window does not use nothing is read."""
     content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
+    for i in range(1, 32, 2):
+        content[i * len(content) // 32] ^= 1
     file.write_bytes(content)
 
 
@@ -172,7 +174,7 @@ def test_a_band_set_that_is_not_read_may_be_damaged(copied: Callable, capsys):
 
 @pytest.fixture
 def hurt(wide: Path, tmp_path: Path) -> Path:
-    """One flipped byte: a shard at the lower edge, with few windows of which some are held out."""
+    """For damage in one shard: at the lower edge, with few windows of which some are held out."""
     return Path(shutil.copytree(wide, tmp_path / "hurt.zarr"))
 
 

@@ -1,0 +1,52 @@
+"""A file of the samples that could not be read: a JSON line each, once.
+
+    {"sample": 6, "cube": "/data/x.zarr", "window": [8, 16, 8], "reason": "corrupt chunk in ..."}
+
+`window` is row, column and edge on the cube's grid. Not here: how many are borne (`source`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+from rsvlm_jax.config import ConfigError
+
+from .samples import BadSample
+
+
+class BadLog:
+    """Appends to a file, made with its first line; a resumed run does not repeat its lines."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._seen = {(bad.cube, bad.sample) for bad in read_bad(self.path)}
+
+    def write(self, bad: BadSample) -> None:
+        """One line, unless it stands there.
+
+        Raises:
+          ConfigError: the file cannot be written.
+        """
+        if (bad.cube, bad.sample) in self._seen:
+            return
+        self._seen.add((bad.cube, bad.sample))
+        try:
+            with open(self.path, "a") as file:
+                file.write(json.dumps(dataclasses.asdict(bad)) + "\n")
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write the list of bad samples ({error.strerror})", where=self.path
+            ) from error
+
+
+def read_bad(path: str | os.PathLike[str]) -> list[BadSample]:
+    """What was logged; a line that a killed process left without its end is no line."""
+    try:
+        lines = Path(path).read_text().splitlines(True)
+    except FileNotFoundError:
+        return []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [BadSample(**{**row, "window": tuple(row["window"])}) for row in rows]
