@@ -289,7 +289,7 @@ def read_array(manifest: Manifest, name: str) -> np.ndarray:
     store = MemoryStore({k: make(v) for k, v in files.items()}, read_only=True)
     try:
         return np.asarray(zarr.open_array(store, path=name, mode="r")[...])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise CubeError(
             "unreadable array", where=f"{manifest.root}: {name}", found=str(error)[:160]
         ) from error
