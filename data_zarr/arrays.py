@@ -1,12 +1,13 @@
 """The open arrays of one band set: pixels and mask, filled into the caller's arrays.
 
-    OpenArrays.start(picks, pixels, valid) -> finish()
+    OpenArrays.fill([(picks, pixels, valid), ...]) -> {number of a window: CubeError}
 
 A local cube is read by `data_zarr.shards`. Others come through tensorstore (no cache: random
 windows gain nothing from one), or through zarr where tensorstore is not installed or has no driver
-for the store: many reads can be under way at the same time. All are refused damaged data by the
-checksum inside each chunk, and missing data by the manifest, so that neither turns into plausible
-numbers. A read asks no file for its size: pixels and mask are one request each, side by side.
+for the store; the reads of all windows are under way before the first is waited for. All are
+refused damaged data by the checksum inside each chunk, and missing data by the manifest, so that
+neither turns into plausible numbers. A read asks no file for its size: pixels and mask are one
+request each, side by side.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from data_zarr.shards import Pick, Shards
 Backend = Literal["shards", "tensorstore", "zarr"]
 Fill = Callable[[Sequence[Pick], np.ndarray], Callable[[], None]]
 """Begins to read what is picked into an array of its shape; the function returned ends it."""
+Window = tuple[Sequence[Pick], np.ndarray | None, np.ndarray]
 
 
 class OpenArrays:
@@ -55,42 +57,42 @@ class OpenArrays:
                 "cannot open the arrays", where=f"{path}: {info.name}", found=str(error)[:160]
             ) from error
 
-    def start(
-        self, picks: Sequence[Pick], pixels: np.ndarray | None, valid: np.ndarray
-    ) -> Callable[[], None]:
-        """Begins to fill arrays with what is stored; the function returned waits for both.
+    def fill(self, windows: Sequence[Window]) -> dict[int, CubeError]:
+        """Fills the arrays of windows with what is stored.
 
         Args:
-          picks: along time, band, y and x; the last two are slices.
-          pixels: [T,C,h,w]; None: only the mask is wanted.
-          valid: bool [T, 1 or C, h, w].
+          windows: picks along time, band, y and x, of which the last two are slices; pixels
+            [T,C,h,w], or None where only the mask is wanted; valid bool [T, 1 or C, h, w].
 
-        Raises:
-          CubeError (by the function returned): a missing, truncated or corrupt chunk, named.
+        Returns:
+          for each window that is not filled: a missing, truncated or corrupt chunk, named.
         """
-        rows, columns = picks[2:]
-        assert isinstance(rows, slice)
-        assert isinstance(columns, slice)
-        if self.info.points:  # stored without columns
-            picks, valid = picks[:3], valid[..., 0]
-            pixels = None if pixels is None else pixels[..., 0]
-        try:
-            fills = [] if pixels is None else [self.pixels(picks, pixels)]
-            if self.info.valid_per_band:
-                fills.append(self.mask(picks, valid))
-            else:
-                fills.append(self.mask([picks[0], *picks[2:]], valid[:, 0]))
-        except (ValueError, OSError, RuntimeError) as error:
-            raise self._explain(rows, columns, error) from error
-
-        def finish() -> None:
-            try:
-                for fill in fills:
-                    fill()
-            except (ValueError, OSError, RuntimeError) as error:
-                raise self._explain(rows, columns, error) from error
-
-        return finish
+        pixels, masks = [], []
+        for picks, values, valid in windows:
+            leading = [*picks[:3]] if self.info.points else [*picks]  # stored without columns
+            if self.info.points:
+                valid, values = valid[..., 0], None if values is None else values[..., 0]
+            if values is not None:
+                pixels.append((leading, values))
+            if not self.info.valid_per_band:
+                leading, valid = [leading[0], *leading[2:]], valid[:, 0]
+            masks.append((leading, valid))
+        errors: dict[int, Exception] = {}
+        if isinstance(self.pixels, Shards) and isinstance(self.mask, Shards):
+            errors = {**self.mask.read_many(masks), **self.pixels.read_many(pixels)}
+        else:
+            begun: list[Any] = []
+            for array, wanted in ((self.pixels, pixels), (self.mask, masks)):
+                assert not isinstance(array, Shards)
+                begun += [_attempt(lambda f=array, w=w: f(*w)) for w in wanted]
+            for i, started in enumerate(begun):
+                ended = started if isinstance(started, Exception) else _attempt(started)
+                if isinstance(ended, Exception):
+                    errors[i % len(windows)] = ended
+        found = {i: self._explain(windows[i][0], error) for i, error in errors.items()}
+        for i, error in found.items():
+            error.__cause__ = errors[i] if errors[i] is not error else None
+        return found
 
     def _extent(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(shape, shards) of pixels or of the mask, as stored."""
@@ -105,8 +107,13 @@ class OpenArrays:
         leading = [slice(0, n) for n in shape[: -len(place)]]
         return shard_keys(name, shape, shards, [*leading, *place])
 
-    def _explain(self, rows: slice, columns: slice, error: Exception) -> CubeError:
+    def _explain(self, picks: Sequence[Pick], error: Exception) -> CubeError:
         """Names the damaged file among those that the window touches."""
+        if isinstance(error, CubeError):
+            return error
+        rows, columns = picks[2:]
+        assert isinstance(rows, slice)
+        assert isinstance(columns, slice)
         for name in self.names:
             for problem in self.manifest.problems(self._touched(name, rows, columns), deep=True):
                 return problem
@@ -118,12 +125,22 @@ class OpenArrays:
         )
 
 
-def _open(manifest: Manifest, names: tuple[str, ...], backend: Backend | None) -> list[Fill]:
+def _attempt(do: Callable[[], Any]) -> Any:
+    """What it gives, or the error of a store that cannot."""
+    try:
+        return do()
+    except (CubeError, ValueError, OSError, RuntimeError) as error:
+        return error
+
+
+def _open(
+    manifest: Manifest, names: tuple[str, ...], backend: Backend | None
+) -> Sequence[Shards | Fill]:
     """How to read each array."""
     if backend in (None, "shards") and isinstance(manifest.root, Path):
         opened = [Shards.open(manifest.root / name) for name in names]
         if None not in opened:
-            return [_from_shards(array) for array in opened if array is not None]
+            return [array for array in opened if array is not None]
     if backend == "shards":
         raise ValueError("stored in a way that is not read directly")
     places = [kvstore(manifest.root / name) for name in names]
@@ -141,10 +158,6 @@ def _open(manifest: Manifest, names: tuple[str, ...], backend: Backend | None) -
 
     store = ManifestStore(manifest)
     return [_from_zarr(zarr.open_array(store, path=name, mode="r")) for name in names]
-
-
-def _from_shards(array: Shards) -> Fill:
-    return lambda picks, out: lambda: array.read(picks, out)
 
 
 def _from_tensorstore(ts: Any, place: Any) -> Fill:

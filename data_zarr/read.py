@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,9 @@ class Reader:
             where = (times, slice(None), slice(y, y + h), slice(x, x + w))
             return pixels[where], valid[where]
         pixels, valid = self._empty((), times, h, w)
-        self._start(times, y, x, pixels, valid)()
+        for error in self._open().fill([(self._picks(times, y, x, h, w), pixels, valid)]).values():
+            raise error
+        self._mask(pixels, valid)
         return pixels, valid
 
     def read_valid(self, y: int, x: int, h: int, w: int) -> np.ndarray:
@@ -111,7 +113,8 @@ class Reader:
         if self.preload:
             return self.load()[1][:, :, y : y + h, x : x + w]
         valid = self._empty((), times, h, w)[1]
-        self._open().start(self._picks(times, y, x, h, w), None, valid)()
+        for error in self._open().fill([(self._picks(times, y, x, h, w), None, valid)]).values():
+            raise error
         return valid
 
     def read_many(
@@ -143,25 +146,27 @@ class Reader:
         for a, b in corners:
             times = self._inside(a, b, h, w, dates)
         pixels, valid = self._empty((len(corners),), times, h, w)
-        begun: list[tuple[int, Callable[[], None]]] = []
-
-        def attempt(i: int, do: Callable[[], Any]) -> Any:
-            try:
-                return do()
-            except CubeError as error:
-                if failed is None:
-                    raise
-                failed[i] = error
+        picks = [self._picks(times, a, b, h, w) for a, b in corners]
+        bad: dict[int, CubeError] = {}
+        if self.preload:
+            whole = self.load()
+            for i, window in enumerate(picks):
+                where = (times, slice(None), *window[2:])
+                pixels[i], valid[i] = (a[where] for a in whole)
+            return pixels, valid
+        try:
+            bad = self._open().fill(list(zip(picks, pixels, valid, strict=True)))
+        except CubeError as error:  # a store that does not open
+            bad = dict.fromkeys(range(len(picks)), error)
+        for i, error in bad.items():
+            if failed is None:
+                raise error
+            failed[i] = error
+        for i in range(len(picks)):
+            if i in bad:
                 pixels[i], valid[i] = 0, False
-
-        # Remote reads of all windows are under way before the first is waited for.
-        for i, (a, b) in enumerate(corners):
-            into = pixels[i], valid[i]
-            finish = attempt(i, lambda a=a, b=b, into=into: self._start(times, a, b, *into))
-            if finish is not None:
-                begun.append((i, finish))
-        for i, finish in begun:
-            attempt(i, finish)
+            else:
+                self._mask(pixels[i], valid[i])
         return pixels, valid
 
     def _inside(self, y: int, x: int, h: int, w: int, dates: Dates | None) -> Pick:
@@ -206,7 +211,9 @@ class Reader:
                 count, _, height, width = self.info.shape
                 times = slice(0, count)
                 pixels, valid = self._empty((), times, height, width)
-                store.start(self._picks(times, 0, 0, height, width), pixels, valid)()
+                picks = self._picks(times, 0, 0, height, width)
+                for error in store.fill([(picks, pixels, valid)]).values():
+                    raise error
                 self._mask(pixels, valid)
                 pixels.flags.writeable = valid.flags.writeable = False
                 self._valid, self._pixels = valid, pixels
@@ -225,26 +232,6 @@ class Reader:
         every = slice(0, self.info.shape[1])
         channels = every if self.channels is None else np.asarray(self.channels)
         return [times, channels, slice(y, y + h), slice(x, x + w)]
-
-    def _start(
-        self, times: Pick, y: int, x: int, pixels: np.ndarray, valid: np.ndarray
-    ) -> Callable[[], None]:
-        """Begins to fill two arrays; the function returned ends it, or raises CubeError."""
-        picks = self._picks(times, y, x, *pixels.shape[-2:])
-        if self.preload:
-
-            def copy() -> None:
-                whole = self.load()
-                pixels[...], valid[...] = (a[(times, slice(None), *picks[2:])] for a in whole)
-
-            return copy
-        fill = self._open().start(picks, pixels, valid)
-
-        def finish() -> None:
-            fill()
-            self._mask(pixels, valid)
-
-        return finish
 
     def _mask(self, pixels: np.ndarray, valid: np.ndarray) -> None:
         """Takes from `valid`, in place, what is no value."""

@@ -53,6 +53,7 @@ class Shards:
 
         self.path, self.shape, self.shards, self.chunks = path, shape, shards, chunks
         self.dtype = dtype
+        self._folder = f"{path}/c/"
         self._inner = tuple(s // c for s, c in zip(shards, chunks, strict=True))
         self._index = 16 * int(np.prod(self._inner))
         self._crc: Callable[[Any], int] = value
@@ -97,19 +98,50 @@ class Shards:
           ValueError: a checksum that does not fit, or a chunk that is not there.
           RuntimeError: a chunk that cannot be decoded.
         """
-        axes = [_parts(p, c) for p, c in zip(picks, self.chunks, strict=True)]
-        by_shard: dict[tuple[int, ...], list[tuple[_Part, ...]]] = {}
-        for parts in itertools.product(*axes):
-            shard = tuple(p[0] // n for p, n in zip(parts, self._inner, strict=True))
-            by_shard.setdefault(shard, []).append(parts)
-        for shard, chunks in by_shard.items():
-            file = os.open(self.path / "c" / "/".join(map(str, shard)), os.O_RDONLY)
+        for error in self.read_many([(picks, out)]).values():
+            raise error
+
+    def read_many(
+        self, windows: Sequence[tuple[Sequence[Pick], np.ndarray]]
+    ) -> dict[int, Exception]:
+        """Fills the arrays of several windows; a chunk that many of them want is decoded once.
+
+        Returns:
+          the error of each window that is not filled, by its place; see `read`.
+        """
+        wanted: dict[tuple[int, ...], dict[int, list[_Use]]] = {}
+        for i, (picks, out) in enumerate(windows):
+            axes = [_parts(p, c) for p, c in zip(picks, self.chunks, strict=True)]
+            for parts in itertools.product(*axes):
+                row, shard = 0, []
+                for (number, _, _), n in zip(parts, self._inner, strict=True):
+                    row = row * n + number % n
+                    shard.append(number // n)
+                chunks = wanted.setdefault(tuple(shard), {})
+                chunks.setdefault(row, []).append((i, parts, out))
+        failed: dict[int, Exception] = {}
+        for shard, chunks in wanted.items():
             try:
-                index = self._read_index(file)
-                for parts in chunks:
-                    self._read_chunk(file, index, parts, out)
+                file = os.open(self._folder + "/".join(map(str, shard)), os.O_RDONLY)
+            except OSError as error:
+                failed |= {i: error for uses in chunks.values() for i, _, _ in uses}
+                continue
+            try:
+                self._read_shard(file, chunks, failed)
             finally:
                 os.close(file)
+        return failed
+
+    def _read_shard(
+        self, file: int, chunks: dict[int, list[_Use]], failed: dict[int, Exception]
+    ) -> None:
+        index: list[int] | None = None
+        for row, uses in chunks.items():
+            try:
+                index = index or self._read_index(file)
+                self._read_chunk(file, index[2 * row], index[2 * row + 1], uses)
+            except (OSError, ValueError, RuntimeError) as error:
+                failed |= {i: error for i, _, _ in uses}
 
     def stored(self, shard: Path) -> list[bytes]:
         """All chunks of one shard as they lie in its file, with their checksums."""
@@ -129,32 +161,29 @@ class Shards:
         self._check(stored, "the index of a shard")
         return stored[:-4].view("<u8").tolist()
 
-    def _read_chunk(
-        self, file: int, index: list[int], parts: tuple[_Part, ...], out: np.ndarray
-    ) -> None:
-        row = 0
-        for (number, _, _), n in zip(parts, self._inner, strict=True):
-            row = row * n + number % n
-        offset, size = index[2 * row], index[2 * row + 1]
+    def _read_chunk(self, file: int, offset: int, size: int, uses: list[_Use]) -> None:
         if offset == _MISSING or size < 4:
             raise ValueError("a chunk that was never written")
         stored = np.frombuffer(os.pread(file, size, offset), np.uint8)
         if len(stored) != size:
             raise OSError("a shard that ends early")
         self._check(stored, "a chunk")
-        place = out[tuple(where for _, where, _ in parts)]
-        whole = place.shape == self.chunks and place.flags.c_contiguous
-        if whole and all(isinstance(of, slice) for _, _, of in parts):
-            self._decompress(stored[:-4], place)
-            return
+        if len(uses) == 1:
+            _, parts, out = uses[0]
+            place = out[tuple(where for _, where, _ in parts)]
+            whole = place.shape == self.chunks and place.flags.c_contiguous
+            if whole and all(isinstance(of, slice) for _, _, of in parts):
+                self._decompress(stored[:-4], place)
+                return
         chunk = self._buffer()
         self._decompress(stored[:-4], chunk)
-        inside: Any = tuple(of if isinstance(of, slice) else slice(None) for _, _, of in parts)
-        part = chunk[inside]
-        for axis, (_, _, of) in enumerate(parts):
-            if not isinstance(of, slice):
-                part = part.take(of, axis)
-        out[tuple(where for _, where, _ in parts)] = part
+        for _, parts, out in uses:
+            inside: Any = tuple(of if isinstance(of, slice) else slice(None) for _, _, of in parts)
+            part = chunk[inside]
+            for axis, (_, _, of) in enumerate(parts):
+                if not isinstance(of, slice):
+                    part = part.take(of, axis)
+            out[tuple(where for _, where, _ in parts)] = part
 
     def _check(self, stored: np.ndarray, what: str) -> None:
         if self._crc(stored[:-4]) != int.from_bytes(stored[-4:].tobytes(), "little"):
@@ -170,6 +199,8 @@ class Shards:
 
 _Part = tuple[int, slice, Pick]
 """A chunk along one axis: its number, where its numbers go, and which of them."""
+_Use = tuple[int, tuple[_Part, ...], np.ndarray]
+"""What a window takes of a chunk: its number, the parts along all axes, its array."""
 
 
 def _parts(pick: Pick, size: int) -> list[_Part]:

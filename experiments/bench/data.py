@@ -43,8 +43,8 @@ def _measure(folder: Path) -> Iterator[Figure]:
     short = os.environ.get("RSVLM_BENCH_SHORT") == "1"
     stores = make(folder, 1024 if short else 2048)
     rounds = 3 if short else 7
-    yield from data_readers.figures(stores, rounds)
     yield from data_pipeline.figures(stores, rounds)
+    yield from data_readers.figures(stores, rounds)
 
 
 def main(folder: str) -> None:

@@ -1,9 +1,9 @@
 """Reading blocks once and cutting many windows from them.
 
 The order (`data_zarr.order.block_order`) visits the shards of a cube a window of blocks at a time.
-Whichever thread first needs a sample of a block reads the box that holds all of the block's
-samples of this epoch, cuts them out and leaves them to the others; blocks that are left behind
-are dropped. What is held is bounded: `Crops.held` samples.
+Whichever thread first needs a sample of a block reads all of the block's samples of this epoch,
+which decodes each chunk once, and leaves them to the others; blocks that are left behind are
+dropped. What is held is bounded: `Crops.held` samples.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_zarr.errors import CubeError
 from data_zarr.read import allocate
 
 from .source import CubeSource
-from .windows import BandWindows, Raw
+from .windows import Raw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,25 +110,7 @@ class Crops:
 
     def _cut(self, index: np.ndarray) -> dict[str, Raw]:
         rows = self._source.rows[index]
-        return {name: _cut(w, rows) for name, w in self._source.windows.items()}
-
-
-def _cut(windows: BandWindows, rows: np.ndarray) -> Raw:
-    y, x = windows.y[rows].tolist(), windows.x[rows].tolist()
-    top, left, size = min(y), min(x), windows.size
-    reader = windows.reader
-    try:
-        box = reader.read(top, left, max(y) + size - top, max(x) + size - left)
-    except CubeError:
-        return windows.raw(rows)  # only the windows that touch the damage fail
-    pixels, valid = (
-        np.stack([
-            a[:, :, i - top : i - top + size, j - left : j - left + size]
-            for i, j in zip(y, x, strict=True)
-        ])
-        for a in box
-    )  # fmt: skip
-    return Raw(pixels, valid, {})
+        return {name: windows.raw(rows) for name, windows in self._source.windows.items()}
 
 
 def _taken(

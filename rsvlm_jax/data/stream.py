@@ -85,6 +85,13 @@ class Mixture:
                         remedy="make both sources for one processor, from cubes of one encoding",
                     )
 
+    @property
+    def unreadable(self) -> dict[str, Any]:
+        """As `CubeSource.unreadable`, of all cubes."""
+        found = [source.unreadable for source in self.sources]
+        first = next((f["first"] for f in found if f["first"] is not None), None)
+        return {"windows": sum(f["windows"] for f in found), "first": first}
+
 
 def _stored(reader: Any) -> str:
     return f"{', '.join(reader.bands)} as {reader.info.dtype}"

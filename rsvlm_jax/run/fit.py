@@ -72,7 +72,10 @@ def fit(
             seed=config.seed,
         )
         step = make_train_step(program.graphdef, experiment, optimizer, mesh, state)
-        with training_batches(prepared, batch_sharding(mesh), BadLog(run.bad_samples)) as batches:
+        log = BadLog(run.bad_samples)
+        for bad in prepared.train.unread():  # the statistics have read every window
+            log.write(bad)
+        with training_batches(prepared, batch_sharding(mesh), log) as batches:
             if progress is not None and threading.current_thread() is threading.main_thread():
                 print(batches.buffers, file=sys.stderr, flush=True)
             state = resume(state, batches, checkpoints)
@@ -89,7 +92,7 @@ def fit(
                 stop=stop,
                 max_bad_steps=config.max_bad_steps,
             )
-        write_atomic(run.unreadable, json.dumps(prepared.train.unreadable) + "\n")
+        write_atomic(run.unreadable, json.dumps(prepared.training.unreadable) + "\n")
     return run
 
 

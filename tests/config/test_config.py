@@ -11,6 +11,7 @@ import pytest
 from rsvlm_jax.config import (
     PRESETS,
     ConfigError,
+    DataConfig,
     Experiment,
     HeadConfig,
     InputConfig,
@@ -111,3 +112,23 @@ def test_tiny_is_small_and_keeps_the_model():
 def test_config_imports_nothing_heavy(heavy: str):
     code = f"import sys, rsvlm_jax.config; sys.exit({heavy!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"buckets": (4, 2)}, r"impossible lengths in DataConfig.buckets; .* found \(4, 2\)"),
+        ({"buckets": (0,)}, r"impossible lengths"),
+        ({"workers": -1}, r"impossible pipeline in DataConfig.workers"),
+        ({"blocks": 0, "crops": -2}, r"in DataConfig.crops, DataConfig.blocks; .* found -2, 0"),
+        ({"mixture": (("a.zarr", 0.0),)}, r"impossible weight in DataConfig.mixture"),
+    ],
+)
+def test_impossible_ways_to_read(changes: dict, match: str):
+    with pytest.raises(ConfigError, match=match):
+        DataConfig(**changes)
+
+
+def test_mixtures_and_buckets_survive_json():
+    data = DataConfig(mixture=(("a.zarr", 2.0), ("b.zarr", 0.5)), buckets=(4, 8))
+    assert from_json(DataConfig, to_json(data)) == data

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data_zarr.sampling import WindowTable, window_table
+from data_zarr.shards import Shards
 from rsvlm_jax.config import ConfigError, DataError, InputConfig, TargetConfig, VLMConfig
 from rsvlm_jax.data import (
     Batch,
@@ -79,21 +80,27 @@ def test_every_block_gives_its_crops_once_an_epoch(streamed):
         assert counts.max() <= 5
 
 
-def test_a_block_is_read_once_though_its_crops_are_in_many_batches(
-    streamed, processor, monkeypatch
+def test_each_chunk_of_a_block_is_decoded_once_though_its_crops_are_in_many_batches(
+    streamed, monkeypatch
 ):
-    reads: list[tuple] = []
-    reader = streamed.windows["s2_l1c"].reader
-
-    def read(*window):
-        reads.append(window)
-        return type(reader).read(reader, *window)
-
-    monkeypatch.setattr(reader, "read", read)
+    windows, decoded, cut = streamed.windows["s2_l1c"], [], []
+    windows.raw(np.array([0]))
+    shards = windows.reader._open().pixels
+    read = Shards._read_chunk
+    monkeypatch.setattr(
+        Shards, "_read_chunk", lambda self, *a: (decoded.append(self), read(self, *a))[1]
+    )
+    raw = type(windows).raw
+    monkeypatch.setattr(
+        type(windows), "raw", lambda self, rows: (cut.append(rows), raw(self, rows))[1]
+    )
     stream = CubeStream(streamed, 3, 6, crops=6, blocks=6, ahead=18)
     for k in range(stream.length // 6):
         stream.read(np.arange(6 * k, 6 * k + 6), None, None)
-    assert len(reads) == len(set(streamed.shard_of.tolist()))
+    blocks = len(set(streamed.shard_of.tolist()))
+    assert len(cut) == 2 * blocks, "once for each block and input"
+    # Windows of 8 x 8 pixels with their corner in a chunk of as many touch at most four chunks.
+    assert sum(array is shards for array in decoded) <= 4 * 3 * blocks
 
 
 def test_threads_hold_no_more_blocks_than_they_say(streamed):

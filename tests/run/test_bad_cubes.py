@@ -18,6 +18,7 @@ from data_zarr.sensors import BANDSETS
 from data_zarr.write import BandSetData, create_cube, seal
 from rsvlm_jax.cli.main import main
 from rsvlm_jax.config import Experiment
+from rsvlm_jax.data.badlog import read_bad
 from rsvlm_jax.data.source import CubeSource
 from rsvlm_jax.run.fit import fit
 from rsvlm_jax.run.prepare import prepare
@@ -222,6 +223,9 @@ def test_unreadable_windows_keep_their_slots_and_are_reported(
     found = run.unreadable_windows()
     assert found["windows"] == len(prepared.train.bad) > 0 or found["windows"] > 0
     assert key in found["first"]
+    listed = read_bad(run.bad_samples)
+    assert len(listed) == found["windows"]
+    assert all(bad.cube == str(hurt) and key in bad.reason for bad in listed)
 
 
 def test_generate_outside_the_cube_says_where(finished: Path, capsys):
