@@ -7,6 +7,8 @@ cube, read   `open_cube`; raw windows
 write        `create_cube`; sharded, checksummed, restartable writing; maps
 schema       `validate`: every rule a cube must keep, as a report
 radiometry   stored numbers to physical ones; QA masks
+atmosphere   level-1 numbers to reflectance: TOA, dark-object subtraction, look-up curves
+ingest       recipes: archives of Sentinel, Landsat, GeoTIFF, STAC, NetCDF and tables to cubes
 samples      two small real cubes
 
 Names below are imported on first use, so that `import data_zarr` costs nothing.
@@ -22,6 +24,7 @@ from data_zarr.errors import CubeError
 if TYPE_CHECKING:
     from data_zarr.cube import Cube, open_cube
     from data_zarr.grid import Grid
+    from data_zarr.ingest import BandSetRecipe, GridSpec, Recipe, TargetRecipe, build, load_recipe
     from data_zarr.read import Reader
     from data_zarr.samples import sample_path
     from data_zarr.schema import validate
@@ -29,11 +32,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BandSetData",
+    "BandSetRecipe",
     "Cube",
     "CubeError",
     "Grid",
+    "GridSpec",
     "Reader",
+    "Recipe",
+    "TargetRecipe",
+    "build",
     "create_cube",
+    "load_recipe",
     "open_cube",
     "sample_path",
     "validate",
@@ -43,10 +52,16 @@ __all__ = [
 
 _HOME = {
     "BandSetData": "write",
+    "BandSetRecipe": "ingest",
     "Cube": "cube",
     "Grid": "grid",
+    "GridSpec": "ingest",
     "Reader": "read",
+    "Recipe": "ingest",
+    "TargetRecipe": "ingest",
+    "build": "ingest",
     "create_cube": "write",
+    "load_recipe": "ingest",
     "open_cube": "cube",
     "sample_path": "samples",
     "validate": "schema",

@@ -218,6 +218,8 @@ class CubeWriter:
                         found=f"none at row {y}, column {x}",
                         remedy="write it, then close again",
                     )
+        for torn in self.path.rglob("*.partial"):  # zarr's, of a writer that was killed
+            torn.unlink()
         journalled: dict[str, Entry] = {}
         for mark in (self.path / JOURNAL).glob("shard.*.json"):
             entries = json.loads(mark.read_text())
