@@ -64,7 +64,7 @@ def toa_reflectance(
     Raises:
       CubeError: a sun too low to divide by.
     """
-    return np.asarray(radiance, np.float64) * to_reflectance(sun, cosine, distance, 1.0)
+    return np.asarray(radiance, np.float64) * to_reflectance(sun, cosine, distance)
 
 
 def haze(
@@ -156,8 +156,12 @@ def downward(method: Method, cosine: Number) -> float:
     return 1.0 if method == "dos1" else float(cosine)
 
 
-def to_reflectance(sun: Number, cosine: Number, distance: Number, downward: float) -> float:
-    """pi d^2 / (E cos Tz): reflectance a unit of radiance."""
+def to_reflectance(sun: Number, cosine: Number, distance: Number, downward: Number = 1.0) -> float:
+    """pi d^2 / (E cos Tz): reflectance a unit of radiance.
+
+    Raises:
+      CubeError: a sun too low to divide by.
+    """
     if not LOWEST_COSINE <= cosine <= 1:
         raise CubeError(
             "sun too low for reflectance",

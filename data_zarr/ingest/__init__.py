@@ -1,16 +1,16 @@
 """From archives to cubes: a recipe says what, `build` does it. README.md shows how.
 
-recipe.py     Recipe, BandSetRecipe, TargetRecipe, GridSpec      load.py: from TOML and Python
-sources/      what the scenes of an archive are, from metadata alone
-scene.py      Scene, Layer, Mask: plain data, all that a task needs
-plan.py       make_plan: everything that can be refused before a pixel is read
-grids.py      the one grid, and what overlaps it
-native.py     windows of source pixels          warp.py: on the cube's grid, with validity
-encode.py     source numbers to cube numbers    dark.py: haze of level-1 scenes
-build.py      build: template, one task a shard, manifest      schedule.py: threads, dask
-checks.py     what only the numbers can tell
+    recipe.py     Recipe, BandSetRecipe, TargetRecipe, GridSpec      load.py: from TOML and Python
+    sources/      what the scenes of an archive are, from metadata alone
+    scene.py      Scene, Layer, Mask: plain data, all that a task needs
+    plan.py       make_plan: everything that can be refused before a pixel is read
+    grids.py      the one grid, and what overlaps it
+    native.py     windows of source pixels          warp.py: on the cube's grid, with validity
+    encode.py     source numbers to cube numbers    dark.py: haze of level-1 scenes
+    build.py      build: template, one task a shard, manifest      schedule.py: threads, dask
+    checks.py     what only the numbers can tell
 
-recipe -> plan -> template -> shard tasks -> manifest -> warnings
+In order: recipe -> plan -> template -> shard tasks -> manifest -> warnings.
 """
 
 from data_zarr.ingest.builder import Built, build, build_plan

@@ -173,7 +173,7 @@ class Recipe:
 
         def resolved(item: Any) -> Any:
             changes = {}
-            for field in ("path", "like", "dates", "table"):
+            for field in ("path", "like", "table", "curves"):
                 value = getattr(item, field, None)
                 if isinstance(value, str) and value and not _absolute(value):
                     changes[field] = str(folder / value)
