@@ -127,6 +127,8 @@ def read_curves(path: str) -> dict[str, tuple[float, float, float]]:
             expected='columns band, a, b, c, or {"band": [a, b, c]}',
             found=f"{type(error).__name__}: {error}"[:120],
         ) from error
+    if not curves:
+        raise CubeError("no coefficients", where=path, expected="one row a band", found="none")
     for band, values in curves.items():
         if not all(map(math.isfinite, values)):
             raise CubeError("coefficient is not finite", where=f"{path}: {band}", found=values)

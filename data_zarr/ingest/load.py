@@ -126,7 +126,10 @@ def _value(value: Any, hint: Any, where: str) -> Any:
         value = value.isoformat()
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        for option in args:
+        options = [a for a in args if a is not type(None)]
+        if len(options) == 1:
+            return _value(value, options[0], where)
+        for option in options:
             try:
                 return _value(value, option, where)
             except CubeError:

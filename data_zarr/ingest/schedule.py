@@ -14,6 +14,7 @@ from typing import Any
 from data_zarr.errors import CubeError
 
 RETRIES = 3
+CONNECT = "20s"
 
 
 def run(
@@ -75,7 +76,7 @@ def _dask(
         )
     try:
         try:
-            client = Client(cluster or scheduler, timeout="20s", set_as_default=False)
+            client = Client(cluster or scheduler, timeout=CONNECT, set_as_default=False)
         except OSError as error:
             raise CubeError(
                 "no dask scheduler answers",
@@ -85,7 +86,7 @@ def _dask(
             ) from error
         with client:
             futures = client.map(function, tasks, retries=RETRIES, pure=False)
-            for _, result in as_completed(futures, with_results=True):
+            for _, result in as_completed(futures, loop=client.loop, with_results=True):
                 yield result
     finally:
         if cluster is not None:

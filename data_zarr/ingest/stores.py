@@ -37,7 +37,7 @@ def open_dataset(path: str) -> Iterator[Any]:
         )
     keep: dict[str, Any] = {"decode_cf": False, "cache": False, "chunks": None}
     if path.endswith(".zarr"):
-        keep["engine"] = "zarr"
+        keep |= {"engine": "zarr", "consolidated": False}
     try:
         with xr.open_dataset(path, **keep) as data:
             yield data

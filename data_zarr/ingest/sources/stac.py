@@ -104,11 +104,12 @@ def _items(path: str) -> list[Any]:
         raise CubeError(
             "cannot read STAC without pystac", where=path, remedy="pip install 'rsvlm-jax[geo]'"
         ) from error
+    unreadable = (pystac.STACError, pystac.STACTypeError)
     try:
         content = json.loads(Path(path).read_text())
         rows = content["features"] if content.get("type") == "FeatureCollection" else [content]
         items = [pystac.Item.from_dict(row) for row in rows]
-    except (OSError, ValueError, KeyError, AttributeError, pystac.STACError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, *unreadable) as error:
         raise CubeError(
             "not a STAC item", where=path, expected="an item or an item collection",
             found=f"{type(error).__name__}: {error}"[:120],

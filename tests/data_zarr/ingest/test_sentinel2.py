@@ -79,7 +79,7 @@ def test_mixed_baselines_that_would_clip(tmp_path: Path) -> None:
     old, new = numbers(0), numbers(1)
     old["B08"][3, 3] = 65000
     safe(tmp_path, old, baseline="02.14", offset=None, date="2019-06-01T10:00:31Z")
-    safe(tmp_path, new)
+    safe(tmp_path, new, baseline="05.00", date="2019-06-11T10:00:31Z")
     with pytest.raises(CubeError, match=r"value cannot be stored .* found 6\.5 and 0 more"):
         build(recipe(item(tmp_path)), tmp_path / "c.zarr")
     source = Sentinel2(str(tmp_path / "*.SAFE"))
