@@ -17,6 +17,7 @@ import numpy as np
 from data_zarr.errors import CubeError
 from data_zarr.format import TargetInfo
 from data_zarr.grid import Grid
+from data_zarr.ingest.choose import encoding_of, nodata_of
 from data_zarr.ingest.encode import Encoding, shift
 from data_zarr.ingest.grids import overlapping, target_grid
 from data_zarr.ingest.native import grid_of, open_raster
@@ -202,11 +203,11 @@ def _plan_bandset(
                     remedy="state `resampling` for the band set",
                 )
     encodings = tuple(
-        _encoding(item, [s.layers[c] for s in scenes], f"{where}, {band.name}")
+        encoding_of(item, [s.layers[c] for s in scenes], f"{where}, {band.name}")
         for c, band in enumerate(item.wanted)
     )
     dtype = str(np.result_type(*(e.dtype for e in encodings)))
-    nodata = _nodata(item, dtype)
+    nodata = nodata_of(item, dtype)
     encodings = tuple(dataclasses.replace(e, dtype=dtype, nodata=nodata) for e in encodings)
     offsets = {(x.scale, x.offset) for s in scenes for x in s.layers[:1]}
     if len(offsets) > 1:
@@ -252,48 +253,6 @@ def _groups(
                 remedy='duplicates = "mosaic" lays the second below the first',
             )
     return groups
-
-
-def _encoding(item: BandSetRecipe, layers: Sequence[Layer], where: str) -> Encoding:
-    """How a band is stored: as the recipe says, else as all its layers are."""
-    scales = {x.scale for x in layers}
-    whole = all(np.dtype(x.dtype).kind in "iub" for x in layers)
-    computed = any(x.curve or x.dark or x.units == "linear" for x in layers) or len(scales) > 1
-    if item.dtype is not None:
-        dtype = str(np.dtype(item.dtype))
-    elif whole and not computed:
-        dtype = str(np.result_type(*(x.dtype for x in layers)))
-        dtype = "int16" if dtype in ("uint8", "int8", "bool") else dtype
-    elif computed and item.row.kind == "optical":
-        dtype = "int16"
-    else:
-        dtype = "float32"
-    if np.dtype(dtype).kind == "f":
-        if (item.scale or 1.0, item.offset or 0.0) != (1.0, 0.0):
-            raise CubeError("scale of a float band set", where=where, expected="1 and 0: physical")
-        return Encoding(dtype, 1.0, 0.0, math.nan, item.overflow)
-    default = (1e-4, 0.0)
-    if whole and not computed:
-        default = (scales.pop(), min(x.offset for x in layers))
-    elif item.row.kind != "optical" and item.scale is None:
-        raise CubeError(
-            "scale of the cube is not stated",
-            where=where,
-            expected=f"`scale` and `offset` for {dtype}",
-            found="sources that are floats, or differ",
-        )
-    scale = default[0] if item.scale is None else item.scale
-    offset = default[1] if item.offset is None else item.offset
-    return Encoding(dtype, float(scale), float(offset), 0, item.overflow)
-
-
-def _nodata(item: BandSetRecipe, dtype: str) -> float:
-    if np.dtype(dtype).kind == "f":
-        return math.nan
-    if item.nodata is not None:
-        return float(item.nodata)
-    limits = np.iinfo(dtype)
-    return -9999.0 if limits.min <= -9999 else float(limits.max)
 
 
 def _plan_target(item: TargetRecipe, grid: Grid) -> TargetPlan:
