@@ -2,7 +2,7 @@
 
 sensors      bands, wavelengths, scales and QA bits of real sensors, each with its source
 format       the shape of a cube on disk, and the records read from it
-grid         CRS and affine transform
+grid, sites  CRS and affine transform of a raster; the places of a point cube
 cube, read   `open_cube`; raw windows
 write        `create_cube`; sharded, checksummed, restartable writing; maps
 schema       `validate`: every rule a cube must keep, as a report
@@ -24,10 +24,22 @@ from data_zarr.errors import CubeError
 if TYPE_CHECKING:
     from data_zarr.cube import Cube, open_cube
     from data_zarr.grid import Grid
-    from data_zarr.ingest import BandSetRecipe, GridSpec, Recipe, TargetRecipe, build, load_recipe
+    from data_zarr.ingest import (
+        BandSetRecipe,
+        GridSpec,
+        PointBandSet,
+        PointRecipe,
+        PointTarget,
+        Recipe,
+        Table,
+        TargetRecipe,
+        build,
+        load_recipe,
+    )
     from data_zarr.read import Reader
     from data_zarr.samples import sample_path
     from data_zarr.schema import validate
+    from data_zarr.sites import Sites
     from data_zarr.write import BandSetData, create_cube, write_geotiff, write_map
 
 __all__ = [
@@ -37,8 +49,13 @@ __all__ = [
     "CubeError",
     "Grid",
     "GridSpec",
+    "PointBandSet",
+    "PointRecipe",
+    "PointTarget",
     "Reader",
     "Recipe",
+    "Sites",
+    "Table",
     "TargetRecipe",
     "build",
     "create_cube",
@@ -56,8 +73,13 @@ _HOME = {
     "Cube": "cube",
     "Grid": "grid",
     "GridSpec": "ingest",
+    "PointBandSet": "ingest",
+    "PointRecipe": "ingest",
+    "PointTarget": "ingest",
     "Reader": "read",
     "Recipe": "ingest",
+    "Sites": "sites",
+    "Table": "ingest",
     "TargetRecipe": "ingest",
     "build": "ingest",
     "create_cube": "write",

@@ -20,8 +20,9 @@ import numpy as np
 from data_zarr.errors import CubeError
 from data_zarr.format import (
     FORMAT,
-    FORMAT_VERSION,
+    LABELS,
     PIXELS,
+    READABLE,
     TARGETS,
     VALID,
     BandInfo,
@@ -35,6 +36,7 @@ from data_zarr.grid import Grid
 from data_zarr.manifest import Manifest
 from data_zarr.read import Reader, read_array
 from data_zarr.sensors import PLATFORMS
+from data_zarr.sites import Sites
 
 if TYPE_CHECKING:
     import xarray
@@ -47,7 +49,7 @@ class Cube:
 
     Attributes:
       path, title: where it lies and what it is called.
-      grid: rows, columns, CRS.
+      grid: rows, columns, CRS of the finest pixels; the `Sites` of a point cube.
       bandsets, targets: by name, in the order they were written.
       attrs: attributes of the root group (licence, provenance, ...).
     """
@@ -57,7 +59,7 @@ class Cube:
         self.attrs = _root_attributes(path)
         self.manifest = Manifest.read(path)
         self.title = str(self.attrs.get("title", path.name))
-        self.grid = Grid.from_attributes(self.attrs, path)
+        self.grid: Grid | Sites = _place(self.manifest, self.attrs)
         self.bandsets: dict[str, BandSetInfo] = {
             name: _open_band_set(self.manifest, name, self.grid) for name in self.attrs["bandsets"]
         }
@@ -75,6 +77,21 @@ class Cube:
     def __repr__(self) -> str:
         sets = ", ".join(f"{n} {'x'.join(map(str, b.shape))}" for n, b in self.bandsets.items())
         return f"Cube({self.title!r}, {sets}, targets: {', '.join(self.targets) or 'none'})"
+
+    @property
+    def points(self) -> bool:
+        """Places instead of a raster: `grid` is `Sites`."""
+        return isinstance(self.grid, Sites)
+
+    @property
+    def labels(self) -> dict[str, np.ndarray]:
+        """Of the sites of a point cube, [S] each: groups to split by; none for a raster."""
+        return dict(self.grid.labels) if isinstance(self.grid, Sites) else {}
+
+    def grid_of(self, name: str) -> Grid | Sites:
+        """The grid of a band set's own pixels, or the sites."""
+        info = self.bandset(name)
+        return self.grid.coarse(info.factor) if isinstance(self.grid, Grid) else self.grid
 
     def bandset(self, name: str) -> BandSetInfo:
         """A band set by name; CubeError with near misses."""
@@ -115,7 +132,7 @@ class Cube:
         return Reader(self.path, info, channels, preload=preload)
 
     def target(self, name: str) -> np.ndarray:
-        """A target layer, float32 [H, W], NaN where unknown."""
+        """A target layer, float32 [H, W] ([S, 1] for points), NaN where unknown."""
         if name not in self.targets:
             raise CubeError(
                 "no such target",
@@ -124,7 +141,8 @@ class Cube:
                 found=repr(name),
                 remedy=near_miss(name, self.targets),
             )
-        return read_array(self.manifest, f"{TARGETS}/{name}")
+        values = read_array(self.manifest, f"{TARGETS}/{name}")
+        return values[:, None] if self.points else values
 
     def to_xarray(self, bandset: str, *, chunks: Any = None) -> xarray.Dataset:
         """A lazy, CF-decoded dataset: physical `pixels` with NaN for nodata, and `valid`.
@@ -190,18 +208,35 @@ def _root_attributes(path: Path) -> dict[str, Any]:
         attrs = json.loads(document.read_text())["attributes"]
     except (ValueError, KeyError) as error:
         raise CubeError("unreadable metadata", where=document, found=str(error)[:120]) from error
-    if attrs.get("format") != FORMAT or attrs.get("format_version") != FORMAT_VERSION:
+    if attrs.get("format") != FORMAT or attrs.get("format_version") not in READABLE:
         raise CubeError(
             "unknown layout",
             where=path,
-            expected=f"format {FORMAT!r} version {FORMAT_VERSION}",
+            expected=f"format {FORMAT!r} version {' or '.join(map(str, READABLE))}",
             found=f"{attrs.get('format')!r} version {attrs.get('format_version')!r}",
             remedy="a cube of a newer release, or a Zarr store that is not a cube",
         )
     return attrs
 
 
-def _open_band_set(manifest: Manifest, name: str, grid: Grid) -> BandSetInfo:
+def _place(manifest: Manifest, attrs: dict[str, Any]) -> Grid | Sites:
+    """The grid of a raster cube, or the sites of a point cube, from its group of labels."""
+    if attrs.get("featureType") != "timeSeries":
+        return Grid.from_attributes(attrs, manifest.root)
+    names = {k.split("/")[1] for k in manifest.under(LABELS) if k.count("/") > 1}
+    columns = {n: read_array(manifest, f"{LABELS}/{n}") for n in sorted(names)}
+    try:
+        ids, lon, lat = (columns.pop(k) for k in ("site", "lon", "lat"))
+    except KeyError as error:
+        raise CubeError(
+            "sites without a place", where=manifest.root, found=f"no {error}"
+        ) from error
+    sites = Sites(ids, lon, lat, columns, attrs.get("site_gsd"))
+    sites.check(manifest.root)
+    return sites
+
+
+def _open_band_set(manifest: Manifest, name: str, grid: Grid | Sites) -> BandSetInfo:
     where = f"{manifest.root}: {name}"
     document = _metadata(manifest.root, name)
     array = _metadata(manifest.root, f"{name}/{PIXELS}")
@@ -215,6 +250,7 @@ def _open_band_set(manifest: Manifest, name: str, grid: Grid) -> BandSetInfo:
         kind, nodata = attrs["kind"], decode_number(attrs["nodata"])
         source = attrs.get("source", "")
         valid_axes = len(_metadata(manifest.root, f"{name}/{VALID}")["shape"])
+        factor, year_known = int(attrs.get("factor", 1)), bool(attrs.get("year_known", True))
     except (KeyError, IndexError, TypeError) as error:
         raise CubeError("damaged metadata", where=where, found=f"no {error}") from error
     stored_names = tuple(str(b) for b in read_array(manifest, f"{name}/band"))
@@ -227,19 +263,23 @@ def _open_band_set(manifest: Manifest, name: str, grid: Grid) -> BandSetInfo:
             found=f"{', '.join(names)} in the band metadata, {shape[1]} channels",
             remedy="which wavelength belongs to which channel is unknown: write the cube again",
         )
-    if (shape[2], shape[3]) != (grid.height, grid.width):
+    mask_axes, points = len(shape), isinstance(grid, Sites)
+    own = grid if isinstance(grid, Sites) else grid.coarse(factor)
+    if points:
+        shape, shards, chunks = ((*v, 1) for v in (shape, shards, chunks))
+    if len(shape) != 4 or shape[2:] != (own.height, own.width):
         raise CubeError(
             "band set and grid differ",
             where=where,
-            expected=f"{grid.height} x {grid.width} pixels",
-            found=f"{shape[2]} x {shape[3]}",
+            expected=f"{own.height} x {own.width} pixels",
+            found=" x ".join(map(str, shape[2:])),
         )
-    _check_axes(manifest, name, grid)
+    _check_axes(manifest, name, own)
     if static:
         dates = np.full(shape[0], np.datetime64("NaT"), "datetime64[s]")
         platform = np.zeros(shape[0], np.int32)
     else:
-        dates, platform = _dates(manifest, name, shape[0], where)
+        dates, platform = _dates(manifest, name, shape, grid, where)
     return BandSetInfo(
         name=name,
         kind=kind,
@@ -252,12 +292,17 @@ def _open_band_set(manifest: Manifest, name: str, grid: Grid) -> BandSetInfo:
         shape=shape,
         chunks=chunks,
         shards=shards,
-        valid_per_band=valid_axes == 4,
+        valid_per_band=valid_axes == mask_axes,
         source=source,
+        factor=factor,
+        year_known=year_known,
+        points=points,
     )
 
 
-def _dates(manifest: Manifest, name: str, n: int, where: str) -> tuple[np.ndarray, np.ndarray]:
+def _dates(
+    manifest: Manifest, name: str, shape: tuple[int, ...], grid: Grid | Sites, where: str
+) -> tuple[np.ndarray, np.ndarray]:
     if not (manifest.root / name / "time" / "zarr.json").is_file():
         raise CubeError(
             "no dates",
@@ -271,7 +316,7 @@ def _dates(manifest: Manifest, name: str, n: int, where: str) -> tuple[np.ndarra
     meanings = _metadata(manifest.root, f"{name}/platform")["attributes"]["flag_meanings"].split()
     # By name: a cube written with another release keeps its meaning.
     rows = {i: PLATFORMS.index(m) if m in PLATFORMS else 0 for i, m in enumerate(meanings)}
-    if strange := sorted({int(p) for p in stored} - rows.keys()):
+    if strange := sorted({*np.unique(stored).tolist()} - rows.keys()):
         raise CubeError(
             "platform outside the cube's own table",
             where=f"{where}/platform",
@@ -279,26 +324,41 @@ def _dates(manifest: Manifest, name: str, n: int, where: str) -> tuple[np.ndarra
             found=", ".join(map(str, strange)),
             remedy="write the cube again with the names of its platforms",
         )
-    platform = np.asarray([rows[int(p)] for p in stored], np.int32)
-    if len(dates) != n or len(platform) != n:
-        raise CubeError("dates and pixels differ", where=where, expected=n, found=len(dates))
-    check_dates(dates, platform, where)
+    platform = np.asarray([rows[i] for i in range(len(meanings))], np.int32)[stored]
+    sites = grid.ids if isinstance(grid, Sites) else ()
+    fits = dates.shape == (shape[0],) or (len(sites) and dates.shape == (shape[0], len(sites)))
+    if not fits or platform.shape != dates.shape:
+        raise CubeError(
+            "dates and pixels differ", where=where, expected=shape[0], found=list(dates.shape)
+        )
+    check_dates(dates, platform, where, sites)
     return dates, platform
 
 
-def _open_target(path: Path, name: str, grid: Grid) -> TargetInfo:
+def _open_target(path: Path, name: str, grid: Grid | Sites) -> TargetInfo:
     document = _metadata(path, f"{TARGETS}/{name}")
-    if tuple(document["shape"]) != (grid.height, grid.width):
+    shape = (grid.height,) if isinstance(grid, Sites) else (grid.height, grid.width)
+    if tuple(document["shape"]) != shape:
         raise CubeError(
             "target and grid differ",
             where=f"{path}: {TARGETS}/{name}",
-            expected=(grid.height, grid.width),
+            expected=shape,
             found=tuple(document["shape"]),
         )
     return TargetInfo.from_attributes(name, document.get("attributes", {}))
 
 
-def _check_axes(manifest: Manifest, name: str, grid: Grid) -> None:
+def _check_axes(manifest: Manifest, name: str, grid: Grid | Sites) -> None:
+    if isinstance(grid, Sites):
+        for column, expected in (("site", grid.ids), ("lon", grid.lon), ("lat", grid.lat)):
+            found = read_array(manifest, f"{name}/{column}")
+            if found.shape != expected.shape or not (found == expected).all():
+                raise CubeError(
+                    f"coordinate {column} disagrees with the cube's sites",
+                    where=f"{manifest.root}: {name}/{column}",
+                    remedy="another order of sites, or an edited coordinate",
+                )
+        return
     for axis, expected in (("y", grid.y), ("x", grid.x)):
         found = read_array(manifest, f"{name}/{axis}")
         step = abs(grid.transform[4 if axis == "y" else 0])

@@ -11,6 +11,17 @@
         <target> [H, W]        float32, NaN where unknown
         y x spatial_ref
 
+A band set of `factor` f has pixels f times as large: `ceil(H/f) x ceil(W/f)`, same origin. In a
+point cube `site` stands where `y, x` do, there is no CRS beside degrees, and labels come along:
+
+      <bandset>/
+        pixels [T, C, S]  valid [T, S] or [T, C, S]
+        time [T] or [T, S] (NaT, last, where a site has fewer)  platform likewise
+        band [C] site [S] lon [S] lat [S]
+      targets/<target> [S]    labels/<label> [S]: text, whole numbers or flags
+
+In Python a point cube is a raster of S rows and one column.
+
 Physical value = stored * scale + offset, a pair for each band. Nothing here opens a file.
 """
 
@@ -27,11 +38,13 @@ from data_zarr.errors import CubeError
 from data_zarr.sensors import PLATFORMS, Kind, Number, canonical_band, platform_id
 
 FORMAT = "rsvlm-cube"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, 2)
+"""Version 2 added point cubes, `factor` and a manifest that carries its own digest."""
 MANIFEST = "manifest.json"
 JOURNAL = ".writing"
 """Folder of a cube that is being written; gone when it is finished."""
-TARGETS = "targets"
+TARGETS, LABELS = "targets", "labels"
 PIXELS, VALID = "pixels", "valid"
 TIME_UNITS = "seconds since 1970-01-01T00:00:00"
 TargetKind = Literal["continuous", "category"]
@@ -83,13 +96,17 @@ class BandSetInfo:
 
     Attributes:
       bands: in channel order.
-      dates: datetime64[s] [T], ascending; one NaT when static.
-      platform: int32 [T], rows of `data_zarr.sensors.PLATFORMS`.
+      dates: datetime64[s] [T], ascending; one NaT when static. In a point cube also [T, S]: the
+        own dates of each site, NaT after the last.
+      platform: int32, as `dates`: rows of `data_zarr.sensors.PLATFORMS`.
       nodata: stored number that is never a value (NaN for floats), or None.
       static: one undated layer.
-      shape: (T, C, H, W) as stored; chunks and shards likewise.
+      shape: (T, C, H, W) in its own pixels, (T, C, S, 1) for points; chunks and shards likewise.
       valid_per_band: the stored mask has a band axis.
       source: document or provenance line.
+      factor: its pixels are so many times as large as those of the cube's grid.
+      year_known: False where only the day of the year of a date is real.
+      points: stored without columns, as `time, band, site`.
     """
 
     name: str
@@ -105,6 +122,19 @@ class BandSetInfo:
     shards: tuple[int, int, int, int]
     valid_per_band: bool = False
     source: str = ""
+    factor: int = 1
+    year_known: bool = True
+    points: bool = False
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Names of the stored axes of `pixels`."""
+        return ("time", "band", "site") if self.points else ("time", "band", "y", "x")
+
+    def stored(self, sizes: tuple[int, int, int, int], *, mask: bool = False) -> tuple[int, ...]:
+        """`shape`, `chunks` or `shards` as the array `pixels` (or `valid`) has them."""
+        kept = sizes[:3] if self.points else sizes
+        return kept if not mask or self.valid_per_band else (kept[0], *kept[2:])
 
     @property
     def band_names(self) -> tuple[str, ...]:
@@ -185,41 +215,70 @@ def near_miss(name: str, known: Iterable[str]) -> str | None:
     return f"did you mean {by_lower[hits[0]]!r}?" if hits else None
 
 
-def check_dates(dates: np.ndarray, platform: Sequence[int] | np.ndarray, where: object) -> None:
+def check_dates(
+    dates: np.ndarray,
+    platform: Sequence[int] | np.ndarray,
+    where: object,
+    sites: Sequence[str] | np.ndarray = (),
+) -> None:
     """Refuses missing, unsorted and repeated instants of a dated band set, and unknown platforms.
 
-    Two platforms may share an instant; one platform may not repeat it.
+    Two platforms may share an instant; one platform may not repeat it. Dates of sites, [T, S],
+    end with NaT where a site has fewer than T; `sites` names the columns.
     """
-    if np.isnat(dates).any():
+    known = np.asarray(platform)
+    for p in np.unique(known):
+        platform_id(p.item(), where)
+    ticks, missing = dates.astype("int64"), np.isnat(dates)
+    if dates.ndim == 1 and missing.any():
         raise CubeError(
             "date missing",
             where=where,
             expected="a date for every acquisition",
-            found=f"{int(np.isnat(dates).sum())} of {dates.size} are NaT",
+            found=f"{int(missing.sum())} of {dates.size} are NaT",
             remedy="declare an undated layer static",
         )
-    steps = np.diff(dates.astype("int64"))
-    if (steps < 0).any():
-        i = int(np.argmax(steps < 0))
+
+    def at(bad: np.ndarray) -> tuple[Any, Any, Any, int, str]:
+        """The first pair of dates that is bad, their platform, row and site."""
+        column = int(np.argmax(bad.any(axis=0))) if bad.ndim == 2 else None
+        pick = (lambda a: a) if column is None else (lambda a: a[:, column])
+        i = int(np.argmax(pick(bad)))
+        name = "" if column is None else f" of site {sites[column] if len(sites) else column!r}"
+        return pick(dates)[i], pick(dates)[i + 1], pick(known)[i + 1], i, name
+
+    if (bad := missing[:-1] & ~missing[1:]).any():
+        *_, i, site = at(bad)
+        raise CubeError(
+            "a missing date before a real one",
+            where=where,
+            expected="the dates of a site first, NaT after the last",
+            found=f"NaT at {i}{site}, a date at {i + 1}",
+            remedy="move the acquisitions of each site to the front",
+        )
+    both = ~missing[1:]
+    if (bad := both & (ticks[1:] < ticks[:-1])).any():
+        one, other, _, i, site = at(bad)
         raise CubeError(
             "dates are not sorted",
             where=where,
             expected="ascending dates",
-            found=f"{dates[i]} before {dates[i + 1]} at {i}",
+            found=f"{one} before {other} at {i}{site}",
             remedy="sort the acquisitions by date",
         )
-    seen: set[tuple[int, int]] = set()
-    rows = [platform_id(p, where) for p in np.asarray(platform).tolist()]
-    for date, p in zip(dates.astype("int64").tolist(), rows, strict=True):
-        if (date, p) in seen:
-            raise CubeError(
-                "a platform repeats an instant",
-                where=where,
-                expected="one acquisition for a platform and instant",
-                found=f"{PLATFORMS[p]} twice at {np.datetime64(date, 's')}",
-                remedy="mosaic the two, or name their platforms",
-            )
-        seen.add((date, p))
+    order = np.lexsort((known, ticks), axis=0)
+    ticks, missing = np.take_along_axis(ticks, order, 0), np.take_along_axis(missing, order, 0)
+    known, dates = np.take_along_axis(known, order, 0), np.take_along_axis(dates, order, 0)
+    bad = ~missing[1:] & (ticks[1:] == ticks[:-1]) & (known[1:] == known[:-1])
+    if bad.any():
+        date, _, p, _, site = at(bad)
+        raise CubeError(
+            "a platform repeats an instant",
+            where=where,
+            expected="one acquisition for a platform and instant",
+            found=f"{PLATFORMS[int(p)]} twice at {date}{site}",
+            remedy="mosaic the two, or name their platforms",
+        )
 
 
 def band_set_attributes(info: BandSetInfo) -> dict[str, Any]:
@@ -230,6 +289,8 @@ def band_set_attributes(info: BandSetInfo) -> dict[str, Any]:
         "bands": [b.to_attributes() for b in info.bands],
         "nodata": encode_number(info.nodata),
         "source": info.source,
+        "factor": info.factor,
+        **({} if info.static else {"year_known": info.year_known}),
     }
 
 

@@ -62,6 +62,11 @@ def _to_lonlat(wkt: str) -> Any:
     return Transformer.from_crs(_crs(wkt), "EPSG:4326", always_xy=True)
 
 
+def wkt_of(crs: str) -> str:
+    """WKT of a CRS given in any spelling that PROJ reads."""
+    return _crs(crs).to_wkt()
+
+
 @dataclasses.dataclass(frozen=True)
 class Grid:
     """A north-up raster grid.
@@ -159,6 +164,13 @@ class Grid:
         a, b, c, d, e, f = self.transform
         corner = (a, b, a * x + b * y + c, d, e, d * x + e * y + f)
         return Grid(self.crs_wkt, self.epsg, corner, h, w)
+
+    def coarse(self, factor: int) -> Grid:
+        """The grid of pixels `factor` times as large, same origin, that covers this one."""
+        a, b, c, d, e, f = self.transform
+        larger = (a * factor, b, c, d, e * factor, f)
+        size = (-(-self.height // factor), -(-self.width // factor))
+        return Grid(self.crs_wkt, self.epsg, larger, *size)
 
     def check(self, where: object) -> None:
         """Refuses what no later step could mend: no CRS, rotation, south-up, impossible degrees."""
@@ -274,3 +286,32 @@ class Grid:
                 remedy="wrong zone, swapped axes or an edited transform",
             )
         return grid
+
+
+def aligned(y: Any, x: Any, size: int, factor: int, where: object = None) -> tuple[Any, Any, int]:
+    """A window of the base grid in the pixels of a band set of `factor`: (y, x, size).
+
+    The same ground, if the window begins and ends on edges of the larger pixels; the one larger
+    pixel that holds the centre, if the window is smaller than it. Takes arrays of y and x.
+
+        base, size 4   | . . . . | . . . . |      y = 4  ->  y = 2, size 2 at factor 2
+        factor 2       |  .   .  |  .   .  |
+
+    Raises:
+      CubeError: the window cuts the larger pixels.
+    """
+    if factor == 1:
+        return y, x, size
+    if size < factor:
+        return (y + size // 2) // factor, (x + size // 2) // factor, 1
+    cut = (np.asarray(y) % factor != 0) | (np.asarray(x) % factor != 0)
+    if size % factor or cut.any():
+        i = int(np.argmax(cut))
+        raise CubeError(
+            "a window cuts the pixels of a coarser band set",
+            where=where,
+            expected=f"rows, columns and size that are multiples of {factor}",
+            found=f"size {size}, at {int(np.ravel(y)[i])}, {int(np.ravel(x)[i])}",
+            remedy=f"a window and a stride that {factor} divides, or a window below it",
+        )
+    return y // factor, x // factor, size // factor

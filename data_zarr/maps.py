@@ -17,20 +17,21 @@ import numpy as np
 
 from data_zarr.errors import CubeError, OutputError
 from data_zarr.grid import Grid
+from data_zarr.sites import Sites
 
 EDGE = 256
 
 
 def write_map(
     path: str | os.PathLike[str],
-    grid: Grid,
+    grid: Grid | Sites,
     variables: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]],
     attrs: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes layers as one Zarr v3 group that xarray, rioxarray and GDAL open in place.
 
     Args:
-      grid: of every layer.
+      grid: of every layer. Layers of sites, [S, 1], are written as [S].
       variables: name -> (array [H, W], attributes such as `units`, `long_name`); floats have NaN
         as fill.
       attrs: attributes of the group.
@@ -41,7 +42,7 @@ def write_map(
     """
     import zarr
 
-    from data_zarr.template import codecs, write_axes
+    from data_zarr.template import codecs, placed, write_axes
 
     _check_shapes(path, grid, {k: v for k, (v, _) in variables.items()})
     with _moved_into_place(path) as part:
@@ -49,18 +50,19 @@ def write_map(
             part, zarr_format=3, attributes={**grid.attributes(), **(attrs or {})}
         )
         write_axes(group, grid)
-        chunk = (min(EDGE, grid.height), min(EDGE, grid.width))
-        for name, (values, extra) in variables.items():
+        dims = ("site",) if isinstance(grid, Sites) else ("y", "x")
+        for name, (layer, extra) in variables.items():
+            values = layer.reshape(layer.shape[: len(dims)])
             floating = values.dtype.kind == "f"
             array = group.create_array(
                 name,
                 shape=values.shape,
                 dtype=values.dtype,
-                chunks=chunk,
+                chunks=tuple(min(EDGE, n) for n in values.shape),
                 fill_value=np.nan if floating else values.dtype.type(0),
                 compressors=codecs(values.dtype),
-                dimension_names=("y", "x"),
-                attributes={**extra, "grid_mapping": "spatial_ref"},
+                dimension_names=dims,
+                attributes={**extra, **placed(grid)},
                 config={"write_empty_chunks": True},
             )
             array[...] = values
@@ -69,7 +71,7 @@ def write_map(
 
 def write_geotiff(
     path: str | os.PathLike[str],
-    grid: Grid,
+    grid: Grid | Sites,
     bands: Mapping[str, np.ndarray],
     nodata: int | float | None = np.nan,
     unit: str = "",
@@ -81,9 +83,13 @@ def write_geotiff(
       bands: name -> layer; the name becomes the band's description. One common dtype.
 
     Raises:
-      CubeError: rasterio is not installed; a layer of another shape.
+      CubeError: rasterio is not installed; a layer of another shape; sites, which are no raster.
       OutputError: not writable.
     """
+    if isinstance(grid, Sites):
+        raise CubeError(
+            "sites are no raster", where=path, expected="a grid", remedy="write them as Zarr"
+        )
     try:
         import rasterio
     except ImportError as error:
@@ -120,7 +126,7 @@ def write_geotiff(
     return Path(path)
 
 
-def _check_shapes(path: Any, grid: Grid, layers: Mapping[str, np.ndarray]) -> None:
+def _check_shapes(path: Any, grid: Grid | Sites, layers: Mapping[str, np.ndarray]) -> None:
     for name, values in layers.items():
         if values.shape != (grid.height, grid.width):
             raise CubeError(

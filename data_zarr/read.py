@@ -2,6 +2,8 @@
 
     Reader.read(y, x, h, w) -> pixels [T, C, h, w] (stored dtype), valid bool [T, 1 or C, h, w]
 
+in the band set's own pixels; sites of a point cube are rows, and w = 1.
+
 `valid` = stored mask, and not nodata, and finite. It has C channels when the cube stores a mask
 for each band, else one (a pixel is then valid only where all the bands asked for are).
 
@@ -111,6 +113,8 @@ class Reader:
 
     def _masked(self, store: _Store, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
         pixels, stored = store.read(rows, columns)
+        if self.info.points:
+            pixels, stored = pixels[..., None], stored[..., None]
         valid = stored if stored.ndim == 4 else stored[:, None]
         if self.channels is not None:
             pixels = np.ascontiguousarray(pixels[:, list(self.channels)])
@@ -157,16 +161,20 @@ class _Store:
         self.guard, self.arrays = _open([path / name for name in self.names], backend)
 
     def _extent(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """(shape, shards) of pixels or of the mask, which may have no band axis."""
-        shape, shards = self.info.shape, self.info.shards
-        if name == self.names[1] and not self.info.valid_per_band:
-            return (shape[0], *shape[2:]), (shards[0], *shards[2:])
-        return shape, shards
+        """(shape, shards) of pixels or of the mask, as stored."""
+        mask = name == self.names[1]
+        return self.info.stored(self.info.shape, mask=mask), self.info.stored(
+            self.info.shards, mask=mask
+        )
+
+    def _place(self, rows: slice, columns: slice) -> tuple[slice, ...]:
+        return (rows,) if self.info.points else (rows, columns)
 
     def _touched(self, name: str, rows: slice, columns: slice) -> list[str]:
         shape, shards = self._extent(name)
-        leading = [slice(0, n) for n in shape[:-2]]
-        return shard_keys(name, shape, shards, [*leading, rows, columns])
+        place = self._place(rows, columns)
+        leading = [slice(0, n) for n in shape[: -len(place)]]
+        return shard_keys(name, shape, shards, [*leading, *place])
 
     def read(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
         if self.guard:
@@ -176,7 +184,8 @@ class _Store:
                 ):
                     raise problem
         try:
-            futures = [array(rows, columns) for array in self.arrays]
+            place = self._place(rows, columns)
+            futures = [array(place) for array in self.arrays]
             pixels, valid = (future() for future in futures)
             return pixels, valid
         except (ValueError, OSError, RuntimeError) as error:
@@ -196,7 +205,7 @@ class _Store:
 
 
 def _open(paths: list[Path], backend: Backend | None) -> tuple[bool, list[Any]]:
-    """Whether missing chunks must be looked for, and `f(rows, columns)` for each array.
+    """Whether missing chunks must be looked for, and `f(place)` for each array.
 
     `f` starts a read and returns a function that waits for its numbers, so that the pixels and
     the mask of a window are read at the same time.
@@ -225,9 +234,9 @@ def _open_tensorstore(ts: Any, path: Path) -> Any:
         read=True,
         context=ts.Context({"cache_pool": {"total_bytes_limit": 0}}),
     ).result()
-    return lambda rows, columns: array[..., rows, columns].read().result
+    return lambda place: array[(..., *place)].read().result
 
 
 def _open_zarr(zarr: Any, path: Path) -> Any:
     array = zarr.open_array(path, mode="r")
-    return lambda rows, columns: lambda: np.asarray(array[..., rows, columns])
+    return lambda place: lambda: np.asarray(array[(..., *place)])

@@ -180,13 +180,12 @@ def _sample(cube: Cube, info: BandSetInfo, samples: int) -> tuple[np.ndarray, fl
       samples: chunks to look at, spread evenly over the cube.
     """
     reader, edge = cube.reader(info.name), info.chunks[2]
-    starts = [
-        (y, x) for y in range(0, cube.grid.height, edge) for x in range(0, cube.grid.width, edge)
-    ]
+    height, width = info.shape[2:]
+    starts = [(y, x) for y in range(0, height, edge) for x in range(0, width, edge)]
     step = max(1, -(-len(starts) // samples))
     values, valids = [], []
     for y, x in starts[::step]:
-        h, w = min(edge, cube.grid.height - y), min(edge, cube.grid.width - x)
+        h, w = min(edge, height - y), min(edge, width - x)
         pixels, valid = reader.read(y, x, h, w)
         scale = np.asarray([b.scale for b in info.bands], np.float32)[:, None, None]
         offset = np.asarray([b.offset for b in info.bands], np.float32)[:, None, None]
@@ -207,6 +206,11 @@ def _numbers(cube: Cube, info: BandSetInfo) -> Iterator[Row]:
         yield Row("some pixels are valid", "error", info.name, "> 0 %", "0 % in the sample")
         return
     yield Row(f"{share:.0%} of the pixels are valid", "ok", info.name)
+    if info.dates.ndim == 2:
+        _, valid = cube.reader(info.name).read(0, 0, info.shape[2], 1)
+        undated = int((valid[..., 0].any(axis=1) & np.isnat(info.dates)).sum())
+        rule = "no value is valid without a date"
+        yield Row(rule, "error" if undated else "ok", info.name, "0", f"{undated} values")
     yield from _possible(info, values[np.isfinite(values)])
 
 

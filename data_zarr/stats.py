@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from data_zarr.errors import CubeError
+from data_zarr.grid import aligned
 
 if TYPE_CHECKING:
     from data_zarr.cube import Cube
@@ -46,17 +47,21 @@ def band_stats(cube: Cube, bandset: str, windows: Int[np.ndarray, "n 2"], size: 
     Args:
       cube: an open cube.
       bandset: its name there.
-      windows: upper left pixels (y, x) of the training windows.
-      size: edge of a window, in pixels.
+      windows: upper left pixels (y, x) of the training windows, on the cube's grid.
+      size: edge of a window, in pixels of that grid.
 
     Raises:
-      CubeError: no windows, a window outside the cube, or a band without a valid value.
+      CubeError: no windows, a window outside the cube or across larger pixels, or a band without
+        a valid value.
     """
     if not len(windows):
         raise CubeError("no windows to take statistics of", where=f"band set {bandset!r}")
-    reader = cube.reader(bandset)
-    bands = cube.bandsets[bandset].bands
-    stored = merge(reader.read(int(y), int(x), size, size) for y, x in windows)
+    reader, info = cube.reader(bandset, preload=cube.points), cube.bandsets[bandset]
+    bands = info.bands
+    rows, columns = np.asarray(windows).T
+    y, x, edge = aligned(rows, columns, size, info.factor, f"band set {bandset!r}")
+    places = zip(y.tolist(), x.tolist(), strict=True)
+    stored = merge(reader.read(*place, edge, edge) for place in places)
     for band, count in zip(bands, stored.count, strict=True):
         if count == 0:
             raise CubeError(

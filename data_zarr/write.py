@@ -6,10 +6,11 @@
         writer.write_target("agb", 0, 0, values)
                                                                          close(): manifest.json
 
-A region begins on a multiple of `writer.shard` and ends on one or at the edge, so two tasks never
-share a file: that is how concurrent Zarr writers lose data. Every file is replaced atomically and
-journalled with its SHA-256; a killed run is run again and only misses what it had not finished.
-A writer pickles as its path, so the regions may be written by many processes; one of them closes.
+A region begins on a multiple of the band set's shard and ends on one or at the edge, so two tasks
+never share a file: that is how concurrent Zarr writers lose data. Every file is replaced
+atomically and journalled with its SHA-256; a killed run is run again and only misses what it had
+not finished. A writer pickles as its path, so the regions may be written by many processes; one
+of them closes.
 
 How a shard is cut into chunks: `data_zarr.layout`; the empty cube: `data_zarr.template`; maps:
 `data_zarr.maps`. Their public names are exported here.
@@ -19,7 +20,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -30,12 +30,13 @@ import numpy as np
 
 from data_zarr import template
 from data_zarr.errors import CubeError, OutputError
-from data_zarr.format import JOURNAL, PIXELS, TARGETS, VALID, TargetInfo
+from data_zarr.format import JOURNAL, LABELS, PIXELS, TARGETS, VALID, TargetInfo
 from data_zarr.grid import Grid
-from data_zarr.layout import CHUNK, BandSetData, Layout
+from data_zarr.layout import CHUNK, SITES_A_SHARD, BandSetData, Layout, fitting
 from data_zarr.manifest import Entry, digest_file, seal, shard_keys, write_atomic
 from data_zarr.maps import write_geotiff, write_map
 from data_zarr.read import usable
+from data_zarr.sites import Sites
 
 __all__ = ["BandSetData", "CubeWriter", "create_cube", "seal", "write_geotiff", "write_map"]
 
@@ -43,15 +44,16 @@ __all__ = ["BandSetData", "CubeWriter", "create_cube", "seal", "write_geotiff", 
 def create_cube(
     path: str | os.PathLike[str],
     *,
-    grid: Grid,
+    grid: Grid | Sites,
     bandsets: Sequence[BandSetData],
     targets: Sequence[TargetInfo] = (),
     layout: Layout = "balanced",
-    shard: int = 256,
+    shard: int | None = None,
     title: str,
     license: str,
     provenance: str,
     attrs: dict[str, Any] | None = None,
+    codec: template.Codec = "zstd",
     level: int = 3,
     overwrite: bool = False,
 ) -> CubeWriter:
@@ -60,10 +62,13 @@ def create_cube(
     Called again on a cube that was not finished, with the same arguments, it resumes.
 
     Args:
-      shard: pixels a side of one file; brought down to the cube where that is smaller.
+      grid: of the finest pixels; or the sites of a point cube.
+      shard: pixels a side of one file, or sites in it; brought down to the cube where that is
+        smaller. None: 256 pixels, `SITES_A_SHARD` sites.
       provenance: where the numbers come from and how they were made.
       attrs: more root attributes, JSON values.
-      level: of zstd. 9 makes files 8 % smaller than 3 and takes 25 times as long.
+      codec: "zstd" to keep, "lz4" for a hot copy: larger files, faster reads.
+      level: of the codec. zstd 9 makes files 8 % smaller than 3 and takes 25 times as long.
       overwrite: delete a cube that is already there.
 
     Raises:
@@ -73,13 +78,17 @@ def create_cube(
     """
     root = Path(path).absolute()
     grid.check(root)
-    edge = min(CHUNK, shard)
-    if shard < 1 or shard % edge:
+    if codec not in template.CODECS:
+        raise CubeError(
+            "no such codec", where=root, expected=" or ".join(template.CODECS), found=repr(codec)
+        )
+    shard = shard or (SITES_A_SHARD if isinstance(grid, Sites) else 256)
+    if shard < 1 or (shard > CHUNK and shard % CHUNK):
         raise CubeError("shard", where=root, expected=f"a multiple of {CHUNK}", found=shard)
-    shard = min(shard, edge * math.ceil(max(grid.height, grid.width) / edge))
+    shard = fitting(shard, grid)
     infos = [b.info(grid, layout, shard) for b in bandsets]
     names = [i.name for i in infos]
-    if not names or len(set(names)) != len(names) or TARGETS in names:
+    if not names or len(set(names)) != len(names) or {TARGETS, LABELS} & {*names}:
         raise CubeError("band sets repeated, none, or named as a group", found=", ".join(names))
     plan = template.Plan(
         grid,
@@ -88,6 +97,7 @@ def create_cube(
         shard,
         level,
         {"title": title, "license": license, "provenance": provenance, **(attrs or {})},
+        codec,
     )
     try:
         if template.claim(root, plan, overwrite):
@@ -109,7 +119,8 @@ class CubeWriter:
 
     Attributes:
       path: of the cube.
-      shard: pixels a side of a region.
+      grid: of the cube, or its sites.
+      shard: pixels a side of a region of the cube's grid, or sites; `shard_of` for a band set.
       bandsets, targets: as they will be read.
     """
 
@@ -130,15 +141,30 @@ class CubeWriter:
         if kind is None:
             self.close()
 
-    def regions(self) -> Iterator[tuple[int, int]]:
-        """First row and column of every shard."""
-        for y in range(0, self.grid.height, self.shard):
-            for x in range(0, self.grid.width, self.shard):
+    def shard_of(self, name: str) -> int:
+        """Its own pixels a side of a region of a band set or target."""
+        return self.bandsets[name].shards[2] if name in self.bandsets else self.shard
+
+    def size_of(self, name: str) -> tuple[int, int]:
+        """Rows and columns of a band set or target, in its own pixels."""
+        if name in self.bandsets:
+            return self.bandsets[name].shape[2:]
+        return self.grid.height, self.grid.width
+
+    def regions(self, name: str | None = None) -> Iterator[tuple[int, int]]:
+        """First row and column of every shard of a band set or target, in its own pixels.
+
+        Without a name: of the cube's grid, as targets and band sets of factor 1 have them.
+        """
+        (height, width), edge = self.size_of(name or ""), self.shard_of(name or "")
+        for y in range(0, height, edge):
+            for x in range(0, width, edge):
                 yield y, x
 
     def done(self, name: str, y: int, x: int) -> bool:
         """True when the shard of band set or target `name` at (y, x) has been written."""
-        return self._journal(name, y // self.shard, x // self.shard).is_file()
+        edge = self.shard_of(name)
+        return self._journal(name, y // edge, x // edge).is_file()
 
     def write(
         self, bandset: str, y: int, x: int, pixels: np.ndarray, valid: np.ndarray | None = None
@@ -146,7 +172,9 @@ class CubeWriter:
         """Writes one or more whole shards of a band set, all dates and bands.
 
         Args:
-          pixels: [T, C, h, w] in the stored dtype. What lies under a cloud is kept.
+          y, x: first row and column, in the band set's own pixels; site and 0 for points.
+          pixels: [T, C, h, w] in the stored dtype; [T, C, n, 1] for points. What lies under a
+            cloud is kept.
           valid: bool [T, h, w], [T, 1, h, w] or [T, C, h, w]; nodata and non-finite numbers are
             invalid in any case. With one mask for all bands a pixel is valid where every band is.
 
@@ -179,37 +207,40 @@ class CubeWriter:
                     found=list(np.shape(valid)),
                 )
             mask = mask & given
+        if info.dates.ndim == 2 and 0 <= y < y + h <= info.shape[2]:
+            mask = mask & ~np.isnat(info.dates[:, None, y : y + h, None])
         if not info.valid_per_band:
             mask = np.all(mask, axis=1)
-        for rows, columns in self._shards(y, x, h, w, where):
+        shards, mask_shards = info.stored(info.shards), info.stored(info.shards, mask=True)
+        for rows, columns in self._shards(bandset, y, x, h, w, where):
             down = slice(rows.start - y, rows.stop - y)
             across = slice(columns.start - x, columns.stop - x)
-            mask_shards = info.shards if info.valid_per_band else (info.shards[0], *info.shards[2:])
             parts = {
-                f"{bandset}/{PIXELS}": (pixels[..., down, across], info.shards),
+                f"{bandset}/{PIXELS}": (pixels[..., down, across], shards),
                 f"{bandset}/{VALID}": (mask[..., down, across], mask_shards),
             }
             self._write(bandset, rows, columns, parts)
 
     def write_target(self, name: str, y: int, x: int, values: np.ndarray) -> None:
-        """Writes whole shards of a target, float [h, w], NaN where unknown."""
+        """Writes whole shards of a target, float [h, w] or [n] of sites, NaN where unknown."""
         where = f"{self.path}: {TARGETS}/{name}"
         if name not in self.targets:
             raise CubeError("no such target", where=where, expected=", ".join(self.targets))
+        points = isinstance(self.grid, Sites)
+        values = values[:, None] if points and values.ndim == 1 else values
         if values.ndim != 2:
             raise CubeError("target", where=where, expected="[h, w]", found=list(values.shape))
         layer = values.astype(np.float32)
         h, w = layer.shape
-        for rows, columns in self._shards(y, x, h, w, where):
+        shards = (self.shard,) if points else (self.shard, self.shard)
+        for rows, columns in self._shards(name, y, x, h, w, where):
             inner = layer[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
-            self._write(
-                name, rows, columns, {f"{TARGETS}/{name}": (inner, (self.shard, self.shard))}
-            )
+            self._write(name, rows, columns, {f"{TARGETS}/{name}": (inner, shards)})
 
     def close(self) -> None:
         """Writes the manifest; CubeError names the first shard that is still missing."""
         for name in (*self.bandsets, *self.targets):
-            for y, x in self.regions():
+            for y, x in self.regions(name):
                 if not self.done(name, y, x):
                     raise CubeError(
                         "cube is not finished",
@@ -230,29 +261,26 @@ class CubeWriter:
     def _journal(self, name: str, row: int, column: int) -> Path:
         return self.path / JOURNAL / f"shard.{name}.{row}.{column}.json"
 
-    def _shards(self, y: int, x: int, h: int, w: int, where: str) -> Iterator[tuple[slice, slice]]:
+    def _shards(
+        self, name: str, y: int, x: int, h: int, w: int, where: str
+    ) -> Iterator[tuple[slice, slice]]:
         """The shards of a region, which must be made of whole ones."""
-        for start, size, n in ((y, h, self.grid.height), (x, w, self.grid.width)):
+        (height, width), edge = self.size_of(name), self.shard_of(name)
+        for start, size, n in ((y, h, height), (x, w, width)):
             end = start + size
-            if (
-                start < 0
-                or size < 1
-                or start % self.shard
-                or (end % self.shard and end != n)
-                or (end > n)
-            ):
+            if start < 0 or size < 1 or start % edge or (end % edge and end != n) or end > n:
                 raise CubeError(
                     "region is not made of whole shards",
                     where=where,
-                    expected=f"from and to multiples of {self.shard}, or to the edge at {n}",
+                    expected=f"from and to multiples of {edge}, or to the edge at {n}",
                     found=f"{start}..{end}",
                     remedy="two writers that share a shard lose each other's data",
                 )
-        for row in range(y, y + h, self.shard):
-            for column in range(x, x + w, self.shard):
+        for row in range(y, y + h, edge):
+            for column in range(x, x + w, edge):
                 yield (
-                    slice(row, min(row + self.shard, self.grid.height)),
-                    slice(column, min(column + self.shard, self.grid.width)),
+                    slice(row, min(row + edge, height)),
+                    slice(column, min(column + edge, width)),
                 )
 
     def _write(
@@ -269,11 +297,13 @@ class CubeWriter:
             for array, (values, shards) in parts.items():
                 with zarr.config.set({"array.write_empty_chunks": True}):
                     stored: Any = zarr.open_array(self.path / array, mode="r+")
-                    stored[(..., rows, columns)] = values
-                window = [*(slice(0, n) for n in stored.shape[:-2]), rows, columns]
+                    place = (rows,) if isinstance(self.grid, Sites) else (rows, columns)
+                    stored[(..., *place)] = values[..., 0] if len(place) == 1 else values
+                window = [*(slice(0, n) for n in stored.shape[: -len(place)]), *place]
                 for key in shard_keys(array, stored.shape, shards, window):
                     files[key] = dataclasses.astuple(digest_file(self.path / key))
-            mark = self._journal(name, rows.start // self.shard, columns.start // self.shard)
+            edge = self.shard_of(name)
+            mark = self._journal(name, rows.start // edge, columns.start // edge)
             write_atomic(mark, json.dumps(files))
         except OSError as error:
             raise OutputError(

@@ -21,14 +21,15 @@ from typing import Any
 import numpy as np
 
 from data_zarr.cube import open_cube
-from data_zarr.errors import CubeWarning
+from data_zarr.errors import CubeError, CubeWarning
 from data_zarr.format import JOURNAL
 from data_zarr.grid import Grid
 from data_zarr.ingest import checks
 from data_zarr.ingest.dark import resolved
 from data_zarr.ingest.encode import Encoding, encode, physical
 from data_zarr.ingest.load import load_recipe
-from data_zarr.ingest.plan import BandSetPlan, BuildPlan, make_plan
+from data_zarr.ingest.plan import BandSetPlan, BuildPlan, plan_raster
+from data_zarr.ingest.points import PointPlan, PointRecipe, plan_points, write_points
 from data_zarr.ingest.recipe import Recipe
 from data_zarr.ingest.scene import Layer, Scene, from_json, to_json
 from data_zarr.ingest.schedule import run
@@ -54,7 +55,7 @@ class Built:
 
 
 def build(
-    recipe: Recipe | str | os.PathLike[str],
+    recipe: Recipe | PointRecipe | str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
     scheduler: str = "threads",
@@ -75,13 +76,18 @@ def build(
       CubeError: what the recipe or the sources refuse, before the output is touched.
       OutputError: an output that cannot be written.
     """
-    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
+    loaded = load_recipe(Path(recipe)) if isinstance(recipe, str | os.PathLike) else recipe
     return build_plan(make_plan(loaded), out, scheduler=scheduler, workers=workers,
                       overwrite=overwrite, progress=progress)  # fmt: skip
 
 
+def make_plan(recipe: Recipe | PointRecipe) -> BuildPlan | PointPlan:
+    """All that a build will do, checked: of rasters without a pixel, of points with the table."""
+    return plan_points(recipe) if isinstance(recipe, PointRecipe) else plan_raster(recipe)
+
+
 def build_plan(
-    plan: BuildPlan,
+    plan: BuildPlan | PointPlan,
     out: str | os.PathLike[str],
     *,
     scheduler: str = "threads",
@@ -90,6 +96,9 @@ def build_plan(
     progress: Progress | None = None,
 ) -> Built:
     """`build` for a plan that is already made."""
+    if isinstance(plan, PointPlan):
+        digest = write_points(plan, out, overwrite=overwrite)
+        return Built(Path(out), digest, plan.tasks, plan.tasks, (), ())
     checks.probe(plan)
     recipe = plan.recipe
     writer = create_cube(
@@ -115,10 +124,10 @@ def build_plan(
         }
     write_atomic(writer.path / STATE, json.dumps(state))
     tasks = [
-        (str(writer.path), name, y, x)
-        for name in state
-        for y, x in writer.regions()
-        if not writer.done(name.removeprefix("targets/"), y, x)
+        (str(writer.path), key, y, x)
+        for key, name in ((k, k.removeprefix("targets/")) for k in state)
+        for y, x in writer.regions(name)
+        if not writer.done(name, y, x)
     ]
     run(write_shard, tasks, scheduler=scheduler, workers=workers, progress=progress)
     writer.close()
@@ -155,18 +164,19 @@ def _load(path: str, stamp: int) -> dict[str, Any]:
 
 def write_shard(task: Task) -> str:
     """Reads and writes one shard; done twice, it writes the same bytes."""
-    path, name, y, x = task
+    path, key, y, x = task
     writer = CubeWriter(Path(path))
-    entry = _load(path, os.stat(Path(path, STATE)).st_mtime_ns)[name]
-    whole = writer.grid
-    h, w = min(writer.shard, whole.height - y), min(writer.shard, whole.width - x)
+    entry = _load(path, os.stat(Path(path, STATE)).st_mtime_ns)[key]
+    name = key.removeprefix("targets/")
+    whole, edge = _grid_of(writer, name), writer.shard_of(name)
+    h, w = min(edge, whole.height - y), min(edge, whole.width - x)
     window = whole.window(y, x, h, w)
-    if name.startswith("targets/"):
+    if name != key:
         layer = entry["scenes"][0].layers[0]
         numbers, valid = fetch(layer, window, entry["resampling"], ratio(layer.grid, whole))
         values = np.where(valid, physical(numbers, layer), np.nan)
-        writer.write_target(name.removeprefix("targets/"), y, x, values.astype(np.float32))
-        return name
+        writer.write_target(name, y, x, values.astype(np.float32))
+        return key
     scenes, encodings = entry["scenes"], entry["encodings"]
     shape = (len(entry["groups"]), len(encodings), h, w)
     pixels = np.full(shape, encodings[0].nodata, encodings[0].dtype)
@@ -175,7 +185,15 @@ def write_shard(task: Task) -> str:
         for member in group:
             _lay(scenes[member], encodings, entry["resampling"], window, whole, pixels[t], valid[t])
     writer.write(name, y, x, pixels, valid)
-    return name
+    return key
+
+
+def _grid_of(writer: CubeWriter, name: str) -> Grid:
+    """The pixels of a band set or target."""
+    if not isinstance(writer.grid, Grid):
+        raise CubeError("points have no shards of pixels", where=writer.path)
+    info = writer.bandsets.get(name)
+    return writer.grid if info is None else writer.grid.coarse(info.factor)
 
 
 def _lay(

@@ -29,13 +29,15 @@ from typing import Any, TypeVar
 
 from data_zarr.errors import CubeError
 from data_zarr.format import near_miss
+from data_zarr.ingest.points import PointBandSet, PointRecipe, PointTarget
 from data_zarr.ingest.recipe import BandSetRecipe, GridSpec, Recipe, TargetRecipe
+from data_zarr.ingest.table import Table
 
 T = TypeVar("T")
 _PLURAL = {"bandset": "bandsets", "target": "targets", "source": "sources"}
 
 
-def load_recipe(path: str | Path) -> Recipe:
+def load_recipe(path: str | Path) -> Recipe | PointRecipe:
     """A recipe from a .toml or .py file; relative paths in it start at its folder.
 
     Raises:
@@ -54,7 +56,7 @@ def load_recipe(path: str | Path) -> Recipe:
     return recipe.at(file.absolute().parent)
 
 
-def from_toml(text: str, where: object = "recipe") -> Recipe:
+def from_toml(text: str, where: object = "recipe") -> Recipe | PointRecipe:
     """A recipe from TOML text."""
     try:
         content = tomllib.loads(text)
@@ -63,10 +65,12 @@ def from_toml(text: str, where: object = "recipe") -> Recipe:
     return _recipe(content, where)
 
 
-def _recipe(content: dict[str, Any], where: object) -> Recipe:
+def _recipe(content: dict[str, Any], where: object) -> Recipe | PointRecipe:
     from data_zarr.ingest.sources import KINDS, source_class
 
     content = _plural(content)
+    if "table" in content:
+        return _point_recipe(content, where)
     bandsets = []
     for i, table in enumerate(content.pop("bandsets", [])):
         place = f"{where}: bandset {table.get('name', i)}"
@@ -91,6 +95,22 @@ def _recipe(content: dict[str, Any], where: object) -> Recipe:
     grid = _fill(GridSpec, content.pop("grid", {}), f"{where}: grid")
     _fields(Recipe, content, where)
     return _fill(Recipe, {**content, "bandsets": bandsets, "targets": targets, "grid": grid}, where)
+
+
+def _point_recipe(content: dict[str, Any], where: object) -> PointRecipe:
+    """The recipe of a point cube: the same, with one [table] and columns in place of sources."""
+    rows = {
+        "table": _fill(Table, content.pop("table"), f"{where}: table"),
+        "bandsets": [
+            _fill(PointBandSet, b, f"{where}: bandset {b.get('name', i)}")
+            for i, b in enumerate(content.pop("bandsets", []))
+        ],
+        "targets": [
+            _fill(PointTarget, t, f"{where}: target {t.get('name', i)}")
+            for i, t in enumerate(content.pop("targets", []))
+        ],
+    }
+    return _fill(PointRecipe, {**content, **rows}, where)
 
 
 def _plural(table: dict[str, Any]) -> dict[str, Any]:
@@ -164,7 +184,7 @@ def _value(value: Any, hint: Any, where: str) -> Any:
     )
 
 
-def _from_python(file: Path) -> Recipe:
+def _from_python(file: Path) -> Recipe | PointRecipe:
     spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise CubeError("not a Python file", where=file)
@@ -184,7 +204,7 @@ def _from_python(file: Path) -> Recipe:
         raise CubeError(
             f"the recipe fails ({type(error).__name__}: {error})", where=f"{file}{line}"
         ) from error
-    if not isinstance(recipe, Recipe):
+    if not isinstance(recipe, Recipe | PointRecipe):
         raise CubeError(
             "the file defines no recipe", where=file, expected="recipe() -> Recipe", found=recipe
         )

@@ -1,7 +1,9 @@
 """A recipe and its sources' metadata, brought together: all that a build will do, without a pixel.
 
-make_plan(recipe) -> BuildPlan      grid, dates, encodings, who is read for what; refuses here
-plan.describe()                     the same as JSON values, for `--dry-run`
+    plan_raster(recipe) -> BuildPlan    grid, dates, encodings, who is read for what
+    plan.describe()                     the same as JSON values, for `--dry-run`
+
+Whatever can be refused without reading a pixel is refused here.
 """
 
 from __future__ import annotations
@@ -15,16 +17,15 @@ from typing import Any
 import numpy as np
 
 from data_zarr.errors import CubeError
-from data_zarr.format import TargetInfo
 from data_zarr.grid import Grid
 from data_zarr.ingest.choose import encoding_of, nodata_of
 from data_zarr.ingest.encode import Encoding, shift
 from data_zarr.ingest.grids import overlapping, target_grid
-from data_zarr.ingest.native import grid_of, open_raster
-from data_zarr.ingest.recipe import BandSetRecipe, Recipe, TargetRecipe
-from data_zarr.ingest.scene import Layer, Scene, Wanted
-from data_zarr.ingest.warp import RESAMPLING, aligned, window_in
-from data_zarr.layout import BandSetData
+from data_zarr.ingest.recipe import BandSetRecipe, Recipe
+from data_zarr.ingest.scene import Scene, Wanted
+from data_zarr.ingest.targets import TargetPlan, plan_target
+from data_zarr.ingest.warp import RESAMPLING, aligned
+from data_zarr.layout import BandSetData, fitting
 from data_zarr.sensors import platform_id
 
 SMALL_CHUNK, MANY_CHUNKS = 16384, 10000
@@ -48,13 +49,6 @@ class BandSetPlan:
 
 
 @dataclasses.dataclass(frozen=True)
-class TargetPlan:
-    recipe: TargetRecipe
-    info: TargetInfo
-    layer: Layer
-
-
-@dataclasses.dataclass(frozen=True)
 class BuildPlan:
     """Everything but the pixels. `notes` are facts, `warnings` are doubts."""
 
@@ -67,19 +61,17 @@ class BuildPlan:
 
     @property
     def shard(self) -> int:
-        """Pixels a side of a shard, as `create_cube` will make it."""
-        edge = min(64, self.recipe.shard)
-        return min(
-            self.recipe.shard, edge * math.ceil(max(self.grid.height, self.grid.width) / edge)
-        )
+        """Pixels a side of a shard of the cube's grid, as `create_cube` will make it."""
+        return fitting(self.recipe.shard, self.grid)
 
     @property
     def tasks(self) -> int:
         """Shards to write."""
-        return sum(
-            math.ceil(g.height / self.shard) * math.ceil(g.width / self.shard)
-            for g in [*(b.grid for b in self.bandsets), *(self.grid for _ in self.targets)]
-        )
+        count = 0
+        for grid in [*(b.grid for b in self.bandsets), *(self.grid for _ in self.targets)]:
+            edge = fitting(self.recipe.shard, grid)
+            count += math.ceil(grid.height / edge) * math.ceil(grid.width / edge)
+        return count
 
     def describe(self) -> dict[str, Any]:
         """What would be built, as JSON values."""
@@ -136,7 +128,7 @@ def _bandset(b: BandSetPlan) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def make_plan(recipe: Recipe) -> BuildPlan:
+def plan_raster(recipe: Recipe) -> BuildPlan:
     """Asks every source what it holds and checks all that can be checked without pixels.
 
     Raises:
@@ -151,8 +143,8 @@ def make_plan(recipe: Recipe) -> BuildPlan:
         where = f"band set {item.name!r}"
         inside, more = overlapping(scenes, grid, where)
         notes.extend(more)
-        bandsets.append(_plan_bandset(item, inside, grid, notes))
-    targets = tuple(_plan_target(t, grid) for t in recipe.targets)
+        bandsets.append(_plan_bandset(item, inside, grid.coarse(item.factor), notes))
+    targets = tuple(plan_target(t, grid) for t in recipe.targets)
     plan = BuildPlan(recipe, grid, tuple(bandsets), targets, tuple(notes), ())
     return dataclasses.replace(plan, warnings=tuple(_doubts(plan)))
 
@@ -194,13 +186,15 @@ def _plan_bandset(
     for scene in scenes:
         for layer in scene.layers:
             if item.resampling is None and aligned(layer.grid, grid) is None:
+                f = _multiple(layer.grid, grid) if item.factor == 1 else 0
                 raise CubeError(
                     "resampling is not stated",
                     where=f"{where}: {scene.name}",
                     expected="one of " + ", ".join(RESAMPLING),
-                    found=f"pixels of {layer.grid.gsd:.6g} m on another grid than the cube "
+                    found=f"pixels of {layer.grid.gsd:.6g} m on another grid than the band set "
                     f"({grid.gsd:.6g} m)",
-                    remedy="state `resampling` for the band set",
+                    remedy="state `resampling`"
+                    + (f", or factor = {f}, which keeps the pixels" if f else ""),
                 )
     encodings = tuple(
         encoding_of(item, [s.layers[c] for s in scenes], f"{where}, {band.name}")
@@ -231,8 +225,16 @@ def _plan_bandset(
         dtype=dtype,
         valid_per_band=item.valid_per_band,
         source=item.row.source,
+        factor=item.factor,
     )
     return BandSetPlan(item, data, scenes, groups, encodings, grid)
+
+
+def _multiple(source: Grid, grid: Grid) -> int:
+    """The factor under which a source of larger pixels needs no warp; 0 where there is none."""
+    f = round(source.transform[0] / grid.transform[0])
+    fits = 1 < f <= max(grid.height, grid.width) and aligned(source, grid.coarse(f)) is not None
+    return f if fits else 0
 
 
 def _groups(
@@ -255,48 +257,11 @@ def _groups(
     return groups
 
 
-def _plan_target(item: TargetRecipe, grid: Grid) -> TargetPlan:
-    where = f"target {item.name!r}"
-    with open_raster(item.path, where) as file:
-        if not 1 <= item.index <= file.count:
-            raise CubeError("no such channel", where=where, expected=f"1..{file.count}",
-                            found=item.index)  # fmt: skip
-        own = file.nodatavals[item.index - 1]
-        layer = Layer(
-            path=item.path,
-            grid=grid_of(file, item.path),
-            dtype=file.dtypes[item.index - 1],
-            index=item.index,
-            scale=item.scale,
-            offset=item.offset,
-            nodata=own if item.nodata is None else item.nodata,
-        )
-    if window_in(layer.grid, grid) is None:
-        raise CubeError("target and grid do not overlap", where=where)
-    if item.resampling is None and aligned(layer.grid, grid) is None:
-        raise CubeError(
-            "resampling is not stated",
-            where=where,
-            expected='"nearest"' if item.kind == "category" else "one of " + ", ".join(RESAMPLING),
-            found=f"a raster of {layer.grid.gsd:.6g} m on another grid than the cube",
-        )
-    info = TargetInfo(
-        name=item.name,
-        long_name=item.long_name,
-        unit=item.unit,
-        bounds=item.bounds,
-        kind=item.kind,
-        description=item.description,
-        categories=item.categories,
-    )
-    return TargetPlan(item, info, layer)
-
-
 def _doubts(plan: BuildPlan) -> list[str]:
     """Warnings that need no pixel."""
     out = []
     for b in plan.bandsets:
-        info = b.data.info(b.grid, plan.recipe.layout, plan.shard)
+        info = b.data.info(plan.grid, plan.recipe.layout, plan.recipe.shard)
         size = math.prod(info.chunks) * info.dtype.itemsize
         count = math.prod(math.ceil(n / c) for n, c in zip(info.shape, info.chunks, strict=True))
         if size < SMALL_CHUNK and count > MANY_CHUNKS:

@@ -19,7 +19,7 @@ import numpy as np
 
 from data_zarr.cube import open_cube
 from data_zarr.errors import CubeError
-from data_zarr.format import TargetInfo, near_miss
+from data_zarr.format import TargetInfo
 from data_zarr.grid import Grid
 from data_zarr.ingest.choose import encoding_of, nodata_of
 from data_zarr.ingest.encode import encode
@@ -142,6 +142,9 @@ def plan_points(recipe: PointRecipe) -> PointPlan:
     Raises:
       CubeError: what `read_rows` refuses; bands or columns that do not exist.
     """
+    names = [b.name for b in recipe.bandsets]
+    if not names or len(set(names)) != len(names):
+        raise CubeError("band sets repeated or none", where="recipe", found=", ".join(names))
     rows = read_rows(recipe.table, f"table {recipe.table.path}")
     bandsets = tuple(_bandset(b, rows) for b in recipe.bandsets)
     targets = tuple(_target(t, rows) for t in recipe.targets)
@@ -261,12 +264,3 @@ def _target(item: PointTarget, rows: Rows) -> tuple[TargetInfo, np.ndarray]:
         categories=categories,
     )
     return info, numbers
-
-
-def check_names(recipe: PointRecipe) -> None:
-    """Refuses band sets and targets of one name."""
-    names = [b.name for b in recipe.bandsets]
-    if not names or len(set(names)) != len(names):
-        raise CubeError("band sets repeated or none", where="recipe", found=", ".join(names),
-                        remedy=near_miss(names[0], names[1:]) if len(names) > 1 else None,
-                        )  # fmt: skip

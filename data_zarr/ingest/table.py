@@ -12,21 +12,17 @@ a month in a nominal year, and the cube says that the year is not known.
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from data_zarr.errors import CubeError
-from data_zarr.format import near_miss
-from data_zarr.ingest.sources.files import files
-from data_zarr.ingest.stores import HDF5, NUMPY, open_array
+from data_zarr.ingest.columns import Columns, column, read_columns
 from data_zarr.ingest.times import utc
 from data_zarr.sensors import Number
 from data_zarr.sites import Sites
 
 NOMINAL_YEAR = 2001
-Columns = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +120,7 @@ def read_rows(table: Table, where: str = "table") -> Rows:
       CubeError: unreadable, columns missing or of other lengths, dates missing or mixed, a place
         that changes with the date.
     """
-    columns = read_columns(table, where)
+    columns = read_columns(table.path, table.header, table.split, where)
     n = len(next(iter(columns.values())))
     if table.rows == "observation":
         order, ids = _grouped(table, columns, where)
@@ -152,96 +148,6 @@ def read_rows(table: Table, where: str = "table") -> Rows:
         order = np.take_along_axis(order, by_date, axis=0)
         rows = dataclasses.replace(rows, order=order, dates=dates)
     return dataclasses.replace(rows, sites=_sites(rows, where), platform=_platform(rows, where))
-
-
-def column(columns: Columns, name: str, where: str) -> np.ndarray:
-    """A column by name; CubeError with a near miss."""
-    if name not in columns:
-        raise CubeError(
-            "no such column", where=where, expected="one of " + ", ".join(list(columns)[:30]),
-            found=repr(name), remedy=near_miss(name, columns),
-        )  # fmt: skip
-    return columns[name]
-
-
-def read_columns(table: Table, where: str) -> Columns:
-    """All columns of the files, as they are."""
-    paths = files(table.path, where)
-    suffix = Path(paths[0]).suffix
-    columns: Columns = {}
-    if suffix in NUMPY or suffix in HDF5:
-        for path in paths:
-            for name in _arrays(path):
-                with open_array(path, name) as (array, _):
-                    values = np.asarray(array[...])
-                columns[name or Path(path).stem] = _text(values)
-    else:
-        columns = _tables(paths, suffix, table, where)
-    for name, parts in table.split.items():
-        values = column(columns, name, where)
-        if values.ndim < 2 or values.shape[-1] != len(parts):
-            raise CubeError("names and array differ", where=f"{where}, {name}",
-                            expected=f"{len(parts)} along the last axis",
-                            found=list(values.shape))  # fmt: skip
-        columns |= {part: values[..., i] for i, part in enumerate(parts)}
-        del columns[name]
-    lengths = {len(v) for v in columns.values()}
-    if not columns or len(lengths) != 1 or not next(iter(lengths)):
-        raise CubeError("columns of other lengths", where=where, expected="one length, not 0",
-                        found=", ".join(f"{k} {len(v)}" for k, v in list(columns.items())[:8]),
-                        )  # fmt: skip
-    return columns
-
-
-def _arrays(path: str) -> list[str]:
-    """Names of the arrays of a NumPy or HDF5 file; "" for the only one of a .npy file."""
-    if path.endswith(".npy"):
-        return [""]
-    if path.endswith(".npz"):
-        with np.load(path, allow_pickle=False) as content:
-            return list(content.files)
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        return [k for k, v in file.items() if isinstance(v, h5py.Dataset) and v.ndim]
-
-
-def _tables(paths: list[str], suffix: str, table: Table, where: str) -> Columns:
-    import pandas as pd
-
-    frames = []
-    for path in paths:
-        try:
-            if suffix == ".parquet":
-                frame = pd.read_parquet(path)
-            elif suffix in (".csv", ".txt"):
-                options: dict[str, Any] = (
-                    {"header": None, "names": list(table.header)} if table.header else {}
-                )
-                frame = pd.read_csv(path, skipinitialspace=True, **options)
-            else:
-                raise CubeError("not a table", where=path,
-                                expected=".csv, .parquet, .npz, .npy or .h5", found=suffix,
-                                )  # fmt: skip
-        except (OSError, ValueError, ImportError) as error:
-            raise CubeError("unreadable table", where=path, found=str(error)[:160]) from error
-        frames.append(frame.assign(file=Path(path).stem))
-    if len({tuple(f.columns) for f in frames}) > 1:
-        raise CubeError("tables of other columns", where=where, expected=list(frames[0].columns))
-    whole = pd.concat(frames, ignore_index=True)
-    return {str(k): _text(whole[k].to_numpy()) for k in whole.columns}
-
-
-def _text(values: np.ndarray) -> np.ndarray:
-    """Text of any kind as str; numbers as they are."""
-    if values.dtype.kind == "S":
-        return values.astype(str)
-    if values.dtype.kind in "OT":
-        return np.asarray(
-            [v.decode() if isinstance(v, bytes) else "" if v != v or v is None else str(v)
-             for v in values.ravel().tolist()]
-        ).reshape(values.shape)  # fmt: skip
-    return values
 
 
 def _grouped(table: Table, columns: Columns, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -292,7 +198,7 @@ def _months(rows: Rows, where: str) -> np.ndarray:
         _, inverse, counts = np.unique(ticks[:, s], return_inverse=True, return_counts=True)
         seen = np.zeros(len(counts), np.int64)
         for t, group in enumerate(inverse):
-            days[t, s] = round(30 * (seen[group] + 0.5) / counts[group]) - 1
+            days[t, s] = int(30 * (seen[group] + 0.5) / counts[group] + 0.5) - 1
             seen[group] += 1
     dates = ticks.astype("datetime64[M]").astype("datetime64[D]") + days
     return np.where(rows.order >= 0, dates, np.datetime64("NaT")).astype("datetime64[s]")

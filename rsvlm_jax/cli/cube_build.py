@@ -67,6 +67,8 @@ def build(args: Sequence[str]) -> dict[str, object]:
 
 def _lines(facts: dict[str, Any]) -> list[str]:
     """The plan for people."""
+    if "sites" in facts:
+        return _point_lines(facts)
     grid = facts["grid"]
     west, south, east, north = grid["lonlat"]
     lines = [
@@ -94,6 +96,23 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         lines.append(f"target {t['name']} [{t['unit']}]; resampling {t['resampling'] or 'none'}")
     lines += [f"note: {n}" for n in facts["notes"]]
     return lines + [f"warning: {w}" for w in facts["warnings"]]
+
+
+def _point_lines(facts: dict[str, Any]) -> list[str]:
+    west, south, east, north = facts["lonlat"]
+    when = " ".join(d[:10] for d in facts["dates"]) or "undated"
+    lines = [
+        f"{facts['title']}: {facts['sites']} sites, {west:.4f}..{east:.4f} E, "
+        f"{south:.4f}..{north:.4f} N, {facts['dates_a_site']} dates a site, {when}",
+        f"labels: {', '.join(facts['labels']) or 'none'}",
+    ]
+    for b in facts["bandsets"]:
+        lines.append(
+            f"{b['name']}: {' x '.join(map(str, b['shape']))} {b['dtype']}, "
+            f"{b['valid']:.0%} valid: {' '.join(b['bands'])}"
+        )
+    lines += [f"target {t['name']} [{t['unit']}]: {t['known']:.0%} known" for t in facts["targets"]]
+    return lines
 
 
 def _bytes(count: int) -> str:

@@ -38,12 +38,15 @@ class SplitConfig:
       folds: number of folds.
       fold: the fold that is held out; None trains on all windows.
       buffer: extra guard around held-out windows, in window widths (0: touch no held-out pixel).
+      group: label of a point cube whose values go to folds whole (leave-site-out and the like);
+        None deals single sites. `block` and `buffer` mean nothing among points.
     """
 
     block: int = 25
     folds: int = 5
     fold: int | None = 0
     buffer: float = 0.0
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if self.folds < 2 or self.block < 1 or self.buffer < 0:

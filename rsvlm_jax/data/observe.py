@@ -19,6 +19,7 @@ def observation(
     platform: np.ndarray | int = 0,
     lonlat: np.ndarray | None = None,
     gsd: float | None = None,
+    year_known: bool = True,
 ) -> Observation:
     """Raw reads of one band set as an `Observation`.
 
@@ -30,6 +31,7 @@ def observation(
       platform: rows of the platform table: one number, [T] or [B,T].
       lonlat: degrees, [2] or [B,2]; None: unknown.
       gsd: metres; None: that of `spec`.
+      year_known: False where only the day of the year of `date` is real.
 
     Raises:
       DataError: wrong number of channels, masks or dates; dates out of order; a platform that is
@@ -77,7 +79,7 @@ def observation(
         pixels=pixels,
         valid=valid.astype(bool, copy=False),
         date=np.array(np.broadcast_to(days, (b, t))),
-        year_known=np.ones(b, bool),
+        year_known=np.full(b, year_known),
         platform=np.array(np.broadcast_to(rows, (b, t))),
         lonlat=np.array(np.broadcast_to(place, (b, 2)), np.float32),
         gsd=np.full(b, np.nan if size is None else size, np.float32),

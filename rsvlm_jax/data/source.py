@@ -7,7 +7,7 @@
 
 A sample holds, under "obs" and for each band set, `pixels [T,C,H,W]` (stored numbers),
 `valid [T,1|C,H,W]`, `date [T]` (days since 2000-01-01, NaN when static), `platform [T]`,
-`lonlat [2]` and `gsd []`; then `target [1]`, `target_valid [1]`, `sample []`.
+`lonlat [2]`, `gsd []` and `year_known []`; then `target [1]`, `target_valid [1]`, `sample []`.
 
 A window that cannot be read keeps its slot, with `sample` -1 and nothing valid, and is recorded
 in `bad`: the order of all others, and so a resumed run, does not change. Not here: order,
@@ -27,6 +27,8 @@ import numpy as np
 
 from data_zarr.cube import Cube, open_cube
 from data_zarr.errors import CubeError
+from data_zarr.format import BandSetInfo
+from data_zarr.grid import aligned
 from data_zarr.read import Reader
 from data_zarr.sampling import WindowTable, target_means
 from rsvlm_jax.config import BandSetSpec, DataError, InputConfig, TargetConfig
@@ -109,8 +111,11 @@ class CubeSource:
         self.target, self.has_target = self._targets(cube, target)
         centre = cube.grid.lonlat(y + table.size / 2, x + table.size / 2)
         self._lonlat = np.stack(centre, -1).astype(np.float32)
-        self._gsd = np.float32(cube.grid.gsd)
         infos = {s.name: cube.bandsets[s.name] for s in self.specs}
+        self._gsd = {n: np.float32(cube.grid_of(n).gsd) for n in infos}
+        # The same ground on each band set's own pixels: y, x by row of the table, and size.
+        self._own = {n: self._window_of(i, n) for n, i in infos.items()}
+        # [T] for all windows, or [T, S]: the own dates of each site.
         self._dates = {n: to_days(np.asarray(i.dates)) for n, i in infos.items()}
         self._platform = {n: np.asarray(i.platform, np.int32) for n, i in infos.items()}
         size = sum(math.prod(i.shape) * i.dtype.itemsize for i in infos.values())
@@ -171,21 +176,25 @@ class CubeSource:
           DataError: more windows than the error budget allows could not be read.
           CubeError: one could not, and the budget is 0.
         """
-        b, size = len(index), self.table.size
+        b = len(index)
         sample = self.rows[index].astype(np.int32)
-        y, x = self.table.y[sample].tolist(), self.table.x[sample].tolist()
         turns = [0] * b if turn is None else turn.tolist()
         obs: dict[str, dict[str, np.ndarray]] = {}
         for name, reader in self._readers.items():
             info, c = reader.info, len(reader.bands)
+            ys, xs, size = self._own[name]
+            y, x = ys[self.rows[index]].tolist(), xs[self.rows[index]].tolist()
             t, masks = self._limit[name], c if info.valid_per_band else 1
             pixels = np.zeros((b, t, c, size, size), info.dtype)
             valid = np.zeros((b, t, masks, size, size), bool)
             date, platform = np.zeros((b, t), np.float32), np.zeros((b, t), np.int32)
+            dates, platforms = self._dates[name], self._platform[name]
             for i in range(b):
-                date[i], platform[i] = self._dates[name][:t], self._platform[name][:t]
+                at = slice(None) if dates.ndim == 1 else y[i]
+                dated, by = dates[..., at], platforms[..., at]
+                date[i], platform[i] = dated[:t], by[:t]
                 try:
-                    window = self._window(name, y[i], x[i])
+                    window = self._window(name, y[i], x[i], size)
                 except CubeError as e:
                     self._record(int(self.rows[index[i]]), e)
                     sample[i] = -1
@@ -193,7 +202,7 @@ class CubeSource:
                 if t < info.shape[0]:
                     keep = clearest(window[1], t)
                     window = window[0][keep], window[1][keep]
-                    date[i], platform[i] = self._dates[name][keep], self._platform[name][keep]
+                    date[i], platform[i] = dated[keep], by[keep]
                 pixels[i], valid[i] = turned(window[0], turns[i]), turned(window[1], turns[i])
             obs[name] = {
                 "pixels": pixels,
@@ -201,7 +210,8 @@ class CubeSource:
                 "date": date,
                 "platform": platform,
                 "lonlat": self._lonlat[index],
-                "gsd": np.full(b, self._gsd),
+                "gsd": np.full(b, self._gsd[name]),
+                "year_known": np.full(b, info.year_known),
             }
         read = sample >= 0
         for entry in obs.values():
@@ -225,11 +235,21 @@ class CubeSource:
         if self.preload:
             return None
         height, width = self._chunks
-        cy, cx = self.table.y[self.rows] // height, self.table.x[self.rows] // width
+        y, x, _ = self._own[self.specs[0].name] if self.specs else (self.table.y, self.table.x, 1)
+        cy, cx = y[self.rows] // height, x[self.rows] // width
         return cy * (int(cx.max()) + 1) + cx
 
-    def _window(self, name: str, y: int, x: int) -> tuple[np.ndarray, np.ndarray]:
-        reader, size = self._readers[name], self.table.size
+    def _window_of(self, info: BandSetInfo, name: str) -> tuple[np.ndarray, np.ndarray, int]:
+        where = f"{self.path}: {name}"
+        try:
+            return aligned(self.table.y, self.table.x, self.table.size, info.factor, where)
+        except CubeError as e:
+            raise DataError(
+                e.what, where=where, expected=e.expected, found=e.found, remedy=e.remedy
+            ) from e
+
+    def _window(self, name: str, y: int, x: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        reader = self._readers[name]
         try:
             return reader.read(y, x, size, size)
         except CubeError:
@@ -304,10 +324,7 @@ def turned(a: np.ndarray, element: int) -> np.ndarray:
 
 def assemble(reads: Mapping[str, Any], processor: Processor, text: Text | None = None) -> Batch:
     """What `CubeSource.read` gives, with prompts ([B,L] or one [L]), as a `Batch`."""
-    obs = {
-        name: Observation(**entry, year_known=np.ones(len(entry["gsd"]), bool), bandset=name)
-        for name, entry in reads["obs"].items()
-    }
+    obs = {name: Observation(**entry, bandset=name) for name, entry in reads["obs"].items()}
     return processor.batch(
         obs,
         text,

@@ -10,6 +10,7 @@ Not here: reading pixels (`source`).
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,8 +102,9 @@ def facts(
       dates: for each of `specs`, at most so many dates are seen; None: all.
     """
     images = [s for s in specs if s.kind != "covariate"]
+    gsd = None if math.isnan(cube.grid.gsd) else cube.grid.gsd
     if not images:
-        return Facts(gsd=cube.grid.gsd, window=window)
+        return Facts(gsd=gsd, window=window)
     sensors = [
         SPOKEN[sensor.name]
         for spec in images
@@ -119,7 +121,7 @@ def facts(
         radar=any(s.kind == "sar" for s in images),
         dates=None if info.static else seen,
         bands=len(first.bands),
-        gsd=cube.grid.gsd,
+        gsd=gsd,
         window=window,
     )
 
@@ -131,7 +133,13 @@ def _describe(cube: Cube, wanted: InputConfig) -> BandSetSpec:
     bands = tuple(_band(info, name, where) for name in names)
     if len({b.name for b in bands}) != len(bands):
         raise DataError("a band is read twice", where=where, found=", ".join(names))
-    return BandSetSpec(info.name, info.kind, bands, static=info.static, gsd=cube.grid.gsd)
+    return BandSetSpec(info.name, info.kind, bands, static=info.static, gsd=_gsd(cube, info.name))
+
+
+def _gsd(cube: Cube, name: str) -> float | None:
+    """Metres of a band set's own pixels; None for sites that state none."""
+    gsd = cube.grid_of(name).gsd
+    return None if math.isnan(gsd) else gsd
 
 
 def _check(cube: Cube, spec: BandSetSpec) -> BandSetSpec:

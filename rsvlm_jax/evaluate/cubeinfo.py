@@ -25,7 +25,7 @@ def cube_facts(cube: Cube) -> dict[str, Any]:
         "crs": f"EPSG:{grid.epsg}" if grid.epsg else grid.crs_wkt.split("\n")[0],
         "height": grid.height,
         "width": grid.width,
-        "gsd_metres": round(grid.gsd, 3),
+        "gsd_metres": None if np.isnan(grid.gsd) else round(grid.gsd, 3),
         "license": str(cube.attrs.get("license", "not stated")),
         "bandsets": {name: _bandset(cube, info) for name, info in cube.bandsets.items()},
         "targets": {
@@ -42,7 +42,8 @@ def cube_facts(cube: Cube) -> dict[str, Any]:
 
 def _bandset(cube: Cube, info: BandSetInfo) -> dict[str, Any]:
     share = valid_share(cube, info.name)
-    dates = [] if info.static else [str(d.astype("datetime64[D]")) for d in info.dates]
+    known = np.unique(info.dates[~np.isnat(info.dates)]) if info.dates.ndim == 2 else info.dates
+    dates = [] if info.static else [str(d.astype("datetime64[D]")) for d in known]
     return {
         "kind": info.kind,
         "bands": [
@@ -61,19 +62,20 @@ def _bandset(cube: Cube, info: BandSetInfo) -> dict[str, Any]:
 def valid_share(cube: Cube, bandset: str) -> np.ndarray:
     """Share of valid pixels by date, float64 [T]."""
     reader = cube.reader(bandset)
-    total = np.zeros(len(cube.bandsets[bandset].dates))
-    for y in range(0, cube.grid.height, STRIP):
-        h = min(STRIP, cube.grid.height - y)
-        _, valid = reader.read(y, 0, h, cube.grid.width)
+    height, width = reader.info.shape[2:]
+    total = np.zeros(reader.info.shape[0])
+    for y in range(0, height, STRIP):
+        h = min(STRIP, height - y)
+        _, valid = reader.read(y, 0, h, width)
         total += valid.all(axis=1).sum(axis=(1, 2))
-    return total / (cube.grid.height * cube.grid.width)
+    return total / (height * width)
 
 
 def facts_page(facts: dict[str, Any]) -> Table:
     """The facts as one table."""
     table = Table(
         title=f"{facts['title']}: {facts['height']} x {facts['width']} pixels of "
-        f"{facts['gsd_metres']:.1f} m, {facts['crs']}",
+        f"{facts['gsd_metres'] or np.nan:.1f} m, {facts['crs']}",
         title_justify="left",
         caption=f"licence: {facts['license']}",
         caption_justify="left",

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_zarr.cube import Cube
+from data_zarr.format import near_miss
 from data_zarr.sampling import WindowTable, window_table
 from data_zarr.schema import check_inputs
 from data_zarr.sensors import PLATFORMS
-from data_zarr.splits import Split, split, tile_folds
+from data_zarr.splits import Split, group_split, split, tile_folds
 from data_zarr.stats import band_stats
-from rsvlm_jax.config import BandSetSpec, ConfigError, DataError, Experiment
+from rsvlm_jax.config import BandSetSpec, ConfigError, DataError, Experiment, SplitConfig
 from rsvlm_jax.data.batch import Observation
 from rsvlm_jax.data.pipeline import eval_batches
 from rsvlm_jax.data.processor import Processor
@@ -41,7 +42,7 @@ class Prepared:
 
     Attributes:
       train_table, eval_table: windows at the training stride, and without overlap.
-      fold_map: i32 [H,W], fold of each pixel.
+      fold_map: i32 [H,W], fold of each pixel; [S,1] of sites.
       split: rows of the two tables for the held-out fold.
     """
 
@@ -107,9 +108,10 @@ def prepare(experiment: Experiment) -> Prepared:
     target = target_spec(cube, data.target)
     check_inputs(cube, [s.name for s in specs])
     height, width = cube.grid.height, cube.grid.width
-    train_table = window_table(height, width, data.window, data.stride)
+    stride = 1 if cube.points else data.stride
+    train_table = window_table(height, width, data.window, stride)
     eval_table = window_table(height, width, data.window, data.window)
-    fold_map = tile_folds(height, width, block=data.split.block, folds=data.split.folds)
+    fold_map = _folds(cube, data.split)
     processor = Processor(
         config=model,
         data=data,
@@ -127,8 +129,57 @@ def prepare(experiment: Experiment) -> Prepared:
         train_table,
         eval_table,
         fold_map,
-        split(train_table, eval_table, fold_map, data.split.fold, buffer=data.split.buffer),
+        _split(cube, train_table, eval_table, fold_map, data.split),
     )
+
+
+def _folds(cube: Cube, config: SplitConfig) -> np.ndarray:
+    """Fold of each pixel, i32 [H,W]; of sites, [S,1]: the values of a label dealt to folds whole.
+
+    Larger groups are dealt first, each to the fold with the fewest sites.
+    """
+    if not cube.points:
+        if config.group is not None:
+            raise ConfigError(
+                "a raster has no labels to split by",
+                where="SplitConfig.group",
+                expected="None, or a point cube",
+                found=config.group,
+            )
+        height, width = cube.grid.height, cube.grid.width
+        return tile_folds(height, width, block=config.block, folds=config.folds)
+    labels = cube.labels
+    if config.group is not None and config.group not in labels:
+        raise DataError(
+            "no such label",
+            where=f"{cube.path}: SplitConfig.group",
+            expected="one of " + (", ".join(labels) or "(none)"),
+            found=config.group,
+            remedy=near_miss(config.group, labels),
+        )
+    values = np.arange(cube.grid.height) if config.group is None else labels[config.group]
+    _, group, sizes = np.unique(values.astype(str), return_inverse=True, return_counts=True)
+    if len(sizes) < config.folds:
+        raise DataError(
+            "fewer groups than folds",
+            where=f"{cube.path}: label {config.group!r}",
+            expected=f"at least {config.folds} groups",
+            found=len(sizes),
+            remedy="fewer folds, or another label",
+        )
+    filled, fold = np.zeros(config.folds, np.int64), np.empty(len(sizes), np.int32)
+    for g in np.argsort(-sizes, kind="stable"):
+        fold[g] = np.argmin(filled)
+        filled[fold[g]] += sizes[g]
+    return fold[group.reshape(-1)][:, None]
+
+
+def _split(
+    cube: Cube, train: WindowTable, test: WindowTable, folds: np.ndarray, config: SplitConfig
+) -> Split:
+    if not cube.points or config.fold is None:
+        return split(train, test, folds, config.fold, buffer=config.buffer)
+    return group_split(folds[:, 0], config.fold)
 
 
 def visual_tokens(experiment: Experiment, cube: Cube, specs: tuple[BandSetSpec, ...]) -> int:

@@ -116,7 +116,7 @@ def test_a_store_that_is_no_cube(tmp_path: Path) -> None:
 
 def test_a_later_format_version(small: Small) -> None:
     small.edit("", lambda d: d["attributes"].update(format_version=99), sealed=True)
-    assert "expected format 'rsvlm-cube' version 1; found 'rsvlm-cube' version 99" in fails(
+    assert "expected format 'rsvlm-cube' version 1 or 2; found 'rsvlm-cube' version 99" in fails(
         small.path
     )
 
