@@ -31,9 +31,9 @@ from data_zarr.ingest.load import load_recipe
 from data_zarr.ingest.plan import BandSetPlan, BuildPlan, plan_raster
 from data_zarr.ingest.points import PointPlan, PointRecipe, plan_points, write_points
 from data_zarr.ingest.recipe import Recipe
-from data_zarr.ingest.scene import Layer, Scene, from_json, to_json
+from data_zarr.ingest.scene import Scene, from_json, to_json
 from data_zarr.ingest.schedule import run
-from data_zarr.ingest.warp import fetch, fetch_mask, ratio
+from data_zarr.ingest.warp import fetch, fetch_mask
 from data_zarr.manifest import write_atomic
 from data_zarr.write import CubeWriter, create_cube
 
@@ -173,7 +173,7 @@ def write_shard(task: Task) -> str:
     window = whole.window(y, x, h, w)
     if name != key:
         layer = entry["scenes"][0].layers[0]
-        numbers, valid = fetch(layer, window, entry["resampling"], ratio(layer.grid, whole))
+        [(numbers, valid)] = fetch([layer], window, entry["resampling"], whole)
         values = np.where(valid, physical(numbers, layer), np.nan)
         writer.write_target(name, y, x, values.astype(np.float32))
         return key
@@ -207,16 +207,13 @@ def _lay(
 ) -> None:
     """Lays a scene below what is there: it fills pixels that have no value yet, or no valid one."""
     below, good = np.empty_like(pixels), np.empty_like(valid)
+    found = fetch(scene.layers, window, resampling, whole)
     for c, (layer, to) in enumerate(zip(scene.layers, encodings, strict=True)):
-        numbers, ok = fetch(layer, window, resampling, _ratio(layer, whole))
+        numbers, ok = found[c]
         below[c], good[c] = encode(numbers, ok, layer, to, f"{scene.name}, band {c}")
     holds = good.any(axis=0)
     for mask in scene.masks:
-        good &= ~fetch_mask(mask, window, _ratio(mask.layer, whole))
+        good &= ~fetch_mask(mask, window, whole)
     empty = np.isnan(pixels) if pixels.dtype.kind == "f" else pixels == encodings[0].nodata
     take = (empty.all(axis=0) & holds) | (~valid.any(axis=0) & good.any(axis=0))
     pixels[:, take], valid[:, take] = below[:, take], good[:, take]
-
-
-def _ratio(layer: Layer, whole: Grid) -> float:
-    return ratio(layer.grid, whole)
