@@ -16,6 +16,7 @@ from data_zarr import open_cube
 from data_zarr.errors import CubeError
 from data_zarr.ingest import BandSetRecipe, build, make_plan
 from data_zarr.ingest.sources import Arrays, Gridded
+from data_zarr.sensors import PLATFORMS
 
 T, H, W = 3, 12, 15
 TIMES = np.asarray(["2020-01-01", "2020-02-01", "2020-03-01"], "datetime64[ns]")
@@ -182,10 +183,11 @@ def test_chips_of_an_hdf5_file(tmp_path: Path) -> None:
         file["sar"], file["names"], file["ok"] = power, names, usable
     source = Arrays(str(tmp_path / "p.h5"), "sar", channels=("VV", "VH"), crs="EPSG:32632",
                     transform=(10, 0, 5e5, 0, -10, 5.6e6), dates="names", date="%Y%m%dT%H%M%S",
-                    units="linear", mask="ok", mask_valid=True, platform="sentinel-1a")  # fmt: skip
+                    units="linear", mask="ok", mask_valid=True, platform="product")  # fmt: skip
     build(recipe(BandSetRecipe("s1_db", (source,))), tmp_path / "c.zarr")
     cube = open_cube(tmp_path / "c.zarr")
     assert str(cube.bandsets["s1_db"].dates[2]) == "2017-03-05T05:12:12"
+    assert cube.bandsets["s1_db"].platform.tolist() == [PLATFORMS.index("sentinel-1a")] * T
     pixels, valid = cube.reader("s1_db").read(0, 0, 6, 6)
     np.testing.assert_allclose(pixels, 10 * np.log10(power[[1, 2, 0]]), rtol=1e-5)
     assert not valid[2, 0, 2, 3]
