@@ -11,6 +11,8 @@ splits       folds of blocks, places, labels and years; leakage report; scikit-l
 variogram    how far a target resembles itself
 stats        exact statistics of bands over training windows; `percentiles`
 radiometry   stored numbers to physical ones; QA masks
+atmosphere   level-1 numbers to reflectance: TOA, dark-object subtraction, look-up curves
+ingest       recipes: archives of Sentinel, Landsat, GeoTIFF, STAC, NetCDF and tables to cubes
 samples      two small real cubes
 
 Names below are imported on first use, so that `import data_zarr` costs nothing.
@@ -27,6 +29,18 @@ if TYPE_CHECKING:
     from data_zarr.copy import copy_cube
     from data_zarr.cube import Cube, open_cube
     from data_zarr.grid import Grid
+    from data_zarr.ingest import (
+        BandSetRecipe,
+        GridSpec,
+        PointBandSet,
+        PointRecipe,
+        PointTarget,
+        Recipe,
+        Table,
+        TargetRecipe,
+        build,
+        load_recipe,
+    )
     from data_zarr.read import Reader
     from data_zarr.samples import sample_path
     from data_zarr.schema import validate
@@ -35,13 +49,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BandSetData",
+    "BandSetRecipe",
     "Cube",
     "CubeError",
     "Grid",
+    "GridSpec",
+    "PointBandSet",
+    "PointRecipe",
+    "PointTarget",
     "Reader",
+    "Recipe",
     "Sites",
+    "Table",
+    "TargetRecipe",
+    "build",
     "copy_cube",
     "create_cube",
+    "load_recipe",
     "open_cube",
     "sample_path",
     "validate",
@@ -51,12 +75,22 @@ __all__ = [
 
 _HOME = {
     "BandSetData": "write",
+    "BandSetRecipe": "ingest",
     "Cube": "cube",
     "Grid": "grid",
+    "GridSpec": "ingest",
+    "PointBandSet": "ingest",
+    "PointRecipe": "ingest",
+    "PointTarget": "ingest",
     "Reader": "read",
+    "Recipe": "ingest",
     "Sites": "sites",
+    "Table": "ingest",
+    "TargetRecipe": "ingest",
+    "build": "ingest",
     "copy_cube": "copy",
     "create_cube": "write",
+    "load_recipe": "ingest",
     "open_cube": "cube",
     "sample_path": "samples",
     "validate": "schema",

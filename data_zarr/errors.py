@@ -35,3 +35,7 @@ class OutputError(CubeError):
     """A cube or a map that cannot be written where it was asked for (exit code 2)."""
 
     exit_code = 2
+
+
+class CubeWarning(UserWarning):
+    """A cube that is whole but whose numbers look wrong."""

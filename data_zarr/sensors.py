@@ -233,6 +233,17 @@ _ROWS = (
         "of each date says which instrument it was",
     ),
     BandSet(
+        "landsat_st",
+        "covariate",
+        (Band("ST", gsd=30, unit="K"),),
+        0.00341802,
+        149.0,
+        0,
+        _QA_PIXEL,
+        "USGS, Landsat Collection 2 Level 2 product guides LSDS-1618, LSDS-1619: surface "
+        "temperature (band 6 of TM and ETM+, band 10 of TIRS)",
+    ),
+    BandSet(
         "s1_db",
         "sar",
         (Band("VV", gsd=10, unit="dB"), Band("VH", gsd=10, unit="dB")),

@@ -1,4 +1,4 @@
-"""`rsvlm cube make | info | validate | show | folds | copy`."""
+"""`rsvlm cube make | build | info | validate | show | folds | copy`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from .options import parse, say, unknown_word
 HELP = """usage: rsvlm cube VERB CUBE [options]
 
   make      a synthetic world with known biomass law
+  build     a cube from a recipe: Sentinel-1 and -2, Landsat, GeoTIFF, STAC, NetCDF, tables
   info      what a cube is: bands, dates, CRS, valid share, chunks
   validate  every rule of the format; exit code 3 when one is broken
   show      a picture of every pseudo-RGB frame, as the encoder sees it
   folds     honest folds: leakage report, range of the target, map
   copy      a copy in another layout or codec; a stopped copy goes on
 
-CUBE is a path, sample:NAME or world:PRESET. `rsvlm cube VERB --help` shows the options.
+CUBE is a path, sample:NAME or world:PRESET; `build` takes a recipe. `rsvlm cube VERB --help` shows
+the options.
 """
 
 
@@ -102,6 +104,7 @@ class Copy:
 def run(args: Sequence[str]) -> dict[str, object]:
     verbs = {
         "make": _make,
+        "build": _build,
         "info": _info,
         "validate": _validate,
         "show": _show,
@@ -123,6 +126,12 @@ def _make(args: Sequence[str]) -> dict[str, object]:
     cube = make_world(o.out, seed=o.seed, preset=o.preset, overwrite=o.overwrite)
     say(f"made: {cube}")
     return {"cube": str(o.out), "digest": cube.digest()}
+
+
+def _build(args: Sequence[str]) -> dict[str, object]:
+    from .cube_build import build
+
+    return build(args)
 
 
 def _info(args: Sequence[str]) -> dict[str, object]:
