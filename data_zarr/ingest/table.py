@@ -18,6 +18,7 @@ import numpy as np
 
 from data_zarr.errors import CubeError
 from data_zarr.ingest.columns import Columns, column, read_columns
+from data_zarr.ingest.sources.files import platform_of
 from data_zarr.ingest.times import utc
 from data_zarr.sensors import Number
 from data_zarr.sites import Sites
@@ -31,15 +32,16 @@ class Table:
 
     Attributes:
       path: .csv, .parquet, .npz, .npy or .h5; a glob of .npy makes each file a column by its stem,
-        one of tables lays them below each other, with the column "file" (their stems).
+        one of others lays them below each other, with the column "file" (their stems).
       header: names of the columns of a CSV without a first line of names.
       split: array -> names along its last axis.
       rows: what a row is, see the module docstring.
       site: column of the ids; by default rows are numbered.
-      lon, lat: columns or numbers, in degrees or in units of `crs`.
+      lon, lat: columns or numbers, in degrees or in units of `crs`; NaN where not known.
       date: column of ISO dates, or of day numbers (1 = 0001-01-01) with date_form "ordinal".
       month: column of months in place of `date`; `first_month` is how January is written.
-      platform: column, or STAC name for all; `platforms` translates what the column says.
+      platform: column, or STAC name for all; `platforms`: pattern of what the column says -> STAC
+        name, the first that fits.
       labels: label -> column.
       gsd: metres on the ground that a value stands for.
     """
@@ -229,6 +231,5 @@ def _platform(rows: Rows, where: str) -> np.ndarray:
     if table.platform not in rows.columns:
         return np.full(rows.order.shape, table.platform, object)
     cells = rows.cells(table.platform, where).astype(str)
-    return np.asarray([table.platforms.get(v, v) for v in cells.ravel()], object).reshape(
-        cells.shape
-    )
+    names = {v: platform_of(v, table.platforms, where) for v in set(cells.ravel().tolist())}
+    return np.asarray([names[v] for v in cells.ravel().tolist()], object).reshape(cells.shape)

@@ -16,7 +16,7 @@ import numpy as np
 from data_zarr.errors import CubeError
 from data_zarr.grid import Grid
 from data_zarr.ingest.scene import Found, Layer, Mask, Scene, Units, Wanted
-from data_zarr.ingest.sources.files import channel, files, missing_band, quality
+from data_zarr.ingest.sources.files import channel, files, missing_band, platform_of, quality
 from data_zarr.ingest.stores import open_array
 from data_zarr.ingest.times import date_in_name, utc
 from data_zarr.sensors import Number
@@ -35,9 +35,11 @@ class Arrays:
       dates: array of dates in the same file, ISO or, with `date`, texts that hold one; or an ISO
         date for all.
       date: form of `strptime`.
+      platform: STAC name for all; `platforms`: pattern of the texts of `dates` -> STAC name.
       units: "db" or "linear" for backscatter.
-      mask: array [t, y, x] or [y, x] in the same file; read by the sensor's table, or 1 = valid
-        with `mask_valid`.
+      mask: array [y, x], [t, y, x] or [t, c, y, x] in the same file; read by the sensor's table, or
+        1 = valid with `mask_valid`, or as a probability of which more than `mask_above` is refused.
+      mask_channels: those of its axis c that count; all by default.
     """
 
     path: str
@@ -49,12 +51,15 @@ class Arrays:
     dates: str = ""
     date: str = ""
     platform: str = "unknown"
+    platforms: dict[str, str] = dataclasses.field(default_factory=dict)
     scale: Number | None = None
     offset: Number | None = None
     nodata: Number | None = None
     units: Units = ""
     mask: str = ""
     mask_valid: bool = False
+    mask_above: Number | None = None
+    mask_channels: tuple[int, ...] = ()
 
     def inspect(self, wanted: Wanted) -> Found:
         scenes: list[Scene] = []
@@ -84,7 +89,7 @@ class Arrays:
                             expected=f"{size.get('c', 1)} names",
                             found=", ".join(self.channels) or "none")  # fmt: skip
         grid = self._grid(size, where)
-        dates = self._dates(path, size.get("t", 1), wanted, where)
+        dates, platforms = self._dates(path, size.get("t", 1), wanted, where)
         axes = (str(self.dims.index("y")), str(self.dims.index("x")))
         scenes = []
         for t, date in enumerate(dates):
@@ -102,7 +107,7 @@ class Arrays:
                 )  # fmt: skip
             masks = self._masks(path, t, grid, wanted, where)
             label = f"{Path(path).name}@{t}" if len(dates) > 1 else Path(path).name
-            scenes.append(Scene(label, date, self.platform, tuple(layers), masks))
+            scenes.append(Scene(label, date, platforms[t], tuple(layers), masks))
         return scenes
 
     def _grid(self, size: dict[str, int], where: str) -> Grid:
@@ -117,10 +122,12 @@ class Arrays:
         grid.check(where)
         return grid
 
-    def _dates(self, path: str, n: int, wanted: Wanted, where: str) -> list[np.datetime64]:
+    def _dates(
+        self, path: str, n: int, wanted: Wanted, where: str
+    ) -> tuple[list[np.datetime64], list[str]]:
         if not self.dates:
             if wanted.static and n == 1:
-                return [np.datetime64("NaT", "s")]
+                return [np.datetime64("NaT", "s")], [self.platform]
             raise CubeError("no dates", where=where, expected="`dates`", found="none")
         if self.dates[:4].isdigit():
             texts: list[object] = [self.dates]
@@ -129,19 +136,31 @@ class Arrays:
                 texts = [v.decode() if isinstance(v, bytes) else v for v in array[...].tolist()]
         if len(texts) != n:
             raise CubeError("dates and array differ", where=where, expected=n, found=len(texts))
+        platforms = [platform_of(str(v), self.platforms, where) for v in texts]
+        if not self.platforms:
+            platforms = [self.platform] * n
         if self.date:
             texts = [date_in_name(str(v), self.date, where) for v in texts]
-        return list(utc(texts, where))
+        return list(utc(texts, where)), platforms
 
     def _masks(self, path: str, t: int, grid: Grid, wanted: Wanted, where: str) -> tuple[Mask, ...]:
         if not self.mask:
             return ()
         with open_array(path, self.mask) as (array, _):
-            ndim, dtype = len(array.shape), str(array.dtype)
-        select = (("0", t),) if ndim == 3 else ()
+            shape, dtype = tuple(array.shape), str(array.dtype)
+        ndim, selects = len(shape), [(("0", t),) if len(shape) > 2 else ()]
+        if ndim == 4:
+            channels = self.mask_channels or tuple(range(shape[1]))
+            selects = [(("0", t), ("1", c)) for c in channels]
         axes = (str(ndim - 2), str(ndim - 1))
-        layer = Layer(path=path, grid=grid, dtype=dtype, variable=self.mask, select=select,
-                      axes=axes)  # fmt: skip
-        if self.mask_valid:
-            return (Mask(layer, allowed=(1,)),)
-        return (quality(layer, wanted.row, None, where),)
+        masks = []
+        for select in selects:
+            layer = Layer(path=path, grid=grid, dtype=dtype, variable=self.mask, select=select,
+                          axes=axes)  # fmt: skip
+            if self.mask_above is not None:
+                masks.append(Mask(layer, above=self.mask_above))
+            elif self.mask_valid:
+                masks.append(Mask(layer, allowed=(1,)))
+            else:
+                masks.append(quality(layer, wanted.row, None, where))
+        return tuple(masks)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,22 @@ def missing_band(band: Band, names: Sequence[str], where: object) -> CubeError:
         found=", ".join(n or "?" for n in names) or "no band at all",
         remedy=near_miss(band.name, [n for n in names if n]) or "state `bands` without it",
     )
+
+
+def platform_of(text: str, platforms: Mapping[str, str], where: object) -> str:
+    """The platform of the first pattern (`fnmatch`) that fits; without patterns `text` itself.
+
+    >>> platform_of("S2A_MSIL2A_2020", {"S2A*": "sentinel-2a", "*": "unknown"}, "")
+    'sentinel-2a'
+    """
+    for pattern, name in platforms.items():
+        if fnmatch.fnmatchcase(text, pattern):
+            return name
+    if not platforms:
+        return text
+    raise CubeError("platform is not stated", where=where, found=text,
+                    expected="one of " + ", ".join(platforms),
+                    remedy='"*" = "unknown" as the last takes all others')  # fmt: skip
 
 
 def layer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,30 @@ def test_chips_of_an_hdf5_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(pixels, 10 * np.log10(power[[1, 2, 0]]), rtol=1e-5)
     assert not valid[2, 0, 2, 3]
     assert valid.sum() == T * 36 - 1
+
+
+def test_chips_of_two_platforms_with_probabilities(tmp_path: Path) -> None:
+    """Platforms by pattern of the product names; of three channels of a mask two are asked."""
+    chance = np.zeros((2, 3, 4, 4), np.float32)
+    chance[0, 0, 1, 1], chance[0, 1, 2, 2], chance[1, 1, 0, 0] = 40.5, 41, 40
+    chance[:, 2] = 100
+    with h5py.File(tmp_path / "p.h5", "w") as file:
+        file["ndvi"] = np.full((2, 1, 4, 4), 0.5, np.float32)
+        file["names"] = [b"S2B_MSIL2A_20200102T102421_R065", b"S2A_MSIL2A_20200102T102421_R065"]
+        file["chance"] = chance
+    source = Arrays(str(tmp_path / "p.h5"), "ndvi", channels=("ndvi",), crs="EPSG:32632",
+                    transform=(10, 0, 5e5, 0, -10, 5.6e6), dates="names",
+                    date="MSIL2A_%Y%m%dT%H%M%S", platforms={"S2A*": "sentinel-2a",
+                    "S2B*": "sentinel-2b"}, mask="chance", mask_channels=(0, 1),
+                    mask_above=40)  # fmt: skip
+    build(recipe(BandSetRecipe("ndvi", (source,))), tmp_path / "c.zarr")
+    cube = open_cube(tmp_path / "c.zarr")
+    assert cube.bandsets["ndvi"].platform.tolist() == [1, 2]
+    _, valid = cube.reader("ndvi").read(0, 0, 4, 4)
+    assert np.argwhere(~valid[:, 0]).tolist() == [[1, 1, 1], [1, 2, 2]]
+    unnamed = dataclasses.replace(source, platforms={"S1*": "sentinel-1a"})
+    with pytest.raises(CubeError, match="platform is not stated .* found S2B_MSIL2A"):
+        make_plan(recipe(BandSetRecipe("ndvi", (unnamed,))))
 
 
 def test_numpy_arrays_in_another_order_of_axes(tmp_path: Path) -> None:

@@ -145,6 +145,56 @@ def test_files_of_pixels_with_quality_bits(tmp_path: Path) -> None:
     assert valid[:, :, 0, 0].tolist() == [[True, True], [False, False], [True, True]]
 
 
+def test_arrays_of_a_site_a_file(tmp_path: Path) -> None:
+    """Files of arrays below each other; a single number is that of its file; a valid range."""
+    day = np.datetime64("2020-01-01").astype("O").toordinal()
+    for i, name in enumerate(("p", "q")):
+        red = np.asarray([500, 20000, 502][: 3 - i], np.int16)
+        columns = {"day": day + 16 * np.arange(len(red)), "red": red, "nir": red, "x": 15.0 + i}
+        np.savez(tmp_path / f"{name}.npz", **columns)
+    table = Table(str(tmp_path / "*.npz"), lon="x", lat=45, rows="observation", site="file",
+                  date="day", date_form="ordinal")  # fmt: skip
+    bands = PointBandSet("landsat_sr6", BANDS, scale=1e-4, valid_range=(0, 16000), dtype="int16")
+    build(recipe(tmp_path, table=table, bandsets=(bands,)), tmp_path / "c.zarr")
+    cube = open_cube(tmp_path / "c.zarr")
+    assert cube.grid.lonlat([0, 1], 0)[0].tolist() == [15.0, 16.0]
+    pixels, valid = cube.reader("landsat_sr6").read(0, 0, 2, 1)
+    assert pixels[:, 0, :, 0].tolist() == [[500, 500], [-9999, -9999], [502, -9999]]
+    assert valid[:, 0, :, 0].tolist() == [[True, True], [False, False], [True, False]]
+    np.savez(tmp_path / "r.npz", day=[day], red=[1], x=15.0)
+    with pytest.raises(CubeError, match="tables of other columns"):
+        read_rows(table)
+
+
+def test_sites_without_a_place(tmp_path: Path) -> None:
+    """NaN in both coordinates is a place that is not known; NaN in one of them is an error."""
+    FRAME.assign(x=np.nan, y=np.nan).to_csv(tmp_path / "p.csv")
+    plan = make_plan(recipe(tmp_path / "p.csv"))
+    assert plan.describe()["lonlat"] == []
+    build(recipe(tmp_path / "p.csv"), tmp_path / "c.zarr")
+    cube = open_cube(tmp_path / "c.zarr")
+    assert np.isnan(cube.grid.lonlat(np.arange(3), 0)).all()
+    assert cube.grid == open_cube(tmp_path / "c.zarr").grid
+    assert "geospatial_lon_min" not in cube.attrs
+    assert validate(cube, deep=True).ok
+    FRAME.assign(x=np.nan).to_csv(tmp_path / "q.csv")
+    with pytest.raises(CubeError, match=r"degrees outside the earth .* lon nan, lat 46"):
+        make_plan(recipe(tmp_path / "q.csv"))
+
+
+def test_platforms_by_pattern(tmp_path: Path) -> None:
+    FRAME.to_csv(tmp_path / "p.csv")
+    names = {"2020-0[1-3]*": "landsat-7", "*": "unknown"}
+    table = Table(str(tmp_path / "p.csv"), lon="x", lat="y", rows="observation", site="plot",
+                  date="day", platform="day", platforms=names)  # fmt: skip
+    rows = read_rows(table)
+    assert rows.platform[:, 0].tolist() == ["landsat-7"] * 3
+    assert rows.platform[0, 1:].tolist() == ["unknown"] * 2
+    del names["*"]
+    with pytest.raises(CubeError, match=r"platform is not stated .* found 2020-0"):
+        read_rows(table)
+
+
 def test_places_in_metres(tmp_path: Path) -> None:
     FRAME.assign(x=500000.0, y=5000000.0).to_csv(tmp_path / "p.csv")
     table = Table(str(tmp_path / "p.csv"), lon="x", lat="y", crs="EPSG:32633",
