@@ -281,8 +281,8 @@ _ROWS = (
         "landsat7_dn",
         "optical",
         tuple(dataclasses.replace(b, name=b.name[3:], unit="DN") for b in _ETM),
-        source="USGS, band designations of Landsat 7 ETM+ (edges). Level 1 numbers of 8 bits, whose "
-        "gain and offset to radiance are in the scene's metadata: no common scale",
+        source="USGS, band designations of Landsat 7 ETM+ (edges). Level 1 numbers of 8 bits: "
+        "gain and offset to radiance are in a scene's metadata, there is no common scale",
     ),
     BandSet(
         "s1_db",

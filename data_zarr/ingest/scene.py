@@ -86,7 +86,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Mask:
-    """A quality layer: a pixel is refused where a bit is set, a number listed, none allowed, or above.
+    """A quality layer: a pixel is refused where a bit is set, or its number listed or too large.
 
     Attributes:
       bits: refused when any is set.

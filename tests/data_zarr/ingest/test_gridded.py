@@ -213,7 +213,7 @@ def test_chips_of_two_platforms_with_probabilities(tmp_path: Path) -> None:
     _, valid = cube.reader("ndvi").read(0, 0, 4, 4)
     assert np.argwhere(~valid[:, 0]).tolist() == [[1, 1, 1], [1, 2, 2]]
     unnamed = dataclasses.replace(source, platforms={"S1*": "sentinel-1a"})
-    with pytest.raises(CubeError, match="platform is not stated .* found S2B_MSIL2A"):
+    with pytest.raises(CubeError, match=r"platform is not stated .* found S2B_MSIL2A"):
         make_plan(recipe(BandSetRecipe("ndvi", (unnamed,))))
 
 
