@@ -4,7 +4,8 @@ sensors      bands, wavelengths, scales and QA bits of real sensors, each with i
 format       the shape of a cube on disk, and the records read from it
 grid, sites  CRS and affine transform of a raster; the places of a point cube
 cube, read   `open_cube`; raw windows
-write        `create_cube`; sharded, checksummed, restartable writing; maps
+write, copy  `create_cube`; sharded, checksummed, restartable writing; maps; copies
+remote       cubes behind URLs
 schema       `validate`: every rule a cube must keep, as a report
 radiometry   stored numbers to physical ones; QA masks
 atmosphere   level-1 numbers to reflectance: TOA, dark-object subtraction, look-up curves
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from data_zarr.errors import CubeError
 
 if TYPE_CHECKING:
+    from data_zarr.copy import copy_cube
     from data_zarr.cube import Cube, open_cube
     from data_zarr.grid import Grid
     from data_zarr.ingest import (
@@ -58,6 +60,7 @@ __all__ = [
     "Table",
     "TargetRecipe",
     "build",
+    "copy_cube",
     "create_cube",
     "load_recipe",
     "open_cube",
@@ -82,6 +85,7 @@ _HOME = {
     "Table": "ingest",
     "TargetRecipe": "ingest",
     "build": "ingest",
+    "copy_cube": "copy",
     "create_cube": "write",
     "load_recipe": "ingest",
     "open_cube": "cube",

@@ -9,8 +9,9 @@ for each band, else one (a pixel is then valid only where all the bands asked fo
 
 A reader pickles as a path and opens once a process; many threads may share one. The bytes come
 through tensorstore (no cache: random windows gain nothing from one), or through zarr where
-tensorstore is not installed. Both are refused damaged data by the checksum inside each chunk, and
-missing data by the manifest, so that neither turns into plausible numbers.
+tensorstore is not installed or has no driver for the store. Both are refused damaged data by the
+checksum inside each chunk, and missing data by the manifest, so that neither turns into plausible
+numbers. A read asks no file for its size: pixels and mask are one request each, side by side.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from data_zarr.errors import CubeError
 from data_zarr.format import PIXELS, VALID, BandSetInfo
 from data_zarr.manifest import Manifest, shard_keys
+from data_zarr.remote import RemotePath, kvstore, retries
 
 Backend = Literal["tensorstore", "zarr"]
 
@@ -39,7 +41,7 @@ class Reader:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | RemotePath,
         info: BandSetInfo,
         channels: tuple[int, ...] | None = None,
         *,
@@ -135,12 +137,16 @@ def usable(pixels: np.ndarray, nodata: int | float | None) -> np.ndarray:
 
 def read_array(manifest: Manifest, name: str) -> np.ndarray:
     """A whole small array (a coordinate, a target), its files checked against the manifest."""
-    for error in manifest.problems(manifest.under(f"{name}/c"), deep=True):
-        raise error
     import zarr
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.storage import MemoryStore
 
+    files = {k: manifest.fetch(k) for k in manifest.under(f"{name}/c")}
+    files[f"{name}/zarr.json"] = manifest.raw(f"{name}/zarr.json")
+    make = default_buffer_prototype().buffer.from_bytes
+    store = MemoryStore({k: make(v) for k, v in files.items()}, read_only=True)
     try:
-        return np.asarray(zarr.open_array(manifest.root / name, mode="r")[...])
+        return np.asarray(zarr.open_array(store, path=name, mode="r")[...])
     except (OSError, ValueError, KeyError) as error:
         raise CubeError(
             "unreadable array", where=f"{manifest.root}: {name}", found=str(error)[:160]
@@ -150,15 +156,24 @@ def read_array(manifest: Manifest, name: str) -> np.ndarray:
 class _Store:
     """The open arrays of one band set in one process."""
 
-    def __init__(self, path: Path, info: BandSetInfo, backend: Backend | None):
+    def __init__(self, path: Path | RemotePath, info: BandSetInfo, backend: Backend | None):
         self.info = info
         self.manifest = Manifest.read(path)
         self.names = (f"{info.name}/{PIXELS}", f"{info.name}/{VALID}")
-        for name in self.names:
+        # On a disk a look at each file is cheap; elsewhere what is lost shows when it is read.
+        for name in self.names if isinstance(path, Path) else ():
             keys = shard_keys(name, *self._extent(name))
             for error in self.manifest.problems(keys, deep=False):
                 raise error
-        self.guard, self.arrays = _open([path / name for name in self.names], backend)
+        try:
+            self.arrays = _open(self.manifest, self.names, backend)
+        except (ValueError, OSError, RuntimeError) as error:
+            documents = [f"{name}/zarr.json" for name in self.names]
+            for problem in self.manifest.problems(documents, deep=True):
+                raise problem from error
+            raise CubeError(
+                "cannot open the arrays", where=f"{path}: {info.name}", found=str(error)[:160]
+            ) from error
 
     def _extent(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(shape, shards) of pixels or of the mask, as stored."""
@@ -177,14 +192,8 @@ class _Store:
         return shard_keys(name, shape, shards, [*leading, *place])
 
     def read(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
-        if self.guard:
-            for name in self.names:
-                for problem in self.manifest.problems(
-                    self._touched(name, rows, columns), deep=False
-                ):
-                    raise problem
+        place = self._place(rows, columns)
         try:
-            place = self._place(rows, columns)
             futures = [array(place) for array in self.arrays]
             pixels, valid = (future() for future in futures)
             return pixels, valid
@@ -204,39 +213,34 @@ class _Store:
         )
 
 
-def _open(paths: list[Path], backend: Backend | None) -> tuple[bool, list[Any]]:
-    """Whether missing chunks must be looked for, and `f(place)` for each array.
-
-    `f` starts a read and returns a function that waits for its numbers, so that the pixels and
-    the mask of a window are read at the same time.
-    """
-    if backend != "zarr":
+def _open(manifest: Manifest, names: tuple[str, ...], backend: Backend | None) -> list[Any]:
+    """`f(place)` for each array: it starts a read and returns a function that waits for its
+    numbers, so that the pixels and the mask of a window are read at the same time."""
+    places = [kvstore(manifest.root / name) for name in names]
+    if backend != "zarr" and None not in places:
         try:
             import tensorstore as ts
         except ImportError:
             if backend == "tensorstore":
                 raise
         else:
-            return False, [_open_tensorstore(ts, path) for path in paths]
+            return [_open_tensorstore(ts, place) for place in places]
     import zarr
 
-    # zarr gives the fill value for a chunk that is not there; only the manifest knows better.
-    return True, [_open_zarr(zarr, path) for path in paths]
+    from data_zarr.store import ManifestStore
+
+    store = ManifestStore(manifest)
+    return [_open_zarr(zarr.open_array(store, path=name, mode="r")) for name in names]
 
 
-def _open_tensorstore(ts: Any, path: Path) -> Any:
+def _open_tensorstore(ts: Any, place: Any) -> Any:
     array = ts.open(
-        {
-            "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": str(path)},
-            "fill_missing_data_reads": False,
-        },
+        {"driver": "zarr3", "kvstore": place, "fill_missing_data_reads": False},
         read=True,
-        context=ts.Context({"cache_pool": {"total_bytes_limit": 0}}),
+        context=ts.Context({"cache_pool": {"total_bytes_limit": 0}, **retries()}),
     ).result()
     return lambda place: array[(..., *place)].read().result
 
 
-def _open_zarr(zarr: Any, path: Path) -> Any:
-    array = zarr.open_array(path, mode="r")
+def _open_zarr(array: Any) -> Any:
     return lambda place: lambda: np.asarray(array[(..., *place)])

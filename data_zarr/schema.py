@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -29,8 +30,8 @@ OUTSIDE_SHARE, NEGATIVE_SHARE = 0.3, 0.3
 BACKSCATTER_DB = (-60.0, 40.0)
 SAMPLES_A_SET = 16
 """Windows looked at in each band set: enough for a wrong scale, quick on any cube."""
-QUICK_SAMPLES, QUICK_FILES = 4, 10_000
-"""Chunks read and files looked for in each band set by `check_inputs`."""
+QUICK_SAMPLES, QUICK_FILES, QUICK_REMOTE = 4, 10_000, 256
+"""Chunks read and files looked for in each band set by `check_inputs`, on a disk or elsewhere."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +125,8 @@ def check_inputs(cube: Cube, names: Iterable[str]) -> None:
     for name in names:
         info = cube.bandset(name)
         files = cube.manifest.under(name)
-        for problem in cube.manifest.problems(files[:: len(files) // QUICK_FILES + 1], deep=False):
+        step = len(files) // (QUICK_FILES if isinstance(cube.path, Path) else QUICK_REMOTE) + 1
+        for problem in cube.manifest.problems(files[::step], deep=False):
             raise problem
         try:
             values, _ = _sample(cube, info, QUICK_SAMPLES)

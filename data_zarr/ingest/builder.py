@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import warnings
@@ -28,12 +29,12 @@ from data_zarr.ingest import checks
 from data_zarr.ingest.dark import resolved
 from data_zarr.ingest.encode import Encoding, encode, physical
 from data_zarr.ingest.load import load_recipe
-from data_zarr.ingest.plan import BandSetPlan, BuildPlan, plan_raster
+from data_zarr.ingest.plan import BuildPlan, plan_raster
 from data_zarr.ingest.points import PointPlan, PointRecipe, plan_points, write_points
 from data_zarr.ingest.recipe import Recipe
-from data_zarr.ingest.scene import Layer, Scene, from_json, to_json
+from data_zarr.ingest.scene import Scene, from_json, to_json
 from data_zarr.ingest.schedule import run
-from data_zarr.ingest.warp import fetch, fetch_mask, ratio
+from data_zarr.ingest.warp import fetch, fetch_mask
 from data_zarr.manifest import write_atomic
 from data_zarr.write import CubeWriter, create_cube
 
@@ -101,6 +102,7 @@ def build_plan(
         return Built(Path(out), digest, plan.tasks, plan.tasks, (), ())
     checks.probe(plan)
     recipe = plan.recipe
+    state = _state(plan)
     writer = create_cube(
         out,
         grid=plan.grid,
@@ -111,17 +113,11 @@ def build_plan(
         title=recipe.title,
         license=recipe.license,
         provenance=recipe.provenance,
-        attrs={**recipe.attrs, "scenes": _names(plan)},
+        attrs={**recipe.attrs, **_history(plan, state)},
+        codec=recipe.codec,
         level=recipe.level,
         overwrite=overwrite,
     )
-    state = {b.data.name: _state(b) for b in plan.bandsets}
-    for target in plan.targets:
-        scene = Scene(target.info.name, np.datetime64("NaT"), "unknown", (target.layer,))
-        state[f"targets/{target.info.name}"] = {
-            "scenes": to_json([scene]),
-            "resampling": target.recipe.resampling,
-        }
     write_atomic(writer.path / STATE, json.dumps(state))
     tasks = [
         (str(writer.path), key, y, x)
@@ -135,21 +131,45 @@ def build_plan(
     doubts = (*plan.warnings, *checks.doubts(cube))
     for doubt in doubts:
         warnings.warn(doubt, CubeWarning, stacklevel=3)
-    return Built(cube.path, cube.digest(), plan.tasks, len(tasks), plan.notes, doubts)
+    return Built(Path(out).absolute(), cube.digest(), plan.tasks, len(tasks), plan.notes, doubts)
 
 
-def _names(plan: BuildPlan) -> dict[str, list[str]]:
-    """Product names by band set: where each date comes from, without folders."""
-    return {b.data.name: [s.name for s in b.scenes] for b in plan.bandsets}
+def _history(plan: BuildPlan, state: dict[str, Any]) -> dict[str, Any]:
+    """Root attributes that say where the numbers come from, and tell two recipes apart.
 
-
-def _state(b: BandSetPlan) -> dict[str, Any]:
+    Products by name and without folders: equal sources give equal bytes wherever they lie. A run
+    goes on with an unfinished cube only where all of this is the same.
+    """
+    plain = json.loads(json.dumps(state))
+    for entry in plain.values():
+        for scene in entry["scenes"]["scenes"]:
+            for layer in [*scene["layers"], *(m["layer"] for m in scene["masks"])]:
+                layer["path"] = layer["path"].rstrip("/").rpartition("/")[2]
     return {
-        "scenes": to_json([resolved(s) for s in b.scenes]),
-        "groups": b.groups,
-        "encodings": [dataclasses.asdict(e) for e in b.encodings],
-        "resampling": b.recipe.resampling,
+        "scenes": {b.data.name: [s.name for s in b.scenes] for b in plan.bandsets},
+        "resampling": {k: v["resampling"] for k, v in state.items() if v["resampling"]},
+        "ingest_sha256": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest(),
     }
+
+
+def _state(plan: BuildPlan) -> dict[str, Any]:
+    """What the tasks need, by band set and "targets/NAME", as JSON values."""
+    state: dict[str, Any] = {
+        b.data.name: {
+            "scenes": to_json([resolved(s) for s in b.scenes]),
+            "groups": b.groups,
+            "encodings": [dataclasses.asdict(e) for e in b.encodings],
+            "resampling": b.recipe.resampling,
+        }
+        for b in plan.bandsets
+    }
+    for target in plan.targets:
+        scene = Scene(target.info.name, np.datetime64("NaT"), "unknown", (target.layer,))
+        state[f"targets/{target.info.name}"] = {
+            "scenes": to_json([scene]),
+            "resampling": target.recipe.resampling,
+        }
+    return state
 
 
 @functools.lru_cache(maxsize=4)
@@ -173,7 +193,7 @@ def write_shard(task: Task) -> str:
     window = whole.window(y, x, h, w)
     if name != key:
         layer = entry["scenes"][0].layers[0]
-        numbers, valid = fetch(layer, window, entry["resampling"], ratio(layer.grid, whole))
+        [(numbers, valid)] = fetch([layer], window, entry["resampling"], whole)
         values = np.where(valid, physical(numbers, layer), np.nan)
         writer.write_target(name, y, x, values.astype(np.float32))
         return key
@@ -207,16 +227,13 @@ def _lay(
 ) -> None:
     """Lays a scene below what is there: it fills pixels that have no value yet, or no valid one."""
     below, good = np.empty_like(pixels), np.empty_like(valid)
+    found = fetch(scene.layers, window, resampling, whole)
     for c, (layer, to) in enumerate(zip(scene.layers, encodings, strict=True)):
-        numbers, ok = fetch(layer, window, resampling, _ratio(layer, whole))
+        numbers, ok = found[c]
         below[c], good[c] = encode(numbers, ok, layer, to, f"{scene.name}, band {c}")
     holds = good.any(axis=0)
     for mask in scene.masks:
-        good &= ~fetch_mask(mask, window, _ratio(mask.layer, whole))
+        good &= ~fetch_mask(mask, window, whole)
     empty = np.isnan(pixels) if pixels.dtype.kind == "f" else pixels == encodings[0].nodata
     take = (empty.all(axis=0) & holds) | (~valid.any(axis=0) & good.any(axis=0))
     pixels[:, take], valid[:, take] = below[:, take], good[:, take]
-
-
-def _ratio(layer: Layer, whole: Grid) -> float:
-    return ratio(layer.grid, whole)

@@ -5,6 +5,7 @@ Nothing is unpickled; text of any kind becomes str.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from data_zarr.errors import CubeError
 from data_zarr.format import near_miss
 from data_zarr.ingest.sources.files import files
-from data_zarr.ingest.stores import HDF5, NUMPY, open_array
+from data_zarr.ingest.stores import HDF5, NUMPY, hdf5_module, open_array
 
 Columns = dict[str, np.ndarray]
 
@@ -41,7 +42,7 @@ def read_columns(
       split: array -> names along its last axis, each a column of its own.
 
     Raises:
-      CubeError: unreadable, columns of other lengths, or none.
+      CubeError: unreadable, or without rows. An array of another length than most is no column.
     """
     paths = files(path, where)
     suffix = Path(paths[0]).suffix
@@ -66,12 +67,12 @@ def read_columns(
                             found=list(values.shape))  # fmt: skip
         columns |= {part: values[..., i] for i, part in enumerate(parts)}
         del columns[name]
-    lengths = {len(v) for v in columns.values()}
-    if not columns or len(lengths) != 1 or not next(iter(lengths)):
-        raise CubeError("columns of other lengths", where=where, expected="one length, not 0",
-                        found=", ".join(f"{k} {len(v)}" for k, v in list(columns.items())[:8]),
-                        )  # fmt: skip
-    return columns
+    lengths = collections.Counter(len(v) for v in columns.values())
+    if not columns or lengths.most_common(1)[0][0] < 1:
+        raise CubeError("no rows", where=where, expected="at least one", found="none")
+    # What has another length says something else, e.g. the names of bands: it is no column.
+    n = lengths.most_common(1)[0][0]
+    return {k: v for k, v in columns.items() if len(v) == n}
 
 
 def _arrays(path: str) -> Columns:
@@ -80,8 +81,7 @@ def _arrays(path: str) -> Columns:
         with np.load(path, allow_pickle=False) as content:
             names = list(content.files)
     else:
-        import h5py
-
+        h5py = hdf5_module(path)
         with h5py.File(path, "r") as file:
             names = [k for k, v in file.items() if isinstance(v, h5py.Dataset)]
     columns = {}

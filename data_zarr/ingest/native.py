@@ -7,6 +7,7 @@ is scaled here. Rows that are stored south-up come out north-up, as the layer's 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def read(layer: Layer, y: int, x: int, h: int, w: int) -> np.ndarray:
       CubeError: unreadable, or no longer what it was when it was inspected.
     """
     if not layer.variable:
-        return _read_raster(layer, y, x, h, w)
+        return _read_raster([layer], y, x, h, w)[0]
     rows = slice(y, y + h)
     if layer.flip:
         n = layer.grid.height
@@ -85,22 +86,40 @@ def read(layer: Layer, y: int, x: int, h: int, w: int) -> np.ndarray:
     return values[::-1] if layer.flip else values
 
 
-def _read_raster(layer: Layer, y: int, x: int, h: int, w: int) -> np.ndarray:
-    rasterio = rasterio_module(layer.name)
-    with open_raster(layer.path, layer.path) as file:
-        if (file.height, file.width) != (layer.grid.height, layer.grid.width):
+def read_all(layers: Sequence[Layer], y: int, x: int, h: int, w: int) -> list[np.ndarray]:
+    """`read` of several layers of one grid; channels of one raster are read together."""
+    out: list[Any] = [None] * len(layers)
+    rasters: dict[str, list[int]] = {}
+    for i, layer in enumerate(layers):
+        if layer.variable:
+            out[i] = read(layer, y, x, h, w)
+        else:
+            rasters.setdefault(layer.path, []).append(i)
+    for members in rasters.values():
+        values = _read_raster([layers[i] for i in members], y, x, h, w)
+        for i, plane in zip(members, values, strict=True):
+            out[i] = plane
+    return out
+
+
+def _read_raster(layers: Sequence[Layer], y: int, x: int, h: int, w: int) -> np.ndarray:
+    """Channels [n, h, w] of one raster."""
+    first = layers[0]
+    rasterio = rasterio_module(first.name)
+    with open_raster(first.path, first.path) as file:
+        if (file.height, file.width) != (first.grid.height, first.grid.width):
             raise CubeError(
                 "source has changed",
-                where=layer.path,
-                expected=f"{layer.grid.height} x {layer.grid.width} pixels, as inspected",
+                where=first.path,
+                expected=f"{first.grid.height} x {first.grid.width} pixels, as inspected",
                 found=f"{file.height} x {file.width}",
             )
         try:
-            return file.read(layer.index, window=((y, y + h), (x, x + w)))
+            return file.read([layer.index for layer in layers], window=((y, y + h), (x, x + w)))
         except rasterio.errors.RasterioIOError as error:
             raise CubeError(
                 "damaged raster",
-                where=layer.name,
+                where=first.name,
                 expected=f"rows {y}..{y + h}, columns {x}..{x + w}",
                 found=str(error.__cause__ or error)[:120],
                 remedy="fetch the file again",

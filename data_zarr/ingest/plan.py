@@ -160,6 +160,14 @@ def _scenes(item: BandSetRecipe, notes: list[str]) -> tuple[Scene, ...]:
         notes.extend(f"{where}: {n}" for n in found.notes)
     if not scenes:
         raise CubeError("no sources match", where=where, expected="one scene", found="none")
+    if item.row.kind == "sar" and any(x.units == "" for s in scenes for x in s.layers):
+        raise CubeError(
+            "units of the backscatter are not stated",
+            where=where,
+            expected='units = "db" or "linear" in the source',
+            found="neither",
+            remedy="the numbers alone do not tell power from amplitude, nor gamma0 from sigma0",
+        )
     for scene in scenes:
         platform_id(scene.platform, f"{where}: {scene.name}")
     undated = [s.name for s in scenes if np.isnat(s.date)]

@@ -27,6 +27,7 @@ from data_zarr.ingest.recipe import BandSetRecipe
 from data_zarr.ingest.scene import Layer, Units
 from data_zarr.ingest.table import Rows, Table, read_rows
 from data_zarr.ingest.warp import known
+from data_zarr.journal import Codec
 from data_zarr.layout import BandSetData, Layout
 from data_zarr.sensors import Number, find_band
 from data_zarr.write import create_cube
@@ -90,6 +91,7 @@ class PointRecipe:
     targets: tuple[PointTarget, ...] = ()
     layout: Layout = "balanced"
     shard: int | None = None
+    codec: Codec = "zstd"
     level: int = 3
     attrs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -167,6 +169,7 @@ def write_points(plan: PointPlan, out: str | os.PathLike[str], *, overwrite: boo
         license=recipe.license,
         provenance=recipe.provenance,
         attrs=recipe.attrs,
+        codec=recipe.codec,
         level=recipe.level,
         overwrite=overwrite,
     ) as writer:

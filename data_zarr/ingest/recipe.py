@@ -20,6 +20,7 @@ from data_zarr.format import near_miss
 from data_zarr.ingest.encode import Overflow
 from data_zarr.ingest.scene import Source
 from data_zarr.ingest.warp import RESAMPLING, Resampling
+from data_zarr.journal import Codec
 from data_zarr.layout import Layout
 from data_zarr.sensors import BANDSETS, Band, BandSet, Number, find_band
 
@@ -127,7 +128,7 @@ class Recipe:
 
     Attributes:
       title, license, provenance: go into the cube.
-      layout, shard, level: see `data_zarr.create_cube`.
+      layout, shard, codec, level: see `data_zarr.create_cube`.
       attrs: more root attributes, JSON values.
     """
 
@@ -139,6 +140,7 @@ class Recipe:
     targets: tuple[TargetRecipe, ...] = ()
     layout: Layout = "balanced"
     shard: int = 256
+    codec: Codec = "zstd"
     level: int = 3
     attrs: dict[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -39,10 +39,11 @@ def open_dataset(path: str) -> Iterator[Any]:
     if path.endswith(".zarr"):
         keep |= {"engine": "zarr", "consolidated": False}
     try:
-        with xr.open_dataset(path, **keep) as data:
-            yield data
+        data = xr.open_dataset(path, **keep)
     except (OSError, ValueError, KeyError) as error:
         raise CubeError("unreadable dataset", where=path, found=str(error)[:160]) from error
+    with data:
+        yield data
 
 
 @contextlib.contextmanager
@@ -57,21 +58,32 @@ def open_array(path: str, variable: str) -> Iterator[tuple[Any, tuple[str, ...]]
         array = _numpy(path, variable, os.stat(path).st_mtime_ns)
         yield array, tuple(map(str, range(array.ndim)))
     elif suffix in HDF5:
-        import h5py
-
+        h5py = hdf5_module(path)
         try:
-            with h5py.File(path, "r") as file:
-                found = file.get(variable)
-                if not isinstance(found, h5py.Dataset):
-                    raise no_array(path, variable, list(file))
-                yield found, tuple(map(str, range(found.ndim)))
+            file = h5py.File(path, "r")
         except OSError as error:
             raise CubeError("unreadable HDF5", where=path, found=str(error)[:160]) from error
+        with file:
+            found = file.get(variable)
+            if not isinstance(found, h5py.Dataset):
+                raise no_array(path, variable, list(file))
+            yield found, tuple(map(str, range(found.ndim)))
     else:
         with open_dataset(path) as data:
             if variable not in data.variables:
                 raise no_array(path, variable, list(data.variables))
             yield data.variables[variable], tuple(map(str, data.variables[variable].dims))
+
+
+def hdf5_module(where: object) -> Any:
+    """h5py, or one line that says how to get it."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise CubeError(
+            "cannot read HDF5 without h5py", where=where, remedy="pip install 'rsvlm-jax[geo]'"
+        ) from error
+    return h5py
 
 
 def no_array(path: str, variable: str, known: list[Any]) -> CubeError:

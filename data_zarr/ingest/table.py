@@ -12,13 +12,14 @@ a month in a nominal year, and the cube says that the year is not known.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 
 from data_zarr.errors import CubeError
 from data_zarr.ingest.columns import Columns, column, read_columns
-from data_zarr.ingest.sources.files import platform_of
 from data_zarr.ingest.times import utc
 from data_zarr.sensors import Number
 from data_zarr.sites import Sites
@@ -231,5 +232,21 @@ def _platform(rows: Rows, where: str) -> np.ndarray:
     if table.platform not in rows.columns:
         return np.full(rows.order.shape, table.platform, object)
     cells = rows.cells(table.platform, where).astype(str)
-    names = {v: platform_of(v, table.platforms, where) for v in set(cells.ravel().tolist())}
+    names = {v: _named(v, table.platforms, where) for v in set(cells.ravel().tolist())}
     return np.asarray([names[v] for v in cells.ravel().tolist()], object).reshape(cells.shape)
+
+
+def _named(text: str, platforms: Mapping[str, str], where: object) -> str:
+    """The platform of the first pattern (`fnmatch`) that fits; without patterns `text` itself.
+
+    >>> _named("S2A_MSIL2A_2020", {"S2A*": "sentinel-2a", "*": "unknown"}, "")
+    'sentinel-2a'
+    """
+    for pattern, name in platforms.items():
+        if fnmatch.fnmatchcase(text, pattern):
+            return name
+    if not platforms:
+        return text
+    raise CubeError("platform is not stated", where=where, found=text,
+                    expected="one of " + ", ".join(platforms),
+                    remedy='"*" = "unknown" as the last takes all others')  # fmt: skip

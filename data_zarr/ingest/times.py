@@ -64,7 +64,8 @@ def date_in_name(name: str, form: str, where: object) -> str:
     '2019-09-18T00:00:00'
 
     Args:
-      form: of `datetime.strptime`, e.g. "%Y%m%d", "%Y-%m-%dT%H%M%S", "%Y%j", "%Y".
+      form: of `datetime.strptime`, e.g. "%Y%m%d", "%Y-%m-%dT%H%M%S", "%Y%j", "%Y"; other text in
+        it must stand in the name.
     """
     parts: list[str] = re.findall(r"%\w|.", form, flags=re.DOTALL)
     pattern = "".join(_FIELDS.get(p) or re.escape(p) for p in parts)
@@ -81,6 +82,6 @@ def date_in_name(name: str, form: str, where: object) -> str:
             where=where,
             expected=f"one of the form {form!r}",
             found=name,
-            remedy="give another form, or the dates in a table",
+            remedy="give more of the name in the form (MSIL2A_%Y%m%dT%H%M%S), or a table of dates",
         )
     return readable[0].isoformat()

@@ -1,6 +1,6 @@
 """A layer on the target grid: values by a stated resampling, validity by the strictest one.
 
-    fetch(layer, target, resampling) -> numbers [h, w], valid bool [h, w]
+    fetch(layers, target, resampling) -> for each: numbers [h, w], valid bool [h, w]
 
 On the same grid (CRS, resolution, whole-pixel offset) pixels are copied. Elsewhere GDAL warps them
 from memory, with two of its approximations taken away: its transformer would move 2.5 % of the
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,6 @@ from data_zarr.errors import CubeError
 from data_zarr.grid import Grid
 from data_zarr.ingest import native
 from data_zarr.ingest.scene import Layer, Mask
-from data_zarr.radiometry import db_to_linear
 from data_zarr.sensors import Number
 
 Resampling = Literal["nearest", "bilinear", "average", "cubic"]
@@ -92,80 +92,136 @@ def known(values: np.ndarray, nodata: Any) -> np.ndarray:
 
 
 def fetch(
-    layer: Layer, target: Grid, resampling: Resampling | None, factor: Number = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """A layer on the target grid.
+    layers: Sequence[Layer], target: Grid, resampling: Resampling | None, whole: Grid | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Layers on the target grid; those of one grid are read and warped together.
 
     Args:
       resampling: None where the grids must be aligned.
-      factor: source pixels a target pixel, along an axis; 0 works it out from `target`. Give that
-        of the whole target where it is cut into shards.
+      whole: the grid that `target` is a window of, where it is one.
 
     Returns:
-      Stored numbers [h, w] (of the layer's dtype, or float64 where they were mixed), and where
-      they are values. What is not valid holds any number.
+      For each layer its stored numbers [h, w] (of its dtype, or float64 where they were mixed),
+      and where they are values. What is not valid holds any number.
     """
-    h, w = target.height, target.width
-    blank = np.zeros((h, w), np.dtype(layer.dtype)), np.zeros((h, w), bool)
-    found = window_in(layer.grid, target)
+    out: list[Any] = [None] * len(layers)
+    together: dict[tuple[Grid, bool], list[int]] = {}
+    for i, layer in enumerate(layers):
+        together.setdefault((layer.grid, layer.units == "db"), []).append(i)
+    for (grid, _), members in together.items():
+        some = [layers[i] for i in members]
+        for i, found in zip(members, _fetch(some, grid, target, resampling, whole), strict=True):
+            out[i] = found
+    return out
+
+
+def _fetch(
+    layers: Sequence[Layer],
+    grid: Grid,
+    target: Grid,
+    resampling: Resampling | None,
+    whole: Grid | None,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`fetch` for layers of one grid and unit."""
+    shape = (target.height, target.width)
+    found = window_in(grid, target)
     if found is None:
-        return blank
+        return [(np.zeros(shape, np.dtype(x.dtype)), np.zeros(shape, bool)) for x in layers]
     y0, y1, x0, x1 = found
-    corner = aligned(layer.grid, target)
+    corner = aligned(grid, target)
     if corner is None and resampling is None:
         raise CubeError(
             "resampling is not stated",
-            where=layer.name,
+            where=layers[0].name,
             expected="one of " + ", ".join(RESAMPLING),
             found="a source on another grid than the cube",
         )
-    values = native.read(layer, y0, x0, y1 - y0, x1 - x0)
-    valid = known(values, layer.nodata)
+    values = native.read_all(layers, y0, x0, y1 - y0, x1 - x0)
+    valid = [known(v, x.nodata) for v, x in zip(values, layers, strict=True)]
     if corner is not None:
-        y, x = corner
-        out, mask = blank
-        rows, columns = slice(y0 - y, y1 - y), slice(x0 - x, x1 - x)
-        out[rows, columns], mask[rows, columns] = values, valid
-        return out, mask
-    source = layer.grid.window(y0, x0, y1 - y0, x1 - x0)
-    factor = factor or ratio(layer.grid, target)
-    method = str(resampling)
-    if method == "nearest":
-        inside = _warp(valid.astype(np.uint8), source, target, method, factor, fill=0) > 0
-        return _warp(values, source, target, method, factor, fill=0), inside
-    decibel = layer.units == "db"
-    mixed = values.astype(np.float64)
-    mixed = db_to_linear(mixed).astype(np.float64) if decibel else mixed
-    warped = _warp(np.where(valid, mixed, np.nan), source, target, method, factor, fill=np.nan)
-    invalid = ~valid
-    if method == "cubic":  # its weights change sign: look one pixel further, with bilinear ones
-        invalid, method = _grown(invalid), "bilinear"
-    touched = _warp(invalid.astype(np.float32), source, target, method, factor, fill=np.nan)
-    good = np.isfinite(warped) & (touched < 1e-6)
+        place = (slice(y0 - corner[0], y1 - corner[0]), slice(x0 - corner[1], x1 - corner[1]))
+        return [
+            (_laid(v, shape, place), _laid(m, shape, place))
+            for v, m in zip(values, valid, strict=True)
+        ]
+    source = grid.window(y0, x0, y1 - y0, x1 - x0)
+    if resampling == "nearest":
+        index = _nearest(source, target)
+        inside = index >= 0
+        return [(v.ravel()[index], m.ravel()[index] & inside) for v, m in
+                zip(values, valid, strict=True)]  # fmt: skip
+    return _mixed(layers, values, valid, source, target, str(resampling), whole or target)
+
+
+def _laid(values: np.ndarray, shape: tuple[int, int], place: tuple[slice, slice]) -> np.ndarray:
+    """An array laid into a larger one of zeros."""
+    if values.shape == shape:
+        return values
+    out = np.zeros(shape, values.dtype)
+    out[place] = values
+    return out
+
+
+def _mixed(
+    layers: Sequence[Layer],
+    values: Sequence[np.ndarray],
+    valid: Sequence[np.ndarray],
+    source: Grid,
+    target: Grid,
+    method: str,
+    whole: Grid,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Weighted means of layers of one grid: one warp for the numbers, one for the masks."""
+    decibel = layers[0].units == "db"
+    numbers = np.stack(values).astype(np.float64)
+    mask = np.stack(valid)
     if decibel:
-        warped = 10 * np.log10(np.where(good & (warped > 0), warped, 1.0))
-    return np.where(good, warped, 0.0), good
+        numbers = 10 ** (numbers / 10)
+    factor = ratio(source, whole)
+    numbers = _warp(np.where(mask, numbers, np.nan), source, target, method, factor, fill=np.nan)
+    same = bool((mask == mask[:1]).all())
+    invalid = ~(mask[:1] if same else mask)
+    if method == "cubic":  # its weights change sign: look one pixel further, with bilinear ones
+        invalid, method = np.stack([_grown(m) for m in invalid]), "bilinear"
+    if invalid.any():
+        touched = _warp(invalid.astype(np.float32), source, target, method, factor, fill=np.nan)
+        good = np.isfinite(numbers) & (touched < 1e-6)
+    else:
+        good = np.isfinite(numbers)
+    if decibel:
+        numbers = 10 * np.log10(np.where(good & (numbers > 0), numbers, 1.0))
+    numbers = np.where(good, numbers, 0.0)
+    return list(zip(numbers, good, strict=True))
 
 
-def fetch_mask(mask: Mask, target: Grid, factor: Number = 0.0) -> np.ndarray:
+def fetch_mask(mask: Mask, target: Grid, whole: Grid | None = None) -> np.ndarray:
     """Where a quality layer refuses a pixel of the target, bool [h, w]. Outside it: refused."""
-    layer, h, w = mask.layer, target.height, target.width
-    out = np.ones((h, w), bool)
+    layer, shape = mask.layer, (target.height, target.width)
     found = window_in(layer.grid, target)
     if found is None:
-        return out
+        return np.ones(shape, bool)
     y0, y1, x0, x1 = found
     refused = mask.refused(native.read(layer, y0, x0, y1 - y0, x1 - x0))
     corner = aligned(layer.grid, target)
     if corner is not None:
-        y, x = corner
-        out[y0 - y : y1 - y, x0 - x : x1 - x] = refused
-        return out
+        place = (slice(y0 - corner[0], y1 - corner[0]), slice(x0 - corner[1], x1 - corner[1]))
+        return ~_laid(~refused, shape, place)
     source = layer.grid.window(y0, x0, y1 - y0, x1 - x0)
-    factor = factor or ratio(layer.grid, target)
-    method = "max" if factor > 1 + 1e-6 else "nearest"
+    factor = ratio(layer.grid, whole or target)
+    if factor <= 1 + 1e-6:
+        index = _nearest(source, target)
+        return refused.ravel()[index] | (index < 0)
     # 0 outside, 1 usable, 2 refused: so the maximum is "any refused", and 0 is "not covered".
-    return _warp((refused + 1).astype(np.uint8), source, target, method, factor, fill=0) != 1
+    coded = (refused + 1).astype(np.uint8)[None]
+    return _warp(coded, source, target, "max", factor, fill=0)[0] != 1
+
+
+@functools.lru_cache(maxsize=32)
+def _nearest(source: Grid, target: Grid) -> np.ndarray:
+    """For each target pixel its nearest source pixel, int64 [h, w] into the raveled source; -1."""
+    n = source.height * source.width
+    index = np.arange(n, dtype=np.float64).reshape(1, source.height, source.width)
+    return _warp(index, source, target, "nearest", 1.0, fill=-1)[0].astype(np.int64)
 
 
 def ratio(source: Grid, target: Grid) -> float:
@@ -183,29 +239,30 @@ def _grown(mask: np.ndarray) -> np.ndarray:
 def _warp(
     values: np.ndarray, source: Grid, target: Grid, method: str, factor: Number, fill: Number
 ) -> np.ndarray:
-    """GDAL's warp of an array in memory; see the module docstring for its two options."""
+    """GDAL's warp of [n, h, w] in memory; see the module docstring for its two options."""
     import rasterio
     from affine import Affine
     from rasterio.enums import Resampling as Method
     from rasterio.vrt import WarpedVRT
 
-    if values.dtype == np.int64 or values.dtype == np.uint64 or values.dtype == bool:
-        values = values.astype(np.float64)
-    h, w = values.shape
+    n, h, w = values.shape
     profile: dict[str, Any] = {
         "driver": "GTiff",
+        "count": n,
         "height": h,
         "width": w,
-        "count": 1,
         "dtype": values.dtype,
         "crs": source.crs_wkt,
         "transform": Affine(*source.transform),
+        "interleave": "band",
+        "photometric": "MINISBLACK",
+        "BIGTIFF": "IF_SAFER",
     }
     kernel = 1 / max(1.0, factor)
     options: dict[str, Any] = {"XSCALE": kernel, "YSCALE": kernel, "tolerance": 1e-9}
     with rasterio.MemoryFile() as memory:
         with memory.open(**profile) as file:
-            file.write(values, 1)
+            file.write(values)
         with (
             memory.open() as file,
             WarpedVRT(
@@ -218,7 +275,8 @@ def _warp(
                 src_nodata=np.nan if math.isnan(fill) else None,
                 nodata=fill,
                 dtype=str(values.dtype),
+                UNIFIED_SRC_NODATA="NO",  # a band without a value says nothing of the others
                 **options,
             ) as view,
         ):
-            return view.read(1)
+            return view.read()

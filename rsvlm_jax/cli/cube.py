@@ -1,4 +1,4 @@
-"""`rsvlm cube make | build | info | validate | show`."""
+"""`rsvlm cube make | build | info | validate | show | copy`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ HELP = """usage: rsvlm cube VERB CUBE [options]
   info      what a cube is: bands, dates, CRS, valid share, chunks
   validate  every rule of the format; exit code 3 when one is broken
   show      a picture of every pseudo-RGB frame, as the encoder sees it
+  copy      a copy in another layout or codec; a stopped copy goes on
 
 CUBE is a path, sample:NAME or world:PRESET; `build` takes a recipe. `rsvlm cube VERB --help` shows
 the options.
@@ -74,8 +75,31 @@ class Show:
     """At most so many pixels a side, from the upper left."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Copy:
+    """Copy a cube, bit for bit in its numbers, into another layout or codec."""
+
+    cube: Positional[str]
+    """Path, URL, sample:NAME or world:PRESET."""
+    out: Positional[Path]
+    """Path of the copy; an unfinished one is resumed."""
+    layout: Literal["series", "image", "balanced"] | None = None
+    """How shards are cut into chunks; that of the source by default."""
+    codec: Literal["zstd", "lz4"] | None = None
+    """zstd to keep, lz4 for fast reading; that of the source by default."""
+    overwrite: bool = False
+    """Replace a store that is there."""
+
+
 def run(args: Sequence[str]) -> dict[str, object]:
-    verbs = {"make": _make, "build": _build, "info": _info, "validate": _validate, "show": _show}
+    verbs = {
+        "make": _make,
+        "build": _build,
+        "info": _info,
+        "validate": _validate,
+        "show": _show,
+        "copy": _copy,
+    }
     if not args or args[0] in ("-h", "--help"):
         print(HELP, end="")
         return {}
@@ -137,3 +161,13 @@ def _show(args: Sequence[str]) -> dict[str, object]:
     )
     say(f"picture: {o.out}")
     return {"figure": str(o.out), "frames": frames}
+
+
+def _copy(args: Sequence[str]) -> dict[str, object]:
+    o = parse(Copy, args, prog="rsvlm cube copy")
+    from data_zarr.copy import copy_cube
+    from rsvlm_jax.run.cubes import find_cube
+
+    cube = copy_cube(find_cube(o.cube), o.out, o.layout, o.codec, overwrite=o.overwrite)
+    say(f"copied: {cube}")
+    return {"cube": str(o.out), "digest": cube.digest()}

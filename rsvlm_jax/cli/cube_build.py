@@ -45,6 +45,8 @@ def build(args: Sequence[str]) -> dict[str, object]:
     for line in _lines(facts):
         say(line)
     if o.dry_run:
+        for doubt in facts["warnings"]:
+            say(f"warning: {doubt}")
         return {"dry_run": True, **facts}
     out = o.out or Path(o.recipe.stem + ".zarr")
     with Bars() as bars:
@@ -96,8 +98,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         ]
     for t in facts["targets"]:
         lines.append(f"target {t['name']} [{t['unit']}]; resampling {t['resampling'] or 'none'}")
-    lines += [f"note: {n}" for n in facts["notes"]]
-    return lines + [f"warning: {w}" for w in facts["warnings"]]
+    return lines + [f"note: {n}" for n in facts["notes"]]
 
 
 def _point_lines(facts: dict[str, Any]) -> list[str]:

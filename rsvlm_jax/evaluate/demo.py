@@ -21,6 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from data_zarr.grid import Grid
 from data_zarr.maps import write_geotiff, write_map
 from data_zarr.sampling import target_means
 from data_zarr.schema import validate
@@ -277,7 +278,9 @@ def draw(
             "model_steps": sorted({m.step for models in model.models.values() for m in models}),
         },
     )
-    write_geotiff(tif_path, prepared.cube.grid, layers, unit=target.unit, description=words)
+    grid = prepared.cube.grid
+    assert isinstance(grid, Grid)
+    write_geotiff(tif_path, grid, layers, unit=target.unit, description=words)
     image, caption = background(prepared.cube, experiment.model.inputs[0])
     figure = out / "figure.png"
     (row,) = (r for r in made.rows if r["model"] == "rsvlm")
@@ -293,7 +296,7 @@ def draw(
         lo=oof.lo,
         hi=oof.hi,
         fold=folds.fold,
-        grid=prepared.cube.grid,
+        grid=grid,
         title=f"{prepared.cube.title}: {words}",
         label=words,
         unit=target.unit,

@@ -1,4 +1,4 @@
-"""Cubes by name: a path, "sample:NAME" (shipped) or "world:PRESET[:SEED]" (synthetic)."""
+"""Cubes by name: a path, a URL, "sample:NAME" (shipped) or "world:PRESET[:SEED]" (synthetic)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def find_cube(name: str | os.PathLike[str]) -> Cube:
         if (path / MANIFEST).is_file():
             return open_cube(path)
         return make_world(path, seed=int(seed or 0), preset=preset)
-    if not Path(name).exists():
+    if "://" not in str(name) and not Path(name).exists():
         shipped = ", ".join(f"sample:{s}" for s in SAMPLES)
         raise CubeError(
             "no such cube",

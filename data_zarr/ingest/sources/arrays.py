@@ -34,8 +34,9 @@ class Arrays:
       crs, transform: of the grid; six numbers (a, b, c, d, e, f), as in `Grid`.
       dates: array of dates in the same file, ISO or, with `date`, texts that hold one; or an ISO
         date for all.
-      date: form of `strptime`.
-      platform: STAC name for all; `platforms`: pattern of the texts of `dates` -> STAC name.
+      date: form of `strptime` in such texts, with as much of the text as makes it the only one:
+        "MSIL2A_%Y%m%dT%H%M%S".
+      platform: STAC name, or "product": what the texts of the dates begin with (S1A_, S2B_).
       units: "db" or "linear" for backscatter.
       mask: array [y, x], [t, y, x] or [t, c, y, x] in the same file; read by the sensor's table, or
         1 = valid with `mask_valid`, or as a probability of which more than `mask_above` is refused.
@@ -51,7 +52,6 @@ class Arrays:
     dates: str = ""
     date: str = ""
     platform: str = "unknown"
-    platforms: dict[str, str] = dataclasses.field(default_factory=dict)
     scale: Number | None = None
     offset: Number | None = None
     nodata: Number | None = None
@@ -79,9 +79,6 @@ class Arrays:
             raise CubeError("dims do not fit the array", where=f"{where}: {self.variable}",
                             expected=f"{len(shape)} of t, c, y, x", found=self.dims)  # fmt: skip
         size = dict(zip(self.dims, shape, strict=True))
-        if self.units == "" and wanted.row.kind == "sar":
-            raise CubeError("units of the backscatter are not stated", where=where,
-                            expected='"db" or "linear"', found="neither")  # fmt: skip
         if self.scale is None and wanted.reflectance and dtype[0] in "iu":
             raise CubeError("scale is not stated", where=where, expected="`scale`", found=dtype)
         if len(self.channels) != size.get("c", 1):
@@ -89,7 +86,7 @@ class Arrays:
                             expected=f"{size.get('c', 1)} names",
                             found=", ".join(self.channels) or "none")  # fmt: skip
         grid = self._grid(size, where)
-        dates, platforms = self._dates(path, size.get("t", 1), wanted, where)
+        names, dates = self._dates(path, size.get("t", 1), wanted, where)
         axes = (str(self.dims.index("y")), str(self.dims.index("x")))
         scenes = []
         for t, date in enumerate(dates):
@@ -107,7 +104,8 @@ class Arrays:
                 )  # fmt: skip
             masks = self._masks(path, t, grid, wanted, where)
             label = f"{Path(path).name}@{t}" if len(dates) > 1 else Path(path).name
-            scenes.append(Scene(label, date, platforms[t], tuple(layers), masks))
+            platform = platform_of(names[t], self.platform, where)
+            scenes.append(Scene(label, date, platform, tuple(layers), masks))
         return scenes
 
     def _grid(self, size: dict[str, int], where: str) -> Grid:
@@ -124,24 +122,22 @@ class Arrays:
 
     def _dates(
         self, path: str, n: int, wanted: Wanted, where: str
-    ) -> tuple[list[np.datetime64], list[str]]:
+    ) -> tuple[list[str], list[np.datetime64]]:
+        """The texts that the dates were read from, and the dates."""
         if not self.dates:
             if wanted.static and n == 1:
-                return [np.datetime64("NaT", "s")], [self.platform]
+                return [""], [np.datetime64("NaT", "s")]
             raise CubeError("no dates", where=where, expected="`dates`", found="none")
         if self.dates[:4].isdigit():
-            texts: list[object] = [self.dates]
+            texts = [self.dates]
         else:
             with open_array(path, self.dates) as (array, _):
-                texts = [v.decode() if isinstance(v, bytes) else v for v in array[...].tolist()]
+                given = array[...].tolist()
+            texts = [v.decode() if isinstance(v, bytes) else str(v) for v in given]
         if len(texts) != n:
             raise CubeError("dates and array differ", where=where, expected=n, found=len(texts))
-        platforms = [platform_of(str(v), self.platforms, where) for v in texts]
-        if not self.platforms:
-            platforms = [self.platform] * n
-        if self.date:
-            texts = [date_in_name(str(v), self.date, where) for v in texts]
-        return list(utc(texts, where)), platforms
+        dated = [date_in_name(t, self.date, where) for t in texts] if self.date else texts
+        return texts, list(utc(dated, where))
 
     def _masks(self, path: str, t: int, grid: Grid, wanted: Wanted, where: str) -> tuple[Mask, ...]:
         if not self.mask:

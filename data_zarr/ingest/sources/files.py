@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fnmatch
 import glob
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,34 @@ from data_zarr.format import near_miss
 from data_zarr.ingest.native import grid_of
 from data_zarr.ingest.scene import Layer, Mask, Units, Wanted
 from data_zarr.sensors import Band, BandSet, Number, canonical_band
+
+_LANDSATS = (("T", 4), ("T", 5), ("E", 7), ("C", 8), ("C", 9), ("O", 8), ("O", 9))
+PRODUCTS = {
+    **{f"S1{x}": f"sentinel-1{x.lower()}" for x in "ABC"},
+    **{f"S2{x}": f"sentinel-2{x.lower()}" for x in "ABC"},
+    **{f"L{s}0{n}": f"landsat-{n}" for s, n in _LANDSATS},
+}
+"""Beginnings of product names."""
+
+
+def platform_of(name: str, given: str, where: object) -> str:
+    """The platform that a recipe gives; with "product", the one that begins a product's name.
+
+    Raises:
+      CubeError: a name that begins otherwise.
+    """
+    if given != "product":
+        return given
+    found = PRODUCTS.get(re.split(r"[_.]", name)[0])
+    if found is None:
+        raise CubeError(
+            "platform is not in the name",
+            where=where,
+            expected="a product that begins with one of " + ", ".join(PRODUCTS),
+            found=name,
+            remedy="name the platform",
+        )
+    return found
 
 
 def files(pattern: str, where: object) -> list[str]:
@@ -51,22 +79,6 @@ def missing_band(band: Band, names: Sequence[str], where: object) -> CubeError:
         found=", ".join(n or "?" for n in names) or "no band at all",
         remedy=near_miss(band.name, [n for n in names if n]) or "state `bands` without it",
     )
-
-
-def platform_of(text: str, platforms: Mapping[str, str], where: object) -> str:
-    """The platform of the first pattern (`fnmatch`) that fits; without patterns `text` itself.
-
-    >>> platform_of("S2A_MSIL2A_2020", {"S2A*": "sentinel-2a", "*": "unknown"}, "")
-    'sentinel-2a'
-    """
-    for pattern, name in platforms.items():
-        if fnmatch.fnmatchcase(text, pattern):
-            return name
-    if not platforms:
-        return text
-    raise CubeError("platform is not stated", where=where, found=text,
-                    expected="one of " + ", ".join(platforms),
-                    remedy='"*" = "unknown" as the last takes all others')  # fmt: skip
 
 
 def layer(

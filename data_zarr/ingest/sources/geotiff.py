@@ -18,7 +18,14 @@ import numpy as np
 from data_zarr.errors import CubeError
 from data_zarr.ingest.native import open_raster
 from data_zarr.ingest.scene import Found, Layer, Mask, Scene, Units, Wanted
-from data_zarr.ingest.sources.files import channel, files, layer, missing_band, quality
+from data_zarr.ingest.sources.files import (
+    channel,
+    files,
+    layer,
+    missing_band,
+    platform_of,
+    quality,
+)
 from data_zarr.ingest.times import date_in_name, utc
 from data_zarr.sensors import Number
 
@@ -32,7 +39,7 @@ class GeoTiffs:
       date: where the date stands: a form of `strptime` found in the file name, or "tag:NAME".
       table: CSV of `file,date` or `file,date,platform`, in place of `date`.
       channels: names of the channels, in the order of the file, where it does not name them.
-      platform: STAC name, for every file.
+      platform: STAC name for every file, or "product": what the names begin with (S2A_, LC08_).
       scale, offset, nodata: where the file does not say them.
       quality: name of the quality band, a channel or a `{band}`; read as the sensor's table says.
       reject: its flags that make a pixel invalid; the sensor's usual ones by default.
@@ -61,7 +68,8 @@ def read_stack(source: GeoTiffs, wanted: Wanted, units: Units = "") -> list[Scen
     scenes = []
     for (name, members), date, platform in zip(groups.items(), dates, platforms, strict=True):
         layers, masks = _layers(source, wanted, members, units)
-        scenes.append(Scene(name, date, platform, tuple(layers), tuple(masks)))
+        place = platform_of(name, platform, wanted.where)
+        scenes.append(Scene(name, date, place, tuple(layers), tuple(masks)))
     return scenes
 
 

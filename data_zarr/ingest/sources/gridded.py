@@ -18,7 +18,7 @@ import numpy as np
 from data_zarr.errors import CubeError
 from data_zarr.format import near_miss
 from data_zarr.grid import Grid
-from data_zarr.ingest.scene import Found, Layer, Scene, Wanted
+from data_zarr.ingest.scene import Found, Layer, Scene, Units, Wanted
 from data_zarr.ingest.sources.files import channel, files, missing_band
 from data_zarr.ingest.stores import open_dataset
 from data_zarr.ingest.times import utc
@@ -47,6 +47,7 @@ class Gridded:
       scale, offset, nodata: where the file does not say them.
       platform: STAC name, for every date.
       date: of a file without a time axis.
+      units: "db" or "linear" for backscatter.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Gridded:
     nodata: Number | None = None
     platform: str = "unknown"
     date: str = ""
+    units: Units = ""
 
     def inspect(self, wanted: Wanted) -> Found:
         scenes: list[Scene] = []
@@ -168,6 +170,7 @@ class Gridded:
             scale=scale,
             offset=offset,
             nodata=nodata,
+            units=self.units,
         )
 
     def _packing(

@@ -15,7 +15,7 @@ from typing import Any
 
 from data_zarr.errors import CubeError
 from data_zarr.ingest.native import grid_of, open_raster
-from data_zarr.ingest.scene import Found, Layer, Scene, Wanted
+from data_zarr.ingest.scene import Found, Layer, Scene, Units, Wanted
 from data_zarr.ingest.sources.files import channel, files, layer, missing_band, quality
 from data_zarr.ingest.times import utc
 from data_zarr.sensors import Number
@@ -36,6 +36,7 @@ class Stac:
       reject: its flags that make a pixel invalid; the sensor's usual ones by default.
       scale: where the items do not say it.
       offset: of all bands, in place of what the items say.
+      units: "db" or "linear" for backscatter.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Stac:
     reject: tuple[str, ...] | None = None
     scale: Number | None = None
     offset: Number | None = None
+    units: Units = ""
 
     def inspect(self, wanted: Wanted) -> Found:
         scenes = []
@@ -90,8 +92,16 @@ class Stac:
             if not 1 <= index <= file.count:
                 raise CubeError("asset without that channel", where=href,
                                 expected=f"channel {index}", found=file.count)  # fmt: skip
-            out = layer(file, index, wanted, path=href, scale=scale, offset=offset,
-                        nodata=None if nodata in (None, "nan") else float(nodata))  # fmt: skip
+            out = layer(
+                file,
+                index,
+                wanted,
+                path=href,
+                scale=scale,
+                offset=offset,
+                nodata=None if nodata in (None, "nan") else float(nodata),
+                units=self.units,
+            )
         _check_position(item, asset, out, where)
         return out
 

@@ -251,3 +251,31 @@ def test_a_recipe_keeps_its_own_folder(tmp_path: Path, stack: dict[str, np.ndarr
     loaded = load_recipe(tmp_path / "r.toml")
     assert loaded.bandsets[0].sources[0].path == str(tmp_path / "L_*.tif")
     assert rasterio.open(loaded.targets[0].path).count == 1
+
+
+def test_a_half_built_cube_of_another_recipe(
+    tmp_path: Path, stack: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another resampling makes the same template, but not the same shards."""
+    from data_zarr.ingest import builder as module
+
+    real, calls = module.write_shard, []
+
+    def second_dies(task: object) -> str:
+        calls.append(task)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(task)
+
+    def item(resampling: str) -> object:
+        grid = GridSpec(crs="EPSG:32632", resolution=7)
+        return recipe(bandset(tmp_path, resampling=resampling), grid=grid, shard=64)
+
+    monkeypatch.setattr(module, "write_shard", second_dies)
+    with pytest.raises(KeyboardInterrupt):
+        build(item("nearest"), tmp_path / "c.zarr", workers=1)
+    monkeypatch.setattr(module, "write_shard", real)
+    with pytest.raises(CubeError, match="an unfinished cube of other arguments"):
+        build(item("bilinear"), tmp_path / "c.zarr")
+    build(item("nearest"), tmp_path / "c.zarr")
+    assert open_cube(tmp_path / "c.zarr").attrs["resampling"] == {"landsat": "nearest"}
