@@ -170,6 +170,29 @@ _HLS_FMASK = {
     "reject": ("cloud", "adjacent_to_cloud", "cloud_shadow"),
 }
 
+# USGS, Landsat Collection 1 product guides (LSDS-1370, LSDS-1368) and U.S. Landsat ARD data format
+# control book (LSDS-1873): PIXELQA. Bits 6 to 9 are two-bit confidences of cloud and cirrus.
+_PIXELQA_C1 = {
+    "band": "PIXELQA",
+    "bits": {
+        "fill": 0,
+        "clear": 1,
+        "water": 2,
+        "cloud_shadow": 3,
+        "snow": 4,
+        "cloud": 5,
+        "terrain_occlusion": 10,
+    },
+    "reject": ("fill", "cloud_shadow", "cloud"),
+}
+
+# Zhu and Woodcock 2012 (doi:10.1016/j.rse.2011.10.028), as the USGS wrote it before Collection 1.
+_CFMASK = {
+    "band": "cfmask",
+    "classes": {"clear": 0, "water": 1, "cloud_shadow": 2, "snow": 3, "cloud": 4, "fill": 255},
+    "reject": ("fill", "cloud_shadow", "cloud"),
+}
+
 _TM = (
     _edges("SR_B1", "blue", 0.45, 0.52, 30),
     _edges("SR_B2", "green", 0.52, 0.60, 30),
@@ -205,6 +228,13 @@ def _renamed(bands: Iterable[Band], *names: str, gsd: Number) -> tuple[Band, ...
     return tuple(dataclasses.replace(b, name=n, gsd=gsd) for b, n in zip(bands, names, strict=True))
 
 
+_SR6 = tuple(dataclasses.replace(b, name=str(b.common_name)) for b in _OLI[1:])
+_C1 = (
+    "USGS, Landsat Collection 1 Level 2 product guides LSDS-1370, LSDS-1368 and ARD (LSDS-1873): "
+    "scale 0.0001, fill -9999, saturated 20000; brightness temperature in steps of 0.1 K"
+)
+_BT = (Band("BT", gsd=30, unit="K"),)
+
 _ROWS = (
     BandSet("s2_l1c", "optical", _MSI, 1e-4, 0.0, 0, None, _MSI_SOURCE),
     BandSet(
@@ -224,7 +254,7 @@ _ROWS = (
     BandSet(
         "landsat_sr6",
         "optical",
-        tuple(dataclasses.replace(b, name=str(b.common_name)) for b in _OLI[1:]),
+        _SR6,
         2.75e-5,
         -0.2,
         0,
@@ -242,6 +272,17 @@ _ROWS = (
         _QA_PIXEL,
         "USGS, Landsat Collection 2 Level 2 product guides LSDS-1618, LSDS-1619: surface "
         "temperature (band 6 of TM and ETM+, band 10 of TIRS)",
+    ),
+    BandSet("landsat_c1_sr6", "optical", _SR6, 1e-4, 0.0, -9999, _PIXELQA_C1, _C1),
+    BandSet("landsat_c1_bt", "covariate", _BT, 0.1, 0.0, -9999, _PIXELQA_C1, _C1),
+    BandSet("landsat_cfmask_sr6", "optical", _SR6, 1e-4, 0.0, -9999, _CFMASK, _C1),
+    BandSet("landsat_cfmask_bt", "covariate", _BT, 0.1, 0.0, -9999, _CFMASK, _C1),
+    BandSet(
+        "landsat7_dn",
+        "optical",
+        tuple(dataclasses.replace(b, name=b.name[3:], unit="DN") for b in _ETM),
+        source="USGS, band designations of Landsat 7 ETM+ (edges). Level 1 numbers of 8 bits: "
+        "gain and offset to radiance are in a scene's metadata, there is no common scale",
     ),
     BandSet(
         "s1_db",
@@ -292,6 +333,17 @@ _ROWS = (
         _HLS + "MSI",
     ),
     BandSet(
+        "hls_sr6",
+        "optical",
+        tuple(dataclasses.replace(b, name=str(b.common_name), gsd=30) for b in _OLI[1:]),
+        1e-4,
+        0.0,
+        -9999,
+        _HLS_FMASK,
+        _HLS + "OLI, for the six that L30 and S30 share (S30: B8A as nir08, B11, B12): S30 is "
+        "adjusted to OLI's pass bands",
+    ),
+    BandSet(
         "modis_mod09a1",
         "optical",
         (
@@ -330,6 +382,16 @@ _ROWS = (
         "an 8-bit picture, whose values are brightness from 0 to 1 and not reflectance",
     ),
     BandSet(
+        "aerial_rgbn",
+        "optical",
+        tuple(
+            Band(n, n, w, 0.100, 0.2, unit="DN")
+            for n, w in (("red", 0.650), ("green", 0.550), ("blue", 0.450), ("nir", 0.850))
+        ),
+        source="STAC eo 2.0, ranges of the common names red, green, blue, nir: nominal wavelengths "
+        "of an aerial camera, whose 8-bit numbers are not calibrated",
+    ),
+    BandSet(
         "ndvi",
         "covariate",
         (Band("ndvi"),),
@@ -348,6 +410,31 @@ _ROWS = (
         (Band("elevation", unit="m"),),
         source="height above the vertical datum of the cube's own source",
     ),
+    BandSet(
+        "srtm",
+        "covariate",
+        (Band("elevation", unit="m"), Band("slope", unit="degree")),
+        source="NASA, Shuttle Radar Topography Mission: height above the EGM96 geoid; slope of it",
+    ),
+    BandSet(
+        "merra2",
+        "covariate",
+        (
+            Band("T2MIN", unit="K"),
+            Band("T2MAX", unit="K"),
+            Band("T2MEAN", unit="K"),
+            Band("TSMDEWMEAN", unit="K"),
+            Band("GWETROOT"),
+            Band("LHLAND", unit="W m-2"),
+            Band("SHLAND", unit="W m-2"),
+            Band("SWLAND", unit="W m-2"),
+            Band("PARDFLAND", unit="W m-2"),
+            Band("PRECTOTLAND", unit="kg m-2 s-1"),
+        ),
+        source="NASA GMAO, MERRA-2 file specification (Office Note 9): M2T1NXSLV and M2T1NXLND. "
+        "Least, largest and mean temperature and dew point at 2 m, root-zone wetness, latent and "
+        "sensible heat, net shortwave, diffuse PAR, precipitation, of a day",
+    ),
 )
 
 BANDSETS: dict[str, BandSet] = {b.name: b for b in _ROWS}
@@ -357,7 +444,7 @@ SENSORS: dict[str, Sensor] = {
     for s in (
         Sensor("sentinel-2-msi", PLATFORMS[1:4], ("s2_l1c", "s2_l2a", "hls_s30")),
         Sensor("landsat-tm", ("landsat-4", "landsat-5"), ("landsat5_sr", "landsat_sr6")),
-        Sensor("landsat-etm", ("landsat-7",), ("landsat7_sr", "landsat_sr6")),
+        Sensor("landsat-etm", ("landsat-7",), ("landsat7_sr", "landsat_sr6", "landsat7_dn")),
         Sensor(
             "landsat-oli",
             ("landsat-8", "landsat-9"),

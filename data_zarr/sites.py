@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +29,7 @@ class Sites:
 
     Attributes:
       ids: str [S], each once.
-      lon, lat: float64 [S], degrees.
+      lon, lat: float64 [S], degrees; both NaN where a place is not known.
       labels: name -> [S] of str, int or bool: groups to split by, years, official test flags.
       gsd: metres on the ground that one value stands for; None where that has no meaning.
     """
@@ -50,7 +52,8 @@ class Sites:
         return len(self.ids)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sites) and self.to_json() == other.to_json()
+        # As text, in which NaN equals NaN.
+        return isinstance(other, Sites) and _text(self) == _text(other)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -79,9 +82,11 @@ class Sites:
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """(west, south, east, north) in degrees."""
+        """(west, south, east, north) in degrees; NaN where no place is known."""
         lon, lat = self.lon, self.lat
-        return (float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max()))
+        if np.isnan(lon).all():
+            return (math.nan,) * 4
+        return tuple(float(f(v)) for f in (np.nanmin, np.nanmax) for v in (lon, lat))  # type: ignore[return-value]
 
     @property
     def lonlat_bounds(self) -> tuple[float, float, float, float]:
@@ -121,8 +126,9 @@ class Sites:
             raise CubeError(
                 "a label cannot be named so", where=where, expected="an identifier", found=bad[0]
             )
-        lon_ok = (self.lon >= -180) & (self.lon <= 360)
-        lat_ok = (self.lat >= -90) & (self.lat <= 90)
+        nowhere = np.isnan(self.lon) & np.isnan(self.lat)
+        lon_ok = nowhere | (self.lon >= -180) & (self.lon <= 360)
+        lat_ok = nowhere | (self.lat >= -90) & (self.lat <= 90)
         if not (lon_ok & lat_ok).all():
             i = int(np.argmin(lon_ok & lat_ok))
             swapped = lon_ok[i] and np.isfinite(self.lat[i]) and abs(self.lon[i]) <= 90
@@ -136,15 +142,13 @@ class Sites:
 
     def attributes(self) -> dict[str, Any]:
         """Group attributes: CF discrete sampling geometry, ACDD bounds in degrees."""
-        west, south, east, north = self.bounds
+        names = ("lon_min", "lat_min", "lon_max", "lat_max")
+        box = {f"geospatial_{n}": v for n, v in zip(names, self.bounds, strict=True)}
         return {
             "featureType": "timeSeries",
             "sites": len(self),
             **({} if np.isnan(self.gsd) else {"site_gsd": self.gsd}),
-            "geospatial_lon_min": west,
-            "geospatial_lat_min": south,
-            "geospatial_lon_max": east,
-            "geospatial_lat_max": north,
+            **({} if np.isnan(self.bounds[0]) else box),
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -156,6 +160,10 @@ class Sites:
             "labels": {k: v.tolist() for k, v in self.labels.items()},
             "gsd": None if np.isnan(self.gsd) else self.gsd,
         }
+
+
+def _text(sites: Sites) -> str:
+    return json.dumps(sites.to_json(), sort_keys=True)
 
 
 def _label(values: Any) -> np.ndarray:

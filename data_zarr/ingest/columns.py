@@ -36,7 +36,8 @@ def read_columns(
     """All columns of the files.
 
     Args:
-      path: a file, or a glob: .npy files are a column each, tables are laid below each other.
+      path: a file, or a glob: .npy files are a column each, all others are laid below each other,
+        with the column "file". A single number in .npz or .h5 is that of every row of its file.
       header: names of the columns of a CSV that has none.
       split: array -> names along its last axis, each a column of its own.
 
@@ -46,12 +47,16 @@ def read_columns(
     paths = files(path, where)
     suffix = Path(paths[0]).suffix
     columns: Columns = {}
-    if suffix in NUMPY or suffix in HDF5:
+    if suffix == ".npy":
         for path in paths:
-            for name in _arrays(path):
-                with open_array(path, name) as (array, _):
-                    values = np.asarray(array[...])
-                columns[name or Path(path).stem] = _text(values)
+            with open_array(path, "") as (array, _):
+                columns[Path(path).stem] = _text(np.asarray(array[...]))
+    elif suffix in NUMPY or suffix in HDF5:
+        parts_of = [_arrays(path) for path in paths]
+        same = {tuple(sorted(p)) for p in parts_of}
+        if len(same) > 1:
+            raise CubeError("tables of other columns", where=where, expected=sorted(parts_of[0]))
+        columns = {k: np.concatenate([p[k] for p in parts_of]) for k in parts_of[0]}
     else:
         columns = _tables(paths, suffix, header, where)
     for name, parts in split.items():
@@ -70,16 +75,22 @@ def read_columns(
     return {k: v for k, v in columns.items() if len(v) == n}
 
 
-def _arrays(path: str) -> list[str]:
-    """Names of the arrays of a NumPy or HDF5 file; "" for the only one of a .npy file."""
-    if path.endswith(".npy"):
-        return [""]
+def _arrays(path: str) -> Columns:
+    """The arrays of a .npz or HDF5 file, single numbers repeated, and the stem of the file."""
     if path.endswith(".npz"):
         with np.load(path, allow_pickle=False) as content:
-            return list(content.files)
-    h5py = hdf5_module(path)
-    with h5py.File(path, "r") as file:
-        return [k for k, v in file.items() if isinstance(v, h5py.Dataset) and v.ndim]
+            names = list(content.files)
+    else:
+        h5py = hdf5_module(path)
+        with h5py.File(path, "r") as file:
+            names = [k for k, v in file.items() if isinstance(v, h5py.Dataset)]
+    columns = {}
+    for name in names:
+        with open_array(path, name) as (array, _):
+            columns[name] = _text(np.asarray(array[...]))
+    rows = max((len(v) for v in columns.values() if v.ndim), default=1)
+    columns = {k: v if v.ndim else np.repeat(v, rows) for k, v in columns.items()}
+    return {**columns, "file": np.repeat(Path(path).stem, rows)}
 
 
 def _tables(paths: list[str], suffix: str, header: Sequence[str], where: str) -> Columns:

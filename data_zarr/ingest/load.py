@@ -37,8 +37,8 @@ T = TypeVar("T")
 _PLURAL = {"bandset": "bandsets", "target": "targets", "source": "sources"}
 
 
-def load_recipe(path: str | Path) -> Recipe | PointRecipe:
-    """A recipe from a .toml or .py file; relative paths in it start at its folder.
+def load_recipe(path: str | Path, root: str | Path | None = None) -> Recipe | PointRecipe:
+    """A recipe from a .toml or .py file; relative paths in it start at `root`, or at its folder.
 
     Raises:
       CubeError: no such file, unreadable, an unknown key, a value of another type, or a Python
@@ -53,7 +53,7 @@ def load_recipe(path: str | Path) -> Recipe | PointRecipe:
         recipe = _from_python(file)
     else:
         raise CubeError("not a recipe", where=file, expected="a .toml or .py file")
-    return recipe.at(file.absolute().parent)
+    return recipe.at(file.absolute().parent if root is None else Path(root).absolute())
 
 
 def from_toml(text: str, where: object = "recipe") -> Recipe | PointRecipe:

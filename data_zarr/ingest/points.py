@@ -44,6 +44,7 @@ class PointBandSet:
       sensor: row of `data_zarr.sensors.BANDSETS`; `name` by default.
       scale, offset, nodata: of the numbers in the table: physical = number * scale + offset.
       units: "db" or "linear" for backscatter, which is stored in dB.
+      valid_range: numbers of the table outside it are missing, as a product says of saturation.
       dtype: stored; by default integers stay integers and floats become physical float32.
       quality: column of the sensor's quality band; `reject`: its flags, or the usual ones.
       static: one value a site, without a date.
@@ -55,6 +56,7 @@ class PointBandSet:
     scale: Number = 1.0
     offset: Number = 0.0
     nodata: Number | None = None
+    valid_range: tuple[Number, Number] | None = None
     units: Units = ""
     dtype: str | None = None
     quality: str = ""
@@ -119,7 +121,7 @@ class PointPlan:
         return {
             "title": self.recipe.title,
             "sites": len(sites),
-            "lonlat": list(sites.bounds),
+            "lonlat": [] if math.isnan(sites.bounds[0]) else list(sites.bounds),
             "dates_a_site": 0 if dates is None else len(dates),
             "dates": span,
             "labels": list(sites.labels),
@@ -212,6 +214,8 @@ def _bandset(item: PointBandSet, rows: Rows) -> tuple[BandSetData, np.ndarray, n
     for band, values in zip(bands, cells, strict=True):
         numbers = values.astype(kind)
         ok = known(numbers, item.nodata)
+        if item.valid_range is not None:
+            ok &= (numbers >= item.valid_range[0]) & (numbers <= item.valid_range[1])
         if not item.static:
             ok &= rows.order >= 0
         plain, good = encode(numbers, ok, layer, to, f"{where}, {band.name}")

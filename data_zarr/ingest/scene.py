@@ -86,18 +86,20 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Mask:
-    """A quality layer: a pixel is refused where a bit is set, a number listed, or none allowed.
+    """A quality layer: a pixel is refused where a bit is set, or its number listed or too large.
 
     Attributes:
       bits: refused when any is set.
       values: refused numbers.
       allowed: if given, all other numbers are refused.
+      above: if given, larger numbers are refused: a probability.
     """
 
     layer: Layer
     bits: tuple[int, ...] = ()
     values: tuple[int, ...] = ()
     allowed: tuple[int, ...] = ()
+    above: Number | None = None
 
     def refused(self, numbers: np.ndarray) -> np.ndarray:
         """True where a pixel may not be used.
@@ -111,6 +113,8 @@ class Mask:
             out = out | ((numbers & np.asarray(word, numbers.dtype)) != 0)
         if self.allowed:
             out = out | ~np.isin(numbers, self.allowed)
+        if self.above is not None:
+            out = out | (numbers > self.above)
         return out
 
 
@@ -192,7 +196,7 @@ def to_json(scenes: Sequence[Scene]) -> dict[str, Any]:
             "platform": s.platform,
             "layers": [layer(x) for x in s.layers],
             "masks": [
-                {**{k: getattr(m, k) for k in ("bits", "values", "allowed")},
+                {**{k: getattr(m, k) for k in ("bits", "values", "allowed", "above")},
                  "layer": layer(m.layer)}
                 for m in s.masks
             ],
@@ -214,7 +218,7 @@ def from_json(content: dict[str, Any]) -> tuple[Scene, ...]:
 
     def mask(record: dict[str, Any]) -> Mask:
         rules = {k: tuple(record[k]) for k in ("bits", "values", "allowed")}
-        return Mask(layer(record["layer"]), **rules)
+        return Mask(layer(record["layer"]), **rules, above=record["above"])
 
     return tuple(
         Scene(

@@ -12,6 +12,8 @@ a month in a nominal year, and the cube says that the year is not known.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -31,15 +33,16 @@ class Table:
 
     Attributes:
       path: .csv, .parquet, .npz, .npy or .h5; a glob of .npy makes each file a column by its stem,
-        one of tables lays them below each other, with the column "file" (their stems).
+        one of others lays them below each other, with the column "file" (their stems).
       header: names of the columns of a CSV without a first line of names.
       split: array -> names along its last axis.
       rows: what a row is, see the module docstring.
       site: column of the ids; by default rows are numbered.
-      lon, lat: columns or numbers, in degrees or in units of `crs`.
+      lon, lat: columns or numbers, in degrees or in units of `crs`; NaN where not known.
       date: column of ISO dates, or of day numbers (1 = 0001-01-01) with date_form "ordinal".
       month: column of months in place of `date`; `first_month` is how January is written.
-      platform: column, or STAC name for all; `platforms` translates what the column says.
+      platform: column, or STAC name for all; `platforms`: pattern of what the column says -> STAC
+        name, the first that fits.
       labels: label -> column.
       gsd: metres on the ground that a value stands for.
     """
@@ -229,6 +232,21 @@ def _platform(rows: Rows, where: str) -> np.ndarray:
     if table.platform not in rows.columns:
         return np.full(rows.order.shape, table.platform, object)
     cells = rows.cells(table.platform, where).astype(str)
-    return np.asarray([table.platforms.get(v, v) for v in cells.ravel()], object).reshape(
-        cells.shape
-    )
+    names = {v: _named(v, table.platforms, where) for v in set(cells.ravel().tolist())}
+    return np.asarray([names[v] for v in cells.ravel().tolist()], object).reshape(cells.shape)
+
+
+def _named(text: str, platforms: Mapping[str, str], where: object) -> str:
+    """The platform of the first pattern (`fnmatch`) that fits; without patterns `text` itself.
+
+    >>> _named("S2A_MSIL2A_2020", {"S2A*": "sentinel-2a", "*": "unknown"}, "")
+    'sentinel-2a'
+    """
+    for pattern, name in platforms.items():
+        if fnmatch.fnmatchcase(text, pattern):
+            return name
+    if not platforms:
+        return text
+    raise CubeError("platform is not stated", where=where, found=text,
+                    expected="one of " + ", ".join(platforms),
+                    remedy='"*" = "unknown" as the last takes all others')  # fmt: skip

@@ -21,6 +21,8 @@ class Build:
     """A .toml file, or a .py file that defines `recipe() -> Recipe`."""
     out: Path | None = None
     """Path of the new store; the recipe's name with .zarr by default, in the working directory."""
+    root: Path | None = None
+    """Folder at which relative paths of the recipe start; that of the recipe by default."""
     scheduler: str = "threads"
     """threads, processes (a local dask cluster), or an address such as tcp://host:8786."""
     workers: int | None = None
@@ -38,7 +40,7 @@ def build(args: Sequence[str]) -> dict[str, object]:
 
     from .progress import Bars
 
-    plan = make_plan(load_recipe(o.recipe))
+    plan = make_plan(load_recipe(o.recipe, o.root))
     facts = plan.describe()
     for line in _lines(facts):
         say(line)
@@ -100,11 +102,14 @@ def _lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _point_lines(facts: dict[str, Any]) -> list[str]:
-    west, south, east, north = facts["lonlat"]
+    where = "at unknown places"
+    if facts["lonlat"]:
+        west, south, east, north = facts["lonlat"]
+        where = f"{west:.4f}..{east:.4f} E, {south:.4f}..{north:.4f} N"
     when = " ".join(d[:10] for d in facts["dates"]) or "undated"
     lines = [
-        f"{facts['title']}: {facts['sites']} sites, {west:.4f}..{east:.4f} E, "
-        f"{south:.4f}..{north:.4f} N, {facts['dates_a_site']} dates a site, {when}",
+        f"{facts['title']}: {facts['sites']} sites, {where}, {facts['dates_a_site']} dates a site, "
+        f"{when}",
         f"labels: {', '.join(facts['labels']) or 'none'}",
     ]
     for b in facts["bandsets"]:

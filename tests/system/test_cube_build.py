@@ -60,6 +60,15 @@ def test_dry_run_then_build(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "cube exists" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_sources_in_another_folder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    away = tmp_path_factory.mktemp("away")
+    page = (folder / "two.toml").rename(away / "two.toml")
+    args = ["cube", "build", str(page), "--out", str(away / "two.zarr")]
+    assert main(args) == 3
+    assert main([*args, "--root", str(folder)]) == 0
+    assert open_cube(away / "two.zarr").bandsets["ndvi"].shape == (2, 1, 20, 30)
+
+
 def test_a_misspelt_key_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = folder / "two.toml"
     page.write_text(page.read_text().replace("path =", "pathh ="))

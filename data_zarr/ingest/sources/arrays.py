@@ -38,8 +38,9 @@ class Arrays:
         "MSIL2A_%Y%m%dT%H%M%S".
       platform: STAC name, or "product": what the texts of the dates begin with (S1A_, S2B_).
       units: "db" or "linear" for backscatter.
-      mask: array [t, y, x] or [y, x] in the same file; read by the sensor's table, or 1 = valid
-        with `mask_valid`.
+      mask: array [y, x], [t, y, x] or [t, c, y, x] in the same file; read by the sensor's table, or
+        1 = valid with `mask_valid`, or as a probability of which more than `mask_above` is refused.
+      mask_channels: those of its axis c that count; all by default.
     """
 
     path: str
@@ -57,6 +58,8 @@ class Arrays:
     units: Units = ""
     mask: str = ""
     mask_valid: bool = False
+    mask_above: Number | None = None
+    mask_channels: tuple[int, ...] = ()
 
     def inspect(self, wanted: Wanted) -> Found:
         scenes: list[Scene] = []
@@ -140,11 +143,20 @@ class Arrays:
         if not self.mask:
             return ()
         with open_array(path, self.mask) as (array, _):
-            ndim, dtype = len(array.shape), str(array.dtype)
-        select = (("0", t),) if ndim == 3 else ()
+            shape, dtype = tuple(array.shape), str(array.dtype)
+        ndim, selects = len(shape), [(("0", t),) if len(shape) > 2 else ()]
+        if ndim == 4:
+            channels = self.mask_channels or tuple(range(shape[1]))
+            selects = [(("0", t), ("1", c)) for c in channels]
         axes = (str(ndim - 2), str(ndim - 1))
-        layer = Layer(path=path, grid=grid, dtype=dtype, variable=self.mask, select=select,
-                      axes=axes)  # fmt: skip
-        if self.mask_valid:
-            return (Mask(layer, allowed=(1,)),)
-        return (quality(layer, wanted.row, None, where),)
+        masks = []
+        for select in selects:
+            layer = Layer(path=path, grid=grid, dtype=dtype, variable=self.mask, select=select,
+                          axes=axes)  # fmt: skip
+            if self.mask_above is not None:
+                masks.append(Mask(layer, above=self.mask_above))
+            elif self.mask_valid:
+                masks.append(Mask(layer, allowed=(1,)))
+            else:
+                masks.append(quality(layer, wanted.row, None, where))
+        return tuple(masks)
