@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_zarr.cube import Cube
+from data_zarr.errors import CubeError
 from data_zarr.format import near_miss
 from data_zarr.sampling import WindowTable, window_table
 from data_zarr.schema import check_inputs
 from data_zarr.sensors import PLATFORMS
-from data_zarr.splits import Split, group_split, split, tile_folds
+from data_zarr.splits import Split, group_folds, group_split, split, tile_folds
 from data_zarr.stats import band_stats
 from rsvlm_jax.config import (
     BandSetSpec,
@@ -209,10 +210,7 @@ def _lay_out(cube: Cube, data: DataConfig) -> tuple[WindowTable, WindowTable, np
 
 
 def _folds(cube: Cube, config: SplitConfig) -> np.ndarray:
-    """Fold of each pixel, i32 [H,W]; of sites, [S,1]: the values of a label dealt to folds whole.
-
-    Larger groups are dealt first, each to the fold with the fewest sites.
-    """
+    """Fold of each pixel, i32 [H,W]; of sites, [S,1]: the values of a label dealt to folds whole."""
     if not cube.points:
         if config.group is not None:
             raise ConfigError(
@@ -233,20 +231,16 @@ def _folds(cube: Cube, config: SplitConfig) -> np.ndarray:
             remedy=near_miss(config.group, labels),
         )
     values = np.arange(cube.grid.height) if config.group is None else labels[config.group]
-    _, group, sizes = np.unique(values.astype(str), return_inverse=True, return_counts=True)
-    if len(sizes) < config.folds:
+    try:
+        return group_folds(values, config.folds)[:, None]  # the folds that `rsvlm cube folds` draws
+    except CubeError as error:
         raise DataError(
-            "fewer groups than folds",
+            error.what,
             where=f"{cube.path}: label {config.group!r}",
-            expected=f"at least {config.folds} groups",
-            found=len(sizes),
+            expected=error.expected,
+            found=error.found,
             remedy="fewer folds, or another label",
-        )
-    filled, fold = np.zeros(config.folds, np.int64), np.empty(len(sizes), np.int32)
-    for g in np.argsort(-sizes, kind="stable"):
-        fold[g] = np.argmin(filled)
-        filled[fold[g]] += sizes[g]
-    return fold[group.reshape(-1)][:, None]
+        ) from error
 
 
 def _split(
