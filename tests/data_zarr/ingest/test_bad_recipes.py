@@ -157,11 +157,14 @@ def test_raster_without_crs(tmp_path: Path) -> None:
         make_plan(recipe(ndvi(tmp_path)))
 
 
-@pytest.mark.parametrize("kind", ["folder", "points"])
+@pytest.mark.parametrize("kind", ["folder", "archive", "points"])
 def test_raw_grd(tmp_path: Path, kind: str) -> None:
     if kind == "folder":
         path = tmp_path / "S1A_IW_GRDH_1SDV_20200101T051212.SAFE"
         (path / "measurement").mkdir(parents=True)
+    elif kind == "archive":
+        path = tmp_path / "S1A_IW_GRDH_1SDV_20200101T051212.zip"
+        path.write_bytes(b"PK")
     else:
         points = [GroundControlPoint(r, c, 15 + c, 46 - r) for r in (0, 8) for c in (0, 8)]
         path = tmp_path / "S1_20200101T051212.tif"
