@@ -210,7 +210,7 @@ def _lay_out(cube: Cube, data: DataConfig) -> tuple[WindowTable, WindowTable, np
 
 
 def _folds(cube: Cube, config: SplitConfig) -> np.ndarray:
-    """Fold of each pixel, i32 [H,W]; of sites, [S,1]: the values of a label dealt to folds whole."""
+    """Fold of each pixel, i32 [H,W]; of sites, [S,1]: a label's values dealt to folds whole."""
     if not cube.points:
         if config.group is not None:
             raise ConfigError(
