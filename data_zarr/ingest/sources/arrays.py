@@ -147,7 +147,7 @@ class Arrays:
             shape: tuple[int, ...] = tuple(array.shape)
         ndim, selects = len(shape), [(("0", t),) if len(shape) > 2 else ()]
         if ndim == 4:
-            channels = self.mask_channels or tuple(range(shape[1]))
+            channels = self.mask_channels or tuple(range(*shape[1:2]))
             selects = [(("0", t), ("1", c)) for c in channels]
         axes = (str(ndim - 2), str(ndim - 1))
         masks = []
