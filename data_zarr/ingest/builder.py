@@ -68,8 +68,8 @@ def build(
 
     Args:
       recipe: or the path of a .toml or .py file.
-      scheduler: "threads", "processes" (a local dask cluster), or the address of a cluster whose
-        workers see the same files.
+      scheduler: "threads", "processes" (a local dask cluster: in a script, call this below
+        `if __name__ == "__main__"`), or the address of a cluster whose workers see the same files.
       workers: threads or processes; the number of cores by default.
       progress: called with shards done and in all.
 

@@ -1,4 +1,4 @@
-"""STAC items, from local JSON files (an item, or an item collection), their assets where they lie.
+"""STAC items, from local JSON files: an item, an item collection, a catalogue or collection.
 
 pystac reads and migrates the documents; assets are rasters that GDAL opens, on disk or remote.
 Bands are found by common name or name in `bands` (STAC 1.1), `eo:bands` or the asset's key; scale,
@@ -31,7 +31,7 @@ class Stac:
     """STAC items.
 
     Attributes:
-      path: glob of JSON files.
+      path: glob of JSON files; catalogues and collections are followed.
       quality: key of the quality asset (SCL, qa_pixel), read as the sensor's table says.
       reject: its flags that make a pixel invalid; the sensor's usual ones by default.
       scale: where the items do not say it.
@@ -117,11 +117,16 @@ def _items(path: str) -> list[Any]:
     unreadable = (pystac.STACError, pystac.STACTypeError)
     try:
         content = json.loads(Path(path).read_text())
+        if (kind := content.get("type")) in ("Catalog", "Collection"):
+            folder = pystac.Catalog if kind == "Catalog" else pystac.Collection
+            return list(folder.from_file(path).get_items(recursive=True))
         rows = content["features"] if content.get("type") == "FeatureCollection" else [content]
         items = [pystac.Item.from_dict(row) for row in rows]
     except (OSError, ValueError, KeyError, AttributeError, *unreadable) as error:
         raise CubeError(
-            "not a STAC item", where=path, expected="an item or an item collection",
+            "not a STAC item",
+            where=path,
+            expected="an item, an item collection, a catalogue or a collection",
             found=f"{type(error).__name__}: {error}"[:120],
         ) from error  # fmt: skip
     for item in items:

@@ -122,6 +122,25 @@ def test_warped_items_as_odc_stac_reads_them(tmp_path: Path) -> None:
     assert same.mean() > 0.95  # odc-stac leaves GDAL's approximate transformer on
 
 
+def test_a_collection_and_an_item_collection(tmp_path: Path) -> None:
+    for day in (1, 11):
+        write(tmp_path, day)
+    links = [{"rel": "item", "href": f"./{d}.json", "type": "application/json"} for d in (1, 11)]
+    extent = {"spatial": {"bbox": [[15, 45, 16, 46]]}, "temporal": {"interval": [[None, None]]}}
+    (tmp_path / "c").mkdir()
+    links = [{**link, "href": f".{link['href']}"} for link in links]
+    (tmp_path / "c" / "collection.json").write_text(
+        json.dumps({"type": "Collection", "id": "c", "stac_version": "1.0.0", "description": "c",
+                    "license": "CC0-1.0", "extent": extent, "links": links})
+    )  # fmt: skip
+    rows = [json.loads((tmp_path / f"{d}.json").read_text()) for d in (1, 11)]
+    (tmp_path / "d.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": rows}))
+    for path in ("c/collection.json", "d.geojson"):
+        source = Stac(str(tmp_path / path), quality="scl")
+        plan = make_plan(recipe(BandSetRecipe("s2_l2a", (source,), bands=BANDS)))
+        assert len(plan.bandsets[0].scenes) == 2
+
+
 def test_no_baseline(tmp_path: Path) -> None:
     write(tmp_path, 1, **{"s2:processing_baseline": None})
     with pytest.raises(CubeError, match=r"no processing baseline .*told from the date"):

@@ -94,6 +94,24 @@ def test_unknown_resampling_and_platform(one: Path) -> None:
         make_plan(recipe(BandSetRecipe("ndvi", (source,))))
 
 
+def test_the_platform_of_a_product_name(tmp_path: Path) -> None:
+    values = np.full((1, 8, 8), 0.5, np.float32)
+    raster(tmp_path / "LC08_20200101.tif", values)
+    source = GeoTiffs(str(tmp_path / "*.tif"), date="%Y%m%d", platform="product")
+    plan = make_plan(recipe(BandSetRecipe("ndvi", (source,))))
+    assert plan.bandsets[0].data.platform == ["landsat-8"]
+    raster(tmp_path / "mine_20200201.tif", values)
+    with pytest.raises(CubeError, match=r"platform is not in the name .* found mine_20200201\.tif"):
+        make_plan(recipe(BandSetRecipe("ndvi", (source,))))
+
+
+def test_backscatter_without_units(tmp_path: Path) -> None:
+    raster(tmp_path / "20200101.tif", np.ones((2, 8, 8), np.float32), names=["VV", "VH"])
+    source = GeoTiffs(str(tmp_path / "*.tif"), date="%Y%m%d")
+    with pytest.raises(CubeError, match=r"units of the backscatter are not stated .* in the sou"):
+        make_plan(recipe(BandSetRecipe("s1_db", (source,))))
+
+
 def test_a_scale_is_never_guessed(tmp_path: Path) -> None:
     raster(tmp_path / "20200101.tif", np.ones((8, 8), np.uint16), names=["red"])
     source = GeoTiffs(str(tmp_path / "*.tif"), date="%Y%m%d")
@@ -139,11 +157,14 @@ def test_raster_without_crs(tmp_path: Path) -> None:
         make_plan(recipe(ndvi(tmp_path)))
 
 
-@pytest.mark.parametrize("kind", ["folder", "points"])
+@pytest.mark.parametrize("kind", ["folder", "archive", "points"])
 def test_raw_grd(tmp_path: Path, kind: str) -> None:
     if kind == "folder":
         path = tmp_path / "S1A_IW_GRDH_1SDV_20200101T051212.SAFE"
         (path / "measurement").mkdir(parents=True)
+    elif kind == "archive":
+        path = tmp_path / "S1A_IW_GRDH_1SDV_20200101T051212.zip"
+        path.write_bytes(b"PK")
     else:
         points = [GroundControlPoint(r, c, 15 + c, 46 - r) for r in (0, 8) for c in (0, 8)]
         path = tmp_path / "S1_20200101T051212.tif"
