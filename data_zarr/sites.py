@@ -85,8 +85,9 @@ class Sites:
         """(west, south, east, north) in degrees; NaN where no place is known."""
         lon, lat = self.lon, self.lat
         if np.isnan(lon).all():
-            return (math.nan,) * 4
-        return tuple(float(f(v)) for f in (np.nanmin, np.nanmax) for v in (lon, lat))  # type: ignore[return-value]
+            return (math.nan, math.nan, math.nan, math.nan)
+        west, south, east, north = (f(v) for f in (np.nanmin, np.nanmax) for v in (lon, lat))
+        return (float(west), float(south), float(east), float(north))
 
     @property
     def lonlat_bounds(self) -> tuple[float, float, float, float]:

@@ -10,12 +10,18 @@ from data_zarr.cube import Cube, open_cube
 from data_zarr.errors import CubeError
 from data_zarr.samples import sample_path, sample_questions
 from data_zarr.samples.make_rsvqa_lr import tables
+from data_zarr.sites import Sites
 
 LANDSAT_8 = 7
 
 
 def opened(name: str) -> Cube:
     return open_cube(sample_path(name))
+
+
+def places(cube: Cube) -> Sites:
+    assert isinstance(cube.grid, Sites)
+    return cube.grid
 
 
 def at(cube: Cube, bandset: str, row: int, column: int = 0) -> np.ndarray:
@@ -25,7 +31,7 @@ def at(cube: Cube, bandset: str, row: int, column: int = 0) -> np.ndarray:
 
 def test_fuel_moisture() -> None:
     cube = opened("fuel_moisture")
-    sites = cube.grid
+    sites = places(cube)
     np.testing.assert_allclose(at(cube, "s1_db", 0)[1], [-12.553109, -19.642696], rtol=1e-6)
     assert at(cube, "s2_l1c", 0)[1].tolist() == [
         1048, 939, 944, 1159, 1621, 1782, 1848, 1998, 1054, 2654, 1786]  # fmt: skip
@@ -68,10 +74,10 @@ def test_hls_gpp() -> None:
     np.testing.assert_allclose(at(cube, "hls_sr6", 974)[0][[0, 5]], [0.02961276, 0.10669804])
     np.testing.assert_allclose(at(cube, "merra2", 974)[0][[0, 9]], [277.99, 3e-6], rtol=1e-6)
     np.testing.assert_allclose(cube.target("gpp").ravel()[[0, 974]], [2.8971, 1.87778])
-    assert str(cube.grid.ids[0]).startswith("HLS.L30.T17SQD.2020090T155156.v2.0.US-xBL_")
+    assert str(places(cube).ids[0]).startswith("HLS.L30.T17SQD.2020090T155156.v2.0.US-xBL_")
     assert info.dates[0, [0, 974]].astype("datetime64[D]").astype(str).tolist() == [
         "2020-03-30", "2020-08-21"]  # fmt: skip
-    assert np.isnan(cube.grid.lon).all()
+    assert np.isnan(places(cube).lon).all()
     labels = cube.labels
     assert [labels[k][974] for k in ("site_name", "pft", "koppen", "tile", "year")] == [
         "US-xBA", "WET", "Polar", "T04WEE", 2020]  # fmt: skip
@@ -92,8 +98,8 @@ def test_platforms_of_hls_gpp() -> None:
 def test_landsat_ard_pixels() -> None:
     """A clear date, a cloudy one (QA 112), and a saturated one (QA 80, blue 20000)."""
     cube = opened("landsat_ard_pixels")
-    assert [i[:6] for i in cube.grid.ids] == ["h03v09", "h04v03", "h04v03"]
-    np.testing.assert_allclose(cube.grid.lonlat([0, 1], 0),
+    assert [i[:6] for i in places(cube).ids] == ["h03v09", "h04v03", "h04v03"]
+    np.testing.assert_allclose(places(cube).lonlat([0, 1], 0),
                                [[-119.502072, -121.465592], [38.462954, 46.230729]],
                                atol=1e-6)  # fmt: skip
     info = cube.bandsets["landsat_c1_sr6"]
@@ -124,7 +130,7 @@ def test_landsat_wa_pixel() -> None:
     assert pixels[0, :, 0, 0].tolist() == [418, 633, 484, 4325, 1884, 893]
     assert valid[:3, 0, 0, 0].tolist() == [True, True, False]
     assert valid.sum() == 480 + 8
-    assert np.isnan(cube.grid.lon).all()
+    assert np.isnan(places(cube).lon).all()
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ class Arrays:
         if not self.mask:
             return ()
         with open_array(path, self.mask) as (array, _):
-            shape, dtype = tuple(array.shape), str(array.dtype)
+            shape, dtype = list(array.shape), str(array.dtype)
         ndim, selects = len(shape), [(("0", t),) if len(shape) > 2 else ()]
         if ndim == 4:
             channels = self.mask_channels or tuple(range(shape[1]))
