@@ -29,6 +29,7 @@ from data_zarr.layout import BandSetData, fitting
 from data_zarr.sensors import platform_id
 
 SMALL_CHUNK, MANY_CHUNKS = 16384, 10000
+LARGE_TASK = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,5 +277,13 @@ def _doubts(plan: BuildPlan) -> list[str]:
             out.append(
                 f"band set {b.data.name!r}: {count} chunks of {size} bytes are small and many; "
                 'layout = "series" or "image" makes them larger'
+            )
+        task = (
+            info.shape[0] * info.shape[1] * math.prod(info.shards[2:]) * (info.dtype.itemsize + 1)
+        )
+        if task > LARGE_TASK:
+            out.append(
+                f"band set {b.data.name!r}: a worker holds {task / 2**30:.1f} GiB, all dates of a "
+                f"shard of {info.shards[2]} pixels; a smaller `shard` needs less"
             )
     return out

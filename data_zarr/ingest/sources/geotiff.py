@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +36,9 @@ class GeoTiffs:
     """GeoTIFF or COG files.
 
     Attributes:
-      path: glob; with `{band}` in the file name, one file holds one band.
-      date: where the date stands: a form of `strptime` found in the file name, or "tag:NAME".
+      path: glob; with `{band}` in it, one file holds one band.
+      date: where the date stands: a form of `strptime` found in the name (of the file, or of a
+        folder below the first wildcard), or "tag:NAME".
       table: CSV of `file,date` or `file,date,platform`, in place of `date`.
       channels: names of the channels, in the order of the file, where it does not name them.
       platform: STAC name for every file, or "product": what the names begin with (S2A_, LC08_).
@@ -63,8 +65,8 @@ class GeoTiffs:
 
 def read_stack(source: GeoTiffs, wanted: Wanted, units: Units = "") -> list[Scene]:
     """The scenes of a stack."""
-    groups = _file_a_band(source, wanted) if "{band}" in source.path else _file_a_date(source)
-    dates, platforms = _dates(source, list(groups), wanted)
+    groups = _groups(source, wanted)
+    dates, platforms = _dates(source, groups, wanted)
     scenes = []
     for (name, members), date, platform in zip(groups.items(), dates, platforms, strict=True):
         layers, masks = _layers(source, wanted, members, units)
@@ -73,30 +75,39 @@ def read_stack(source: GeoTiffs, wanted: Wanted, units: Units = "") -> list[Scen
     return scenes
 
 
-def _file_a_date(source: GeoTiffs) -> dict[str, dict[str, str]]:
-    """Scene name -> {"": file}."""
-    return {Path(f).name: {"": f} for f in files(source.path, "GeoTiffs")}
+def _groups(source: GeoTiffs, wanted: Wanted) -> dict[str, dict[str, str]]:
+    """Scene name -> {band as it is spelled: file}; {"": file} where a file holds all bands.
 
-
-def _file_a_band(source: GeoTiffs, wanted: Wanted) -> dict[str, dict[str, str]]:
-    """Scene name (without its band) -> {band as it is spelled: file}."""
-    name = Path(source.path).name
-    # Escaped first, so that the dots of a file name stay dots: what is left are * and ? of a glob.
-    pattern = re.escape(name).replace(r"\*", "(.*)").replace(r"\?", "(.)")
+    A scene is named by its path below the first wildcard of the pattern, without the band: dates
+    may stand in folders, and two folders may hold files of one name.
+    """
+    parts = Path(source.path).expanduser().parts
+    wild = next((i for i, p in enumerate(parts) if any(c in p for c in "*?[{")), len(parts) - 1)
+    root, tail = Path(*parts[:wild]), "/".join(parts[wild:])
+    found = {
+        Path(f).relative_to(root).as_posix(): f
+        for f in files(source.path.replace("{band}", "*"), wanted.where)
+    }
+    if "{band}" not in source.path:
+        return {name: {"": file} for name, file in found.items()}
+    # Escaped first, so that the dots of a name stay dots: what is left are the signs of a glob.
+    pattern = re.escape(tail)
+    for sign, meaning in ((r"\*\*/", "(?:.*/)?"), (r"\*", "[^/]*"), (r"\?", "[^/]")):
+        pattern = pattern.replace(sign, meaning)
     matcher = re.compile(pattern.replace(re.escape("{band}"), "(?P<band>[A-Za-z0-9]+)") + "$")
     groups: dict[str, dict[str, str]] = {}
-    for file in files(source.path.replace("{band}", "*"), wanted.where):
-        if hit := matcher.match(Path(file).name):
+    for name, file in found.items():
+        if hit := matcher.match(name):
             start, stop = hit.span("band")
-            scene = Path(file).name[:start].rstrip("._-") + Path(file).name[stop:]
-            groups.setdefault(scene, {})[hit["band"]] = file
+            groups.setdefault(name[:start].rstrip("._-") + name[stop:], {})[hit["band"]] = file
     return groups
 
 
 def _dates(
-    source: GeoTiffs, names: Sequence[str], wanted: Wanted
+    source: GeoTiffs, groups: Mapping[str, Mapping[str, str]], wanted: Wanted
 ) -> tuple[list[np.datetime64], list[str]]:
     where = f"{wanted.where}: {source.path}"
+    names = list(groups)
     platforms = [source.platform] * len(names)
     if source.table:
         rows = _read_table(source.table, where)
@@ -106,7 +117,7 @@ def _dates(
         platforms = [rows[n][1] or source.platform for n in names]
         return list(utc([rows[n][0] for n in names], where)), platforms
     if source.date.startswith("tag:"):
-        tags = [_tag(source, n, where) for n in names]
+        tags = [_tag(source.date[4:], next(iter(g.values())), where) for g in groups.values()]
         return list(utc(tags, where)), platforms
     if source.date:
         texts = [date_in_name(n, source.date, where) for n in names]
@@ -121,11 +132,9 @@ def _dates(
     )
 
 
-def _tag(source: GeoTiffs, name: str, where: str) -> str:
-    path = str(Path(source.path).parent / name)
-    with open_raster(path, path) as file:
+def _tag(key: str, path: str, where: str) -> str:
+    with open_raster(path, where) as file:
         tags = file.tags()
-    key = source.date[4:]
     if key not in tags:
         raise CubeError("no such tag", where=path, expected=key, found=", ".join(tags) or "no tag")
     # TIFF writes 2019:09:18 10:00:00.
@@ -187,9 +196,9 @@ def _layers(
     return layers, masks
 
 
-def _channels(source: GeoTiffs, wanted: Wanted, file: object, path: str) -> list[str]:
+def _channels(source: GeoTiffs, wanted: Wanted, file: Any, path: str) -> list[str]:
     """The names of the channels of a file, from its descriptions and from the recipe."""
-    written = [d or "" for d in file.descriptions]  # type: ignore[attr-defined]
+    written = [d or "" for d in file.descriptions]
     count = len(written)
     if not source.channels:
         if not any(written) and count == len(wanted.bands) == 1:

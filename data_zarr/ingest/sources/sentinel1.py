@@ -58,7 +58,9 @@ class Sentinel1:
 def _refuse_raw(path: str, where: str) -> None:
     """CubeError for a product that is neither calibrated nor geocoded."""
     file, found = Path(path), ""
-    if file.suffix.upper() == ".SAFE" or (file.is_dir() and (file / "measurement").is_dir()):
+    packed = file.suffix.lower() in (".zip", ".tar") and ("GRD" in file.name or "SAFE" in file.name)
+    measured = file.is_dir() and (file / "measurement").is_dir()
+    if packed or measured or file.suffix.upper() == ".SAFE":
         found = f"{file.name}, a SAFE with its measurements in radar geometry"
     elif file.is_file():
         with open_raster(path, where) as raster:

@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_zarr.atmosphere import Method
 from data_zarr.errors import CubeError
 from data_zarr.ingest.bundle import Bundle
 from data_zarr.ingest.native import grid_of, open_raster
@@ -115,17 +114,14 @@ class Sentinel2:
         layer = dataclasses.replace(
             layer, scale=product.scale, offset=product.offsets[band], nodata=0
         )
-        method: Method
-        if self.radiometry == "dos1":
-            method = "dos1"
-        elif self.radiometry == "cost":
-            method = "cost"
-        else:
+        if self.radiometry not in ("dos1", "cost"):
             return layer
         if math.isnan(product.cosine):
             raise CubeError("no sun angle", where=where, expected="Mean_Sun_Angle in MTD_TL.xml")
         # Numbers are TOA reflectance: with E = pi / cos and d = 1 they are radiance too.
-        dark = Dark(method, math.pi / product.cosine, product.cosine, 1.0, share=self.dark_share)
+        dark = Dark(
+            self.radiometry, math.pi / product.cosine, product.cosine, 1.0, share=self.dark_share
+        )
         return dataclasses.replace(layer, dark=dark)
 
     def _masks(self, bundle: Bundle, product: Product, wanted: Wanted) -> list[Mask]:

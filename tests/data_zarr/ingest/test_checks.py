@@ -72,3 +72,15 @@ def test_small_chunks_are_doubted_before_anything_is_read(tmp_path: Path) -> Non
     (tmp_path / "2021000.tif").unlink()
     plan = make_plan(recipe(BandSetRecipe("ndvi", (source,), dtype="int16", scale=1e-4), grid=grid))
     assert any("chunks of 8192 bytes are small and many" in w for w in plan.warnings)
+
+
+def test_a_worker_that_would_hold_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two dates of 128 x 128 floats with their masks: 160 KiB."""
+    from data_zarr.ingest import plan as module
+
+    for day in ("20210101", "20210201"):
+        raster(tmp_path / f"{day}.tif", np.zeros((1, 128, 128), np.float32))
+    item = BandSetRecipe("ndvi", (GeoTiffs(str(tmp_path / "*.tif"), date="%Y%m%d"),))
+    assert make_plan(recipe(item)).warnings == ()
+    monkeypatch.setattr(module, "LARGE_TASK", 2**17)
+    assert "all dates of a shard of 128 pixels" in make_plan(recipe(item)).warnings[0]

@@ -76,6 +76,19 @@ def test_a_tar_archive(tmp_path: Path) -> None:
     assert cube.attrs["scenes"]["landsat_sr6"] == [root.name]
 
 
+def test_flags_by_name(tmp_path: Path) -> None:
+    """Snow is usable unless it is named; a flag that the table has not is refused."""
+    qa = np.full((EDGE, EDGE), 30048, np.uint16)
+    landsat(tmp_path, dn(), qa=qa)
+    for reject, share in ((None, 1.0), (("fill", "snow"), 0.0)):
+        build(recipe(item(tmp_path, "LC08*", ("red",), reject=reject)), tmp_path / "c.zarr",
+              overwrite=True)  # fmt: skip
+        valid = open_cube(tmp_path / "c.zarr").reader("landsat_sr6").read(0, 0, 9, 9)[1]
+        assert valid.mean() == share
+    with pytest.raises(CubeError, match=r"no such quality flag .* did you mean 'cloud_shadow'"):
+        make_plan(recipe(item(tmp_path, "LC08*", ("red",), reject=("cloudshadow",))))
+
+
 def test_another_scale(tmp_path: Path) -> None:
     landsat(tmp_path, dn(), scale=("0.0001", "0.0"))
     with pytest.raises(CubeError, match=r"unexpected scale .* found 0\.0001 DN \+0 in the MTL"):

@@ -138,6 +138,23 @@ def test_a_file_a_band(tmp_path: Path, stack: dict[str, np.ndarray]) -> None:
     np.testing.assert_array_equal(pixels[0][:, valid[0, 0]], values[:3][:, valid[0, 0]])
 
 
+def test_dates_and_bands_in_folders(tmp_path: Path) -> None:
+    """Files of one name in a folder a date; a folder a band; nothing is taken for the other."""
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0.1, 0.5, (2, 2, 8, 8)).astype(np.float32)
+    for day, bands in zip(("20200101", "20200201"), values, strict=True):
+        for name, layer in zip(("red", "green"), bands, strict=True):
+            raster(tmp_path / "a" / f"scene_{day}" / f"{name}.tif", layer)
+            raster(tmp_path / "b" / name / f"{day}.tif", layer)
+    for pattern in ("a/*/{band}.tif", "b/{band}/*.tif"):
+        source = GeoTiffs(str(tmp_path / pattern), date="%Y%m%d")
+        item = BandSetRecipe("l", (source,), sensor="landsat_sr6", bands=("red", "green"))
+        build(recipe(item), tmp_path / "c.zarr", overwrite=True)
+        pixels, _ = open_cube(tmp_path / "c.zarr").reader("l").read(0, 0, 8, 8)
+        # Bands are in the order of the recipe.
+        np.testing.assert_array_equal(pixels, values)
+
+
 def test_a_build_goes_on_where_it_was_killed(
     tmp_path: Path, stack: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
