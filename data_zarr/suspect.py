@@ -97,7 +97,7 @@ def _described(cube: Cube) -> Iterator[Suspicion]:
 def _chunks(info: BandSetInfo) -> Iterator[Suspicion]:
     size = math.prod(info.chunks) * info.dtype.itemsize
     whole = math.prod(info.shape) * info.dtype.itemsize
-    if size < min(SMALL_CHUNK, whole / 4):
+    if size < min(SMALL_CHUNK, whole / 4) and not info.points:
         yield Suspicion(
             f"chunks of at least {SMALL_CHUNK // 1024} kB",
             info.name,

@@ -27,7 +27,7 @@ from data_zarr.ingest.recipe import BandSetRecipe
 from data_zarr.ingest.scene import Layer, Units
 from data_zarr.ingest.table import Rows, Table, read_rows
 from data_zarr.ingest.warp import known
-from data_zarr.journal import Codec
+from data_zarr.journal import LEVEL, Codec
 from data_zarr.layout import BandSetData, Layout
 from data_zarr.sensors import Number, find_band
 from data_zarr.write import create_cube
@@ -92,7 +92,7 @@ class PointRecipe:
     layout: Layout = "balanced"
     shard: int | None = None
     codec: Codec = "zstd"
-    level: int = 3
+    level: int = LEVEL
     attrs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def at(self, folder: Path) -> PointRecipe:

@@ -20,7 +20,7 @@ from data_zarr.format import near_miss
 from data_zarr.ingest.encode import Overflow
 from data_zarr.ingest.scene import Source
 from data_zarr.ingest.warp import RESAMPLING, Resampling
-from data_zarr.journal import Codec
+from data_zarr.journal import LEVEL, Codec
 from data_zarr.layout import Layout
 from data_zarr.sensors import BANDSETS, Band, BandSet, Number, find_band
 
@@ -141,7 +141,7 @@ class Recipe:
     layout: Layout = "balanced"
     shard: int = 256
     codec: Codec = "zstd"
-    level: int = 3
+    level: int = LEVEL
     attrs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def check(self) -> None:

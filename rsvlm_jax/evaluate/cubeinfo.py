@@ -76,14 +76,13 @@ def _raster(grid: Any) -> dict[str, Any]:
 
 
 def _places(cube: Cube) -> dict[str, Any]:
-    sites: Any = cube.grid
-    lon, lat = np.asarray(sites.lon), np.asarray(sites.lat)
-    box = [float(v) for v in (np.nanmin(lon), np.nanmin(lat), np.nanmax(lon), np.nanmax(lat))]
+    bounds = cube.grid.bounds
+    box = None if np.isnan(bounds).any() else list(bounds)
     labels = cube.labels
     return {
         "crs": "EPSG:4326",
         "bounds": box,
-        "lonlat_bounds": [round(v, 6) for v in box],
+        "lonlat_bounds": None if box is None else [round(v, 6) for v in box],
         "labels": {name: len(np.unique(values)) for name, values in labels.items()},
     }
 

@@ -60,8 +60,10 @@ def _grid(rows: list[tuple[str, str | Text]]) -> RenderableType:
 
 
 def _head(facts: dict[str, Any]) -> list[tuple[str, str | Text]]:
-    west, south, east, north = facts["lonlat_bounds"]
-    box = f"{west:.4f} .. {east:.4f} E, {south:.4f} .. {north:.4f} N"
+    box = "unknown"
+    if facts["lonlat_bounds"] is not None:
+        west, south, east, north = facts["lonlat_bounds"]
+        box = f"{west:.4f} .. {east:.4f} E, {south:.4f} .. {north:.4f} N"
     if facts["kind"] == "places":
         labels = ", ".join(f"{n} ({k})" for n, k in facts["labels"].items()) or "none"
         where = [("places", f"{facts['height']}"), ("position", box), ("labels", labels)]

@@ -14,6 +14,7 @@ from small_points import write
 from data_zarr.copy import codec_of, copy_cube, layout_of
 from data_zarr.cube import Cube, open_cube
 from data_zarr.errors import CubeError, OutputError
+from data_zarr.format import TargetInfo
 from data_zarr.samples import SAMPLES, sample_path
 from data_zarr.schema import validate
 from data_zarr.write import CubeWriter
@@ -105,6 +106,16 @@ def test_a_damaged_source_is_not_copied(small: Small, tmp_path: Path) -> None:
 def test_no_such_codec(tmp_path: Path) -> None:
     with pytest.raises(CubeError, match=r"no such codec in .* expected zstd or lz4; found 'gzip'"):
         create(tmp_path / "c.zarr", codec="gzip")
+
+
+def test_no_such_level(tmp_path: Path) -> None:
+    with pytest.raises(CubeError, match=r"no such level in .* expected 0 \.\. 9; found 12"):
+        create(tmp_path / "c.zarr", level=12)
+
+
+def test_a_band_set_and_a_target_of_one_name(tmp_path: Path) -> None:
+    with pytest.raises(CubeError, match=r"a band set and a target of one name in .* found s1_db"):
+        create(tmp_path / "c.zarr", targets=[TargetInfo("s1_db")])
 
 
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,3 +125,10 @@ def test_the_verb(capsys):
 def test_no_such_cube(capsys):
     assert cli.main(["cube", "info", "nowhere.zarr"]) == 3
     assert "no such cube in" in capsys.readouterr().err
+
+
+def test_places_of_unknown_position(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["cube", "info", "sample:landsat_wa_pixel", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert facts["bounds"] is None
+    assert facts["lonlat_bounds"] is None

@@ -143,11 +143,10 @@ class Arrays:
         if not self.mask:
             return ()
         with open_array(path, self.mask) as (array, _):
-            dtype = str(array.dtype)
-            shape: tuple[int, ...] = tuple(array.shape)
+            shape, dtype = list(array.shape), str(array.dtype)
         ndim, selects = len(shape), [(("0", t),) if len(shape) > 2 else ()]
         if ndim == 4:
-            channels = self.mask_channels or tuple(range(*shape[1:2]))
+            channels = self.mask_channels or tuple(range(shape[1]))
             selects = [(("0", t), ("1", c)) for c in channels]
         axes = (str(ndim - 2), str(ndim - 1))
         masks = []
