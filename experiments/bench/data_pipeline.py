@@ -126,6 +126,8 @@ def _seconds(work: Any) -> float:
 
 
 def _memory(source: CubeSource, processor: Processor) -> Iterator[Figure]:
+    with _start(source, processor, batch_size=1, prefetch=1) as batches:
+        next(batches)  # imports, and what JAX takes for itself
     for name, words in (("windows", {}), ("blocks", {"crops": 4, "blocks": 8})):
         gc.collect()
         before = _resident()
