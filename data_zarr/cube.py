@@ -54,6 +54,19 @@ class Cube:
         self.manifest = Manifest.read(path)
         self.manifest.prefetch(small_files(self.manifest, self.attrs))
         self.title = str(self.attrs.get("title", path.name))
+        metadata = [k for k in self.manifest.files if k.endswith("zarr.json")]
+        try:
+            self._look()
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            for problem in self.manifest.problems(metadata, deep=True):
+                raise problem from error
+            raise CubeError("damaged metadata", where=path, found=repr(error)[:160]) from error
+        for error in self.manifest.problems(metadata, deep=True):
+            error.remedy = "undo the edit, or seal the cube again"
+            raise error
+        self.manifest.forget()
+
+    def _look(self) -> None:
         self.grid: Grid | Sites = place_of(self.manifest, self.attrs)
         self.bandsets: dict[str, BandSetInfo] = {
             name: open_band_set(self.manifest, name, self.grid) for name in self.attrs["bandsets"]
@@ -63,11 +76,6 @@ class Cube:
         }
         if self.targets:
             check_axes(self.manifest, TARGETS, self.grid)
-        metadata = [k for k in self.manifest.files if k.endswith("zarr.json")]
-        for error in self.manifest.problems(metadata, deep=True):
-            error.remedy = "undo the edit, or seal the cube again"
-            raise error
-        self.manifest.forget()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Cube, (self.path,)

@@ -257,10 +257,11 @@ def allocate(shape: Sequence[int], dtype: Any) -> np.ndarray:
 
 def usable(pixels: np.ndarray, nodata: int | float | None) -> np.ndarray:
     """True where a stored number is a value: finite and not nodata."""
-    ok = np.isfinite(pixels) if pixels.dtype.kind == "f" else np.ones(pixels.shape, bool)
-    if nodata is not None and not np.isnan(nodata):
-        ok &= pixels != np.asarray(nodata, pixels.dtype)
-    return ok
+    if pixels.dtype.kind == "f":
+        return np.isfinite(pixels)
+    if nodata is None or np.isnan(nodata):
+        return np.ones(pixels.shape, bool)
+    return pixels != pixels.dtype.type(nodata)
 
 
 def read_array(manifest: Manifest, name: str) -> np.ndarray:
@@ -275,7 +276,7 @@ def read_array(manifest: Manifest, name: str) -> np.ndarray:
     store = MemoryStore({k: make(v) for k, v in files.items()}, read_only=True)
     try:
         return np.asarray(zarr.open_array(store, path=name, mode="r")[...])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise CubeError(
             "unreadable array", where=f"{manifest.root}: {name}", found=str(error)[:160]
         ) from error

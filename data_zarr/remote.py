@@ -46,7 +46,7 @@ class RemotePath:
 
     @property
     def stem(self) -> str:
-        return self.name.partition(".")[0]
+        return Path(self.name).stem
 
     def read_bytes(self, start: int | None = None, end: int | None = None) -> bytes:
         """The file, or its bytes `start : end` (a negative start counts from the end).

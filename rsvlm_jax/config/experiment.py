@@ -70,7 +70,7 @@ class DataConfig:
     """Where samples come from.
 
     Attributes:
-      cube: path of a Zarr cube; or "sample:NAME" for a shipped one; or "world:NAME" for a
+      cube: path or URL of a Zarr cube; or "sample:NAME" for a shipped one; or "world:NAME" for a
         synthetic one, made on first use ("world:small", "world:full").
       window: edge of a sample in pixels.
       stride: distance of training windows in pixels (evaluation windows never overlap).

@@ -92,8 +92,10 @@ def background(cube: Cube, read: InputConfig) -> tuple[np.ndarray, str]:
 def _observation(
     cube: Cube, spec: BandSetSpec, dates: int | None, size: int | None
 ) -> tuple[Observation, list[str]]:
-    height = min(size or cube.grid.height, cube.grid.height)
-    width = min(size or cube.grid.width, cube.grid.width)
+    if cube.points:
+        raise DataError("sites make no picture", where=cube.path, expected="a raster cube")
+    grid = cube.grid_of(spec.name)
+    height, width = min(size or grid.height, grid.height), min(size or grid.width, grid.width)
     reader = cube.reader(spec.name, bands=spec.band_names)
     pixels, valid = reader.read(0, 0, height, width)
     info = cube.bandsets[spec.name]

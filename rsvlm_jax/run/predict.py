@@ -107,7 +107,8 @@ def write(
     geotiff: bool,
     attrs: dict[str, object] | None = None,
 ) -> Map:
-    """The map as Zarr and GeoTIFF; the blocks are removed once both are there."""
+    """The map as Zarr and GeoTIFF (not of sites); the blocks are removed once both are there."""
+    geotiff = geotiff and not cube.points
     target = loaded.processor.target
     name, words = target.name, target.long_name or target.name
     kind = "conformal" if loaded.processor.conformal is not None else "the model's own Gaussian"

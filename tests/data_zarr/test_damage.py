@@ -114,6 +114,18 @@ def test_every_lost_file(cube: Path, backend: Backend, how: str) -> None:
         assert line.startswith(f"{word} in {cube}: {key};"), line
 
 
+@pytest.mark.parametrize("word", ["chunk_shape", "separator", "level", "shape", "endian"])
+@pytest.mark.parametrize("node", ["s2_l1c/time", "targets/agb", "s1_db/valid"])
+def test_a_flipped_letter_of_metadata(cube: Path, node: str, word: str) -> None:
+    """zarr itself stumbles over such a document in ways of its own."""
+    key = f"{node}/zarr.json"
+    text = (cube / key).read_bytes()
+    changed = text.replace(word.encode(), word.capitalize().encode())
+    if changed != text:  # not every array names every word
+        line = noticed(cube, key, "tensorstore", lambda file: file.write_bytes(changed))
+        assert names(line, cube, key), line
+
+
 def test_a_manifest_that_lost_a_line(cube: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(cube, tmp_path / "copy.zarr"))
     lines = (copy / MANIFEST).read_text().splitlines()

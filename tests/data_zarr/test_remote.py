@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from data_zarr.cube import open_cube
 from data_zarr.errors import CubeError
 from data_zarr.read import Reader
 from data_zarr.schema import check_inputs, validate
+from rsvlm_jax.run.cubes import find_cube
 
 KEY = "s2_l1c/pixels/c/0/0/0/0"
 SCHEMES = ("http", "s3", "gs")
@@ -182,6 +184,17 @@ def test_credentials_of_the_environment_sign(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     open_cube("s3://bucket/small.zarr").reader("s2_l1c").read(0, 0, 8, 8)
     assert server.signed == server.asked
+
+
+def test_the_command_line_takes_urls(server: Server, folder: Path) -> None:
+    local = open_cube(folder / "bucket/small.zarr")
+    assert find_cube(url(server, "http")).digest() == local.digest()
+
+
+def test_without_obstore(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    with pytest.raises(CubeError, match=r"cannot read remote cubes without obstore .*\[remote\]"):
+        open_cube(url(server, "http"))
 
 
 def test_no_cube_there(server: Server) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
+from data_zarr.cube import open_cube
 from data_zarr.errors import CubeError
 from data_zarr.format import TargetInfo
 from data_zarr.grid import Grid
@@ -22,13 +24,18 @@ from rsvlm_jax.config import (
     DataError,
     Experiment,
     InputConfig,
+    SpectralConfig,
     SplitConfig,
     TargetConfig,
     TrainConfig,
 )
 from rsvlm_jax.data.pipeline import eval_batches
+from rsvlm_jax.evaluate.cubeframes import show
+from rsvlm_jax.evaluate.cubeinfo import cube_facts
 from rsvlm_jax.run.fit import fit
+from rsvlm_jax.run.predict import predict
 from rsvlm_jax.run.prepare import prepare
+from rsvlm_jax.run.trained import load_run
 
 S, T = 40, 3
 REGIONS = ["alps"] * 16 + ["karst"] * 12 + ["coast"] * 8 + ["plain"] * 4
@@ -103,6 +110,13 @@ def test_a_run_on_a_point_cube(experiment: Experiment, points: Path, tmp_path: P
     assert [r["step"] for r in rows] == [1, 2, 3]
     assert all(math.isfinite(r["loss"]) and r["skipped"] == 0 for r in rows)
 
+    made = predict(load_run(run.path), found.cube, out=tmp_path / "map")
+    assert made.tif is None
+    data = xr.open_zarr(made.zarr, consolidated=False, chunks=None)
+    assert data["moisture"].dims == ("site",)
+    assert np.isfinite(data["moisture"].values).all()
+    assert data["site"].values.tolist() == found.cube.grid.ids.tolist()
+
 
 def test_without_a_label_single_sites_are_dealt(experiment: Experiment, points: Path):
     wanted = on(experiment, points, "moisture", ("dem",), split=SplitConfig(folds=5, fold=0))
@@ -133,6 +147,25 @@ def test_a_window_of_several_sites(experiment: Experiment, points: Path):
     wanted = on(experiment, points, "moisture", ("dem",), window=2, split=SplitConfig(folds=2))
     with pytest.raises(CubeError, match="a window is larger than the cube"):
         prepare(wanted)
+
+
+def test_sites_make_no_picture(points: Path, tmp_path: Path):
+    with pytest.raises(DataError, match="sites make no picture"):
+        show(
+            open_cube(points),
+            tmp_path / "p.png",
+            bandset=None,
+            spectral=SpectralConfig(),
+            dates=2,
+            size=8,
+        )
+
+
+def test_facts_of_a_point_cube(points: Path):
+    facts = cube_facts(open_cube(points))
+    assert facts["gsd_metres"] is None
+    assert facts["bandsets"]["s2_l2a"]["dates"] == ["2001-05-15", "2001-06-14", "2001-07-14"]
+    assert facts["bandsets"]["s2_l2a"]["valid_percent"] == [100.0, 65.0, 32.5]
 
 
 # ---- two resolutions -----------------------------------------------------------------------------
