@@ -18,6 +18,7 @@ class Buffers:
       samples: of a batch (of this process).
       sample_bytes, text_length: of a sample.
       held: samples of blocks that are kept between batches; held_bytes: of all of them.
+      scratch_bytes: of a thread that reads: a chunk as stored, and decoded.
     """
 
     threads: int
@@ -28,6 +29,7 @@ class Buffers:
     text_length: int
     held: int = 0
     held_bytes: int = 0
+    scratch_bytes: int = 0
 
     @property
     def ahead(self) -> int:
@@ -40,17 +42,19 @@ class Buffers:
 
     @property
     def batches(self) -> int:
-        """On the host: those read ahead, for each worker one on its way and one to be sent, and
-        the one in the consumer's hands."""
+        """On the host: those read ahead, for each worker one on its way and one to be sent, the
+        one on its way to the device, and the one in the consumer's hands."""
+        handed = 2 if self.prefetch else 1
         if not self.workers:
-            return max(1, self.ahead) + 1
-        return self.workers * (max(1, self.ahead) + 2) + 1
+            return max(1, self.ahead) + handed
+        return self.workers * (max(1, self.ahead) + 2) + handed
 
     @property
     def bytes(self) -> int:
-        """All of it. Beside it a thread holds one decoded chunk or block while it reads."""
-        held = max(1, self.workers) * self.held_bytes
-        return (self.batches + self.prefetch) * self.batch_bytes + held
+        """All of it."""
+        reading = max(1, self.threads) * self.scratch_bytes
+        each = max(1, self.workers) * (self.held_bytes + reading)
+        return (self.batches + self.prefetch) * self.batch_bytes + each
 
     def __str__(self) -> str:
         where = f"{self.workers} workers x " if self.workers else ""

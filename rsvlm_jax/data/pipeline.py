@@ -181,8 +181,17 @@ def train_batches(
     ]
     stream = streams[0] if only else MixedStream(streams, mixture.weights)
     elements = TrainElements(stream, processor, batch_size, part * own, own, seed, augment)
-    sizes = stream.sample_bytes(), processor.length
-    buffers = Buffers(threads, workers, prefetch, own, *sizes, stream.held, stream.held_bytes)
+    buffers = Buffers(
+        threads,
+        workers,
+        prefetch,
+        own,
+        stream.sample_bytes(),
+        processor.length,
+        stream.held,
+        stream.held_bytes,
+        stream.scratch_bytes(),
+    )
     order = _digest(stream.digest, "train", batch_size, seed, augment, len(processor.table.tokens))
     return Batches(elements, order, buffers, sharding=sharding, log=log)
 
@@ -203,7 +212,15 @@ def eval_batches(
     if batch_size < 1:
         raise ConfigError("no batch", where="batch_size", expected=">= 1", found=batch_size)
     elements = EvalElements(source, processor, batch_size, question)
-    buffers = Buffers(threads, 0, 0, batch_size, source.sample_bytes(), processor.length)
+    buffers = Buffers(
+        threads,
+        0,
+        0,
+        batch_size,
+        source.sample_bytes(),
+        processor.length,
+        scratch_bytes=source.scratch_bytes(),
+    )
     order = _digest(CubeStream(source, 0, 0).digest, "eval", batch_size)
     return Batches(elements, order, buffers)
 

@@ -243,6 +243,19 @@ class CubeSource:
         """Bytes of the pixels and masks of one sample, at most; `every`: with all dates."""
         return sum(w.sample_bytes(w.every if every else w.limit) for w in self.windows.values())
 
+    def scratch_bytes(self) -> int:
+        """Bytes that a thread needs while it reads: of each input a chunk, stored and decoded."""
+        infos = [w.reader.info for w in self.windows.values()]
+        return (
+            0
+            if self.preload
+            else sum(
+                2 * math.prod(i.chunks) * i.dtype.itemsize
+                + math.prod(i.stored(i.chunks, mask=True))
+                for i in infos
+            )
+        )
+
     def unread(self) -> list[BadSample]:
         """What `bad` holds, as samples."""
         with self._lock:

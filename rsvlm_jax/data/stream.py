@@ -45,6 +45,7 @@ class Stream(Protocol):
     def record(self, bad: BadSample) -> None: ...
     def unread(self) -> list[BadSample]: ...
     def sample_bytes(self) -> int: ...
+    def scratch_bytes(self) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +167,9 @@ class CubeStream:
     def sample_bytes(self) -> int:
         return self.source.sample_bytes()
 
+    def scratch_bytes(self) -> int:
+        return self.source.scratch_bytes()
+
     def _rows(self, position: np.ndarray) -> tuple[np.ndarray, list[tuple[int, Epoch]]]:
         number, within = np.divmod(position, self.length)
         index = np.empty(len(position), np.int64)
@@ -259,3 +263,6 @@ class MixedStream:
 
     def sample_bytes(self) -> int:
         return max(s.sample_bytes() for s in self.streams)
+
+    def scratch_bytes(self) -> int:
+        return sum(s.scratch_bytes() for s in self.streams)

@@ -226,7 +226,7 @@ def test_buffers_are_stated_with_all_their_parts(source, processor):
     sample = 3 * 64 * (13 * 2 + 1) + 64 * (source.windows["dem"].sample_bytes(1) // 64)
     assert sizes["plain"].sample_bytes == sample
     assert sizes["plain"].bytes == 5 * one
-    assert sizes["device"].bytes == 8 * one
+    assert sizes["device"].bytes == 9 * one
     assert sizes["workers"].bytes == 9 * one
     assert sizes["half"].bytes * 2 == sizes["plain"].bytes
     assert "3 on the device" in str(sizes["device"])
