@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ from data_zarr.variogram import variogram
 Buffer = Number | Literal["range"]
 
 
-class _Folds:
+class _Folds(abc.ABC):
     """What the three share: a fold of every row, and a split of every fold."""
 
     folds: int | None
@@ -53,9 +54,9 @@ class _Folds:
         for found in self.splits(y, groups):
             yield found.train, found.test
 
+    @abc.abstractmethod
     def splits(self, y: Any = None, groups: Any = None) -> Iterator[Split]:
         """The same as `Split`s."""
-        raise NotImplementedError
 
 
 class SpatialBlocks(_Folds):

@@ -1,6 +1,6 @@
 """A server on this machine that hands out a folder as plain HTTP, S3 and Google storage do.
 
-    /root/key            plain; /bucket/key is the same to S3 in path style
+    /FOLDER/KEY          plain; /bucket/key is the same to S3 in path style
     /storage/v1/b/BUCKET/o/KEY?alt=media   Google's JSON interface
 
 It answers ranges, lists nothing, and can be told to misbehave.
