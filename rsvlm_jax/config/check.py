@@ -27,11 +27,14 @@ def divides(config: object, part: str, whole: str) -> None:
 
 def layers_exist(config: object, wanted: tuple[int, ...], layers: int) -> None:
     """Hidden states by number, as in Hugging Face: 0 the embedding, -1 the last layer's output."""
+    where = f"{type(config).__name__}.feature_layers"
+    if not wanted:
+        raise ConfigError("no layer is returned", where=where, expected="one or more")
     for layer in wanted:
-        if not -layers - 1 <= layer <= layers:
+        if type(layer) is not int or not -layers - 1 <= layer <= layers:
             raise ConfigError(
                 "no such layer",
-                where=f"{type(config).__name__}.feature_layers",
+                where=where,
                 expected=f"{-layers - 1} .. {layers}",
                 found=layer,
             )

@@ -29,8 +29,12 @@ from .tokens import check_tokenizer
 
 def is_original(config: Json) -> bool:
     """Whether a config.json is of this layout; `model_type` does not say ("llava" is both)."""
-    named = config.get("architectures") or [None]
-    return named[0] in {f.architecture for f in ORIGINAL} or "mm_vision_tower" in config
+    return _named(config) in {f.architecture for f in ORIGINAL} or "mm_vision_tower" in config
+
+
+def _named(config: Json) -> str | None:
+    named = config.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else None
 
 
 def load_llava(
@@ -76,7 +80,7 @@ def load_llava(
 
 def _architecture(raw: Json) -> str | None:
     """The class of a config.json that names none, or an older one."""
-    named = (raw.get("architectures") or [None])[0]
+    named = _named(raw)
     if named in {f.architecture for f in ORIGINAL}:
         return named
     kinds = {f.model_type: f.architecture for f in ORIGINAL}

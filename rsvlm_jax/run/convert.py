@@ -130,7 +130,8 @@ def convert(
       progress: (done, all) of reading and writing.
 
     Raises:
-      ConfigError: a target that holds something. CheckpointError: what cannot be read or written.
+      ConfigError: a target that holds something, or an option for another kind of source.
+      CheckpointError: what cannot be read or written.
     """
     report = progress or (lambda done, steps: None)
     target = Path(target)
@@ -141,7 +142,9 @@ def convert(
         )  # fmt: skip
     report(0, 2)
     source_path = Path(source)
-    if str(source) == "asset:stories260k":
+    asset = str(source) == "asset:stories260k"
+    _only_for(asset, source_path, part=part, vision=vision, adapter=adapter)
+    if asset:
         source_path = STORIES260K_DIR
         model = _Model("LlamaForCausalLM", STORIES260K, load_llama2c(STORIES260K))
     elif source_path.is_file():
@@ -181,6 +184,22 @@ def convert(
         beside=tuple(sorted(p.name for p in target.iterdir() if p.name in BESIDE)),
         notes=notes,
     )
+
+
+def _only_for(asset: bool, path: Path, **options: Any) -> None:
+    """Refuse an option that says nothing about a source of this kind: none is passed over."""
+    if asset or path.is_file():
+        allowed, kind = (), "one file"
+    elif is_pretrained(path) or not path.exists():
+        return
+    else:
+        allowed, kind = ("part",), "a run"
+    for name, value in options.items():
+        if value is not None and name not in allowed:
+            raise ConfigError(
+                f"not read with {kind}", where=f"--{name}", expected=None, found=value,
+                remedy="give it with a directory of Hugging Face or LLaVA",
+            )  # fmt: skip
 
 
 def _of_file(path: Path, activation: Any, allow_pickle: bool) -> _Model:

@@ -70,7 +70,11 @@ def place_parts(params: Any, *, plan: str, mesh: jax.sharding.Mesh) -> Any:
 
 
 def end_tokens(path: Path) -> tuple[int, ...]:
-    """The end tokens by generation_config.json, config.json, or the class."""
+    """The end tokens by generation_config.json, config.json, or the class.
+
+    Raises:
+      CheckpointError: something else than ids.
+    """
     raw = read_json(path / "config.json")
     text = raw.get("text_config") or raw
     places = [raw, text]
@@ -79,7 +83,13 @@ def end_tokens(path: Path) -> tuple[int, ...]:
     for place in places:
         found = place.get("eos_token_id")
         if found is not None:
-            return tuple(found) if isinstance(found, list) else (found,)
+            ids = tuple(found) if isinstance(found, list) else (found,)
+            if not all(type(i) is int for i in ids):
+                raise CheckpointError(
+                    "not the ids of tokens", where=f"{path}: eos_token_id",
+                    expected="a whole number, or several", found=repr(found),
+                )  # fmt: skip
+            return ids
     default = _ENDS.get(str(text.get("model_type", "llama" if "text_config" in raw else None)))
     said = any("eos_token_id" in place for place in places)
     return () if said or default is None else (default,)

@@ -192,7 +192,7 @@ class Pretrained:
         """[F,H,W,3] of [F,3,H,W]."""
         try:
             if hasattr(pixel_values, "float"):  # torch's bfloat16 is unknown to NumPy
-                pixel_values = pixel_values.float()
+                pixel_values = pixel_values.detach().float()
             pixels = np.asarray(pixel_values, np.float32)
         except (TypeError, ValueError):
             pixels = np.empty((0, 0, 0, 0), np.float32)
@@ -236,6 +236,11 @@ def open_pretrained(
     """
     path = Path(path)
     dtype = "float32" if dtype is None else dtype
+    if dtype not in ("float32", "bfloat16"):  # jnp.bfloat16 is what a hand types first
+        raise ConfigError(
+            "not a dtype of parameters", where="load(dtype)", expected="float32 or bfloat16",
+            found=getattr(dtype, "__name__", dtype), remedy="give its name, a str",
+        )  # fmt: skip
 
     def computing(config: Any) -> Any:
         if not isinstance(config, LlavaConfig):

@@ -423,6 +423,22 @@ def test_a_pickle_of_something_else(tmp_path: Path, value: Any) -> None:
 
 
 @needs_torch
+@pytest.mark.parametrize("kind", ["sparse", "float8", "meta"])
+def test_a_pickle_of_tensors_that_numpy_does_not_know(tmp_path: Path, kind: str) -> None:
+    import torch
+
+    tensor = {
+        "sparse": lambda: torch.eye(3).to_sparse(),
+        "float8": lambda: torch.zeros(3).to(torch.float8_e4m3fn),
+        "meta": lambda: torch.zeros(3, device="meta"),
+    }[kind]()
+    torch.save({"a.weight": tensor}, tmp_path / "model.pt")
+    line = refused(tmp_path / "model.pt", "a tensor that is not read", allow_pickle=True)
+    assert "model.pt: a.weight" in line
+    assert kind in line
+
+
+@needs_torch
 def test_a_damaged_pickle(tmp_path: Path) -> None:
     import torch
 

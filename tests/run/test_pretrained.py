@@ -151,6 +151,10 @@ BAD_PROMPTS: dict[str, tuple[dict[str, Any], str]] = {
         {"input_ids": [[1, -200, 2]], "pixel_values": None},
         r"outside the vocabulary in input_ids\[0, 1\]; expected 0 .. 19; found -200; write an",
     ),
+    "LLaVA's -200 with its image": (
+        {"input_ids": [[1, -200, 2]], "pixel_values": images(1)},
+        r"outside the vocabulary in input_ids\[0, 1\]; expected 0 .. 19; found -200; write an",
+    ),
     "an id beyond the table": ({"input_ids": [[1, 20]]}, r"expected 0 .. 19; found 20"),
     "a prompt of padding": (
         {"input_ids": [[1, 2], [0, 0]], "attention_mask": [[1, 1], [0, 0]]},
@@ -252,6 +256,15 @@ def test_end_tokens(file: str | None, text: Any, ends: tuple, folder: Path, tmp_
     assert rsvlm_jax.load(tmp_path).ends == ends
 
 
+@pytest.mark.parametrize("ids", ["x", [1, "a"], 1.5, True, {"a": 1}])
+def test_end_tokens_that_are_no_ids(ids: Any, folder: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    with pytest.raises(CheckpointError, match=r"not the ids of tokens in .*: eos_token_id; .*"):
+        rsvlm_jax.load(tmp_path)
+
+
 def test_each_of_several_end_tokens_ends(llava: Pretrained) -> None:
     free = np.asarray(llava.generate([[1, 2]], max_new_tokens=6, ends=()).tokens)[0].tolist()
     first = next(i for i, t in enumerate(free) if t == free[2])
@@ -288,6 +301,51 @@ def test_a_run_is_asked_of_a_run(folder: Path, tmp_path: Path) -> None:
         rsvlm_jax.load(tmp_path)
     with pytest.raises(CheckpointError, match="takes no tower from elsewhere"):
         rsvlm_jax.load(folder, vision=folder)
+
+
+def scaled(**rope: Any) -> dict[str, Any]:
+    return {"text_config": {"rope_parameters": None, "rope_scaling": rope}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"vision_feature_layer": []}, "no layer is returned in .*ViTConfig.feature_layers"),
+        ({"vision_feature_layer": [-2, 1.5]}, r"no such layer in .*; found 1\.5"),
+        ({"vision_feature_layer": True}, "no such layer in .*; found True"),
+        ({"vision_feature_layer": "-2"}, "no such layer in .*; found -2"),
+        ({"architectures": {"a": 1}, "model_type": "b"}, "an unknown model in .*: model_type"),
+        ({"vision_config": {"layer_norm_eps": float("nan")}}, "not a number in .*layer_norm_eps"),
+        ({"vision_config": {"layer_norm_eps": -1}}, "layer_norm_eps; expected a number >= 0"),
+        (scaled(rope_type="linear", factor=float("inf")), "RopeScaling.factor; .*; found inf"),
+        (
+            scaled(
+                rope_type="llama3",
+                low_freq_factor=1,
+                high_freq_factor=4,
+                factor=8,
+                original_max_position_embeddings=-4,
+            ),
+            "RopeScaling.original_max_position_embeddings; .*; found -4",
+        ),
+    ],
+)
+def test_a_config_of_strange_values(
+    changes: dict[str, Any], line: str, folder: Path, tmp_path: Path
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in changes.items():
+        config[key] = {**config[key], **value} if key.endswith("_config") else value
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=line) as e:
+        rsvlm_jax.load(tmp_path)
+    assert "\n" not in str(e.value)
+
+
+def test_a_dtype_by_another_name_than_its_own(folder: Path) -> None:
+    for dtype in (np.float32, "float16"):
+        with pytest.raises(ConfigError, match=r"load\(dtype\); expected float32 or bfloat16; fo"):
+            rsvlm_jax.load(folder, dtype=dtype)  # type: ignore[arg-type]
 
 
 def test_siglip_with_a_class_token_to_drop(folder: Path, tmp_path: Path) -> None:

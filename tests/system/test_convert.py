@@ -279,6 +279,16 @@ REFUSED: dict[str, tuple[Any, int, str]] = {
         2,
         "only a LLaVA has this layout in --to llava; found LlamaForCausalLM",
     ),
+    "an adapter for a single file": (
+        lambda llava, tmp: ["asset:stories260k", tmp / "out", "--adapter", llava],
+        2,
+        "not read with one file in --adapter",
+    ),
+    "a part of a single file": (
+        lambda llava, tmp: ["asset:stories260k", tmp / "out", "--part", "vision"],
+        2,
+        "not read with one file in --part; found vision",
+    ),
     "another format of llama2.c": (
         lambda llava, tmp: [_bytes(tmp / "x.bin", b"24ka" + bytes(252)), tmp / "out"],
         4,
