@@ -29,7 +29,7 @@ class Options:
     vision: Path | None = None
     """Directory of the vision tower that an original LLaVA does not hold."""
     adapter: Path | None = None
-    """Directory of a PEFT adapter, which is merged."""
+    """Directory of a PEFT adapter, which is merged; LLaVA's own make a LLaVA of a Vicuna."""
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     """Of an OpenCLIP tower; its file does not say."""
     allow_pickle: bool = False

@@ -2,6 +2,9 @@
 
     folder    config.json with mm_... keys, weights of the language model and the projector
       + vision=folder of the tower, where the weights do not hold it  -->  one model
+    folder    of a plain language model (Vicuna, Mistral)
+      + release=folder with config.json and what was trained over it
+      + vision=folder of the tower                                    -->  one model
     mm_projector.safetensors (or .bin)                                -->  a connector
 
 The layout itself is data, in `rsvlm_jax.interop.families.llava_original`.
@@ -19,10 +22,22 @@ from flax import nnx
 from rsvlm_jax.config import CheckpointError, ConnectorConfig
 from rsvlm_jax.models.connector import Connector
 
-from .families.llava_original import ORIGINAL, PROJECTOR, TOWER, canonical, projector_table
+from .families.llama import MISTRAL
+from .families.llava import TEXT
+from .families.llava_original import (
+    LLAVA_LLAMA,
+    LLAVA_MISTRAL,
+    ORIGINAL,
+    PROJECTOR,
+    TOWER,
+    canonical,
+    projector_table,
+)
 from .family import Family, Json
 from .files import Checkpoint, open_checkpoint, read_json
 from .huggingface import Imported, assemble, family_of, read_config
+from .peft import adapter_tensors
+from .peft.names import bare
 from .rows import Lazy
 from .tokens import check_tokenizer
 
@@ -41,6 +56,7 @@ def load_llava(
     folder: str | os.PathLike[str],
     *,
     vision: str | os.PathLike[str] | None = None,
+    release: str | os.PathLike[str] | None = None,
     allow_pickle: bool = False,
     adjust: Any = None,
     **options: Any,
@@ -50,16 +66,31 @@ def load_llava(
     Args:
       vision: directory of the tower (a CLIP of Hugging Face), where the weights lack it, or where
         config.json names one that is not known. A tower among the weights goes before.
+      release: where `folder` is a plain language model, what makes a LLaVA of it: the directory of
+        an adapter with LLaVA's config.json, or a projector's file with that config.json beside it.
+        Read here is all but the LoRA, in place of what `folder` has of the same name; the LoRA is
+        a matter of `rsvlm_jax.interop.peft`.
       adjust, options: as `load_pretrained`.
 
     Raises:
       CheckpointError: as `load_pretrained`; no tower.
     """
     folder = Path(folder)
-    where = folder / "config.json"
+    where = folder / "config.json" if release is None else described_by(Path(release))
     raw = read_json(where)
     family = family_of(raw, _architecture(raw), where=where)
+    if release is not None and family is LLAVA_LLAMA and _is_mistral(folder):
+        # LLaVA's own code takes a Mistral for a Llama: its weights have the same names.
+        family, raw = LLAVA_MISTRAL, {"sliding_window": None, **raw}
     checkpoint = open_checkpoint(folder, allow_pickle=allow_pickle)
+    if release is not None:
+        trained = _trained(Path(release), allow_pickle)
+        checkpoint = Checkpoint(checkpoint.path, {**checkpoint, **trained})
+        if not options.get("may_lack") and not any(n.startswith(PROJECTOR) for n in checkpoint):
+            raise CheckpointError(
+                "no projector was trained with it", where=release, expected=f"{PROJECTOR}.*",
+                found=", ".join([*trained][:5]) or "LoRA alone",
+            )  # fmt: skip
     holds = any(canonical(name).startswith(TOWER) for name in checkpoint)
     if vision is None and not holds:
         raise CheckpointError(
@@ -86,6 +117,33 @@ def _architecture(raw: Json) -> str | None:
     kinds = {f.model_type: f.architecture for f in ORIGINAL}
     kinds["llava"] = kinds["llava_llama"]
     return kinds.get(str(raw.get("model_type")))
+
+
+def is_plain(config: Json) -> bool:
+    """Whether a config.json is of a language model over which a LLaVA can have been trained."""
+    named = {family.architecture for family in TEXT.values()}
+    kind = config.get("model_type")
+    return _named(config) in named or ("architectures" not in config and kind in TEXT)
+
+
+def described_by(release: Path) -> Path:
+    """The config.json of a release."""
+    return (release.parent if release.is_file() else release) / "config.json"
+
+
+def _is_mistral(folder: Path) -> bool:
+    where = folder / "config.json"
+    return family_of(read_json(where), None, where=where) is MISTRAL
+
+
+def _trained(release: Path, allow_pickle: bool) -> dict[str, Lazy]:
+    """Whole tensors of a release, by the names used here."""
+    if release.is_dir():
+        tensors = adapter_tensors(release, allow_pickle=allow_pickle)
+    else:
+        tensors = list(open_checkpoint(release, allow_pickle=allow_pickle).items())
+    named = ((bare(name), x) for name, x in tensors)
+    return {canonical(name): x for name, x in named if ".lora_" not in name}
 
 
 def _tower(vision: Path, allow_pickle: bool) -> tuple[Json, dict[str, Lazy]]:

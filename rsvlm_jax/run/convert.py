@@ -2,6 +2,7 @@
 
     Hugging Face directory (names of any version)     -> the same class, names of 4.x
     LLaVA, GeoChat in their original layout           -> LlavaForConditionalGeneration
+    a language model, --adapter of LLaVA's own code   -> LlavaForConditionalGeneration
     LlavaForConditionalGeneration         --to llava  -> LlavaLlamaForCausalLM, -Mistral-, -Qwen-
     OpenCLIP image tower (a file)                     -> CLIPVisionModelWithProjection
     llama2.c (.bin, or asset:stories260k)             -> LlamaForCausalLM
@@ -40,10 +41,11 @@ from rsvlm_jax.interop.files import open_checkpoint
 from rsvlm_jax.interop.huggingface import save_pretrained
 from rsvlm_jax.interop.llama2c import config_of_bin, load_llama2c
 from rsvlm_jax.interop.openclip import load_openclip
+from rsvlm_jax.interop.peft import adapter_tensors
 from rsvlm_jax.interop.processor import Words, words_of
 
 from .beside import BESIDE, carry_ids, copy_beside, make_processor
-from .directory import is_pretrained, read_directory
+from .directory import is_pretrained, is_release, read_directory
 from .rundir import RunDir
 from .trained import load_run
 
@@ -150,8 +152,8 @@ def convert(
     elif source_path.is_file():
         model = _of_file(source_path, activation, allow_pickle)
     elif is_pretrained(source_path):
-        stored = _stored(source_path, dtype, allow_pickle)
-        found = read_directory(
+        stored = dtype or _stored(source_path, vision, adapter, allow_pickle)
+        found, _ = read_directory(
             source_path, vision=vision, adapter=adapter, allow_pickle=allow_pickle, dtype=stored
         )
         name = found.family.architecture
@@ -173,7 +175,8 @@ def convert(
     notes = ()
     if original:
         tower = None if vision is None else Path(vision)
-        notes = make_processor(source_path, target, model.config, words, tower)
+        described = Path(adapter) if adapter and is_release(source_path, adapter) else source_path
+        notes = make_processor(source_path, target, model.config, words, tower, described)
     report(2, 2)
     return Converted(
         path=target,
@@ -322,10 +325,14 @@ def _more(x: Any, rows: int, axis: int) -> Any:
     return jnp.concatenate([x, jnp.repeat(mean, rows - x.shape[axis], axis)], axis)
 
 
-def _stored(path: Path, dtype: str | None, allow_pickle: bool) -> str:
-    if dtype is not None:
-        return dtype
-    kinds = {np.dtype(x.dtype) for x in open_checkpoint(path, allow_pickle=allow_pickle).values()}
+def _stored(path: Path, vision: Any, adapter: Any, allow_pickle: bool) -> str:
+    """The dtype of all that a model is made of."""
+    folders = [path] if vision is None else [path, vision]
+    opened = [open_checkpoint(folder, allow_pickle=allow_pickle) for folder in folders]
+    arrays = [x for checkpoint in opened for x in checkpoint.values()]
+    if adapter is not None:
+        arrays += [x for _, x in adapter_tensors(Path(adapter), allow_pickle=allow_pickle)]
+    kinds = {np.dtype(x.dtype) for x in arrays}
     floats = {k for k in kinds if jnp.issubdtype(k, jnp.floating)}
     return "bfloat16" if floats == {np.dtype(jnp.bfloat16)} else "float32"
 

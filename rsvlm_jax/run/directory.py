@@ -1,6 +1,6 @@
 """A directory of Hugging Face, LLaVA or GeoChat: whether it is one, what it holds, where it ends.
 
-read_directory(PATH)  -> Imported          is_pretrained(PATH)        end_tokens(PATH)
+read_directory(PATH)  -> Imported, Adapter | None    is_pretrained(PATH)        end_tokens(PATH)
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import jax
 from rsvlm_jax.config import CheckpointError
 from rsvlm_jax.interop.files import read_json
 from rsvlm_jax.interop.huggingface import Imported, load_pretrained
-from rsvlm_jax.interop.llava_original import is_original, load_llava
-from rsvlm_jax.interop.peft import read_adapter, with_adapter
+from rsvlm_jax.interop.llava_original import described_by, is_original, is_plain, load_llava
+from rsvlm_jax.interop.peft import Adapter, read_adapter, with_adapter
 from rsvlm_jax.mesh.rules import RULES, resolve
 
 _ENDS = {"llama": 2, "mistral": 2, "gpt2": 50256}
@@ -30,35 +30,53 @@ def is_pretrained(path: Path) -> bool:
     return not raw.keys().isdisjoint({"architectures", "model_type", "auto_map"})
 
 
+def is_release(path: Path, adapter: str | os.PathLike[str] | None) -> bool:
+    """Whether an adapter, by a config.json of LLaVA in it, makes one of a plain language model."""
+    config = None if adapter is None else described_by(Path(adapter))
+    if config is None or not config.is_file() or not is_plain(read_json(path / "config.json")):
+        return False
+    return is_original(read_json(config))
+
+
 def read_directory(
     path: Path,
     *,
     vision: str | os.PathLike[str] | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    merge: bool = True,
     allow_pickle: bool = False,
     **options: Any,
-) -> Imported:
+) -> tuple[Imported, Adapter | None]:
     """Read a directory of any family; `options` as `load_pretrained`.
 
     Args:
-      adapter: directory of a PEFT adapter, which is merged.
+      adapter: directory of a PEFT adapter; one that LLaVA's own code wrote makes a LLaVA of a plain
+        language model.
+      merge: the adapter into the kernels.
+
+    Returns:
+      The model, and the adapter that was not merged.
 
     Raises:
       CheckpointError: as the readers; a tower given where there is no place for it.
     """
-    if path.is_dir() and is_original(read_json(path / "config.json")):
-        found = load_llava(path, vision=vision, allow_pickle=allow_pickle, **options)
+    options["allow_pickle"] = allow_pickle
+    if path.is_dir() and is_release(path, adapter):
+        found = load_llava(path, vision=vision, release=adapter, **options)
+    elif path.is_dir() and is_original(read_json(path / "config.json")):
+        found = load_llava(path, vision=vision, **options)
     elif vision is None:
-        found = load_pretrained(path, allow_pickle=allow_pickle, **options)
+        found = load_pretrained(path, **options)
     else:
         raise CheckpointError(
             "the checkpoint takes no tower from elsewhere", where=path,
-            expected="a LLaVA in its original layout", found=f"vision={vision}",
+            expected="a LLaVA in its original layout, or an adapter with the config.json of one",
+            found=f"vision={vision}",
         )  # fmt: skip
     if adapter is None:
-        return found
+        return found, None
     read = read_adapter(adapter, found, allow_pickle=allow_pickle)
-    return with_adapter(found, read, merge=True)
+    return with_adapter(found, read, merge=merge), None if merge else read
 
 
 def place_parts(params: Any, *, plan: str, mesh: jax.sharding.Mesh) -> Any:

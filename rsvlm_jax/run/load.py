@@ -37,7 +37,9 @@ def load(
         float32, those of another directory are stored in it too.
       missing: "init" initialises parts that the checkpoint lacks; "error" refuses.
       vision: directory of the tower that a LLaVA in its original layout does not hold.
-      adapter: directory of a PEFT adapter.
+      adapter: directory of a PEFT adapter. One that LLaVA's own code wrote, with its config.json
+        and its projector (`non_lora_trainables`), makes a LLaVA of the plain language model in
+        `path` and the tower in `vision`.
       merge: the adapter into the kernels, whose paths stay as they are. False: `.params` then holds
         the kernels of the base and the factors of the adapter, float32, beside each that it takes
         (`.../q/kernel`, `.../q/kernel_lora_a`, `.../q/kernel_lora_b`), placed as their kernel is;

@@ -30,8 +30,10 @@ from rsvlm_jax.data.batch import Batch, Images
 from rsvlm_jax.data.placeholders import Prompts, place_images
 from rsvlm_jax.generate import Generated, generate
 from rsvlm_jax.interop.families.llava import LlavaConfig
-from rsvlm_jax.interop.huggingface import Report
-from rsvlm_jax.interop.peft import Adapter, read_adapter, save_adapter, with_adapter
+from rsvlm_jax.interop.families.llava_original import ORIGINAL
+from rsvlm_jax.interop.huggingface import Report, config_text
+from rsvlm_jax.interop.identify import known_family
+from rsvlm_jax.interop.peft import save_adapter
 from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.models.decoder import Decoder
 from rsvlm_jax.models.vlm import VisionLanguageModel
@@ -141,6 +143,9 @@ class Pretrained:
     def save_adapter(self, folder: str | os.PathLike[str], *, base_name: str | None = None) -> Path:
         """Write the adapter that was kept as LoRA as a PEFT directory.
 
+        Of a LLaVA in its original layout with config.json, so that it can be read over a plain
+        language model again.
+
         Args:
           base_name: name or path of the base, which PEFT looks up when it is given none.
 
@@ -155,10 +160,14 @@ class Pretrained:
         config = self.config
         if self.image_token is not None:
             config = LlavaConfig(config, self.image_token)
-        return save_adapter(
+        made = save_adapter(
             folder, self.architecture, config, self.params, self.lora,
             whole=self.whole, base_name=base_name,
         )  # fmt: skip
+        family = known_family(self.architecture)
+        if family in ORIGINAL:
+            (made / "config.json").write_text(config_text(family, config, self.dtype))
+        return made
 
     def _batch(self, input_ids: Any, pixel_values: Any, attention_mask: Any) -> Batch:
         decoder = self.config
@@ -227,7 +236,7 @@ def open_pretrained(
       dtype: of parameters and computation; None: float32, whatever the file holds.
       missing: "init" initialises what the checkpoint lacks, and lists it; "error" refuses.
       vision: directory of the vision tower, where a LLaVA does not hold its own.
-      adapter: directory of a PEFT adapter.
+      adapter: directory of a PEFT adapter, or of LLaVA's LoRA over a plain language model.
       merge: it into the kernels; False keeps its factors beside them, see `Pretrained.params`.
       allow_pickle: read `.bin` and `.pt` files, through torch's weights-only loader.
 
@@ -251,20 +260,17 @@ def open_pretrained(
     place = None
     if mesh is not None:
         place = functools.partial(place_parts, plan=mesh.plan, mesh=make_mesh(mesh))
-    found = read_directory(
+    found, kept = read_directory(
         path,
         vision=vision,
+        adapter=adapter,
+        merge=merge,
         allow_pickle=allow_pickle,
         dtype=dtype,
         adjust=computing,
         place=place,
         may_lack=("",) if missing == "init" else (),
     )
-    kept: Adapter | None = None
-    if adapter is not None:
-        read = read_adapter(adapter, found, allow_pickle=allow_pickle)
-        found = with_adapter(found, read, merge=merge)
-        kept = None if merge else read
     llava = found.config if isinstance(found.config, LlavaConfig) else None
     return Pretrained(
         path=path,

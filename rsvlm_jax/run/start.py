@@ -177,7 +177,7 @@ def _file(path: Path, model: VLMConfig) -> dict[str, _Part]:
 
 
 def _pretrained(path: Path) -> dict[str, _Part]:
-    found = read_directory(path)
+    found, _ = read_directory(path)
     if isinstance(found.config, LlavaConfig):
         towers = {name: flat(tree) for name, tree in found.params.items()}
         model = found.config.model
