@@ -19,7 +19,7 @@ class Options:
     source: Positional[str]
     """Directory, file, or asset:stories260k."""
     target: Positional[Path]
-    """Directory that does not exist yet."""
+    """Directory that does not exist yet; for a projector by itself a .safetensors file."""
     to: Literal["hf", "llava"] = "hf"
     """A directory of transformers (4.x and 5.x), or the layout of LLaVA's own code."""
     part: Literal["decoder", "vision"] | None = None

@@ -17,11 +17,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from safetensors.numpy import save_file
 
 from rsvlm_jax.config import CheckpointError, ConnectorConfig
+from rsvlm_jax.core import flat
 from rsvlm_jax.models.connector import Connector
 
+from . import rows
 from .families.llama import MISTRAL
 from .families.llava import TEXT
 from .families.llava_original import (
@@ -194,6 +199,32 @@ def load_projector(
         )  # fmt: skip
     config = ProjectorConfig(connector, first[1], first[0])
     return assemble(_PROJECTOR, config, checkpoint, **options)
+
+
+def is_projector(checkpoint: Checkpoint) -> bool:
+    """Whether all of its tensors are those of a stand-alone mm_projector."""
+    return bool(checkpoint) and all(canonical(name).startswith(PROJECTOR) for name in checkpoint)
+
+
+def save_projector(
+    file: str | os.PathLike[str], config: ProjectorConfig, params: Any, *, dtype: str
+) -> Path:
+    """Write a stand-alone mm_projector as safetensors.
+
+    Args:
+      dtype: of the tensors, "float32" or "bfloat16".
+    """
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    stored = np.dtype(jnp.dtype(dtype))
+    arrays = {n: x.astype(stored) for n, x in rows.write(_table(config), flat(params))}
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        save_file(arrays, partial, metadata={"format": "pt"})
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+    return file
 
 
 def _refuse(config: Any) -> Json:

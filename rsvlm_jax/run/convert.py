@@ -4,6 +4,7 @@
     LLaVA, GeoChat in their original layout           -> LlavaForConditionalGeneration
     a language model, --adapter of LLaVA's own code   -> LlavaForConditionalGeneration
     LlavaForConditionalGeneration         --to llava  -> LlavaLlamaForCausalLM, -Mistral-, -Qwen-
+    mm_projector (a file)                             -> the same as safetensors (a file)
     OpenCLIP image tower (a file)                     -> CLIPVisionModelWithProjection
     llama2.c (.bin, or asset:stories260k)             -> LlamaForCausalLM
     a run                    --part decoder | vision  -> the class of that tower
@@ -40,6 +41,7 @@ from rsvlm_jax.interop.families.llava_original import ORIGINAL
 from rsvlm_jax.interop.files import open_checkpoint
 from rsvlm_jax.interop.huggingface import save_pretrained
 from rsvlm_jax.interop.llama2c import config_of_bin, load_llama2c
+from rsvlm_jax.interop.llava_original import is_projector, load_projector, save_projector
 from rsvlm_jax.interop.openclip import load_openclip
 from rsvlm_jax.interop.peft import adapter_tensors
 from rsvlm_jax.interop.processor import Words, words_of
@@ -121,7 +123,7 @@ def convert(
 
     Args:
       source: directory, file or "asset:stories260k"; see the table on top of this file.
-      target: directory that does not exist or is empty.
+      target: directory that does not exist or is empty; of a projector, a file.
       to: "llava" for the original layout of a LLaVA.
       part: of a run, the tower to write.
       dtype: of what is written; None: see above.
@@ -150,6 +152,10 @@ def convert(
         source_path = STORIES260K_DIR
         model = _Model("LlamaForCausalLM", STORIES260K, load_llama2c(STORIES260K))
     elif source_path.is_file():
+        if not _is_llama2c(source_path):
+            opened = open_checkpoint(source_path, allow_pickle=allow_pickle)
+            if is_projector(opened):
+                return _projector(source_path, target, to, dtype, allow_pickle)
         model = _of_file(source_path, activation, allow_pickle)
     elif is_pretrained(source_path):
         stored = dtype or _stored(source_path, vision, adapter, allow_pickle)
@@ -207,16 +213,32 @@ def _only_for(asset: bool, path: Path, **options: Any) -> None:
 
 def _of_file(path: Path, activation: Any, allow_pickle: bool) -> _Model:
     """llama2.c's own format, or an OpenCLIP tower; both may end in `.bin`."""
-    if path.suffix == ".bin" and not _is_torch(path):
+    if _is_llama2c(path):
         config = config_of_bin(path)
         return _Model("LlamaForCausalLM", config, load_llama2c(config, path))
     found = load_openclip(path, activation=activation, allow_pickle=allow_pickle)
     return _Model("CLIPVisionModelWithProjection", found.config, found.params, found.report.ignored)
 
 
-def _is_torch(path: Path) -> bool:
+def _is_llama2c(path: Path) -> bool:
+    """Whether a `.bin` is none of torch's."""
     with open(path, "rb") as file:
-        return file.read(4)[:2] in (b"PK", b"\x80\x02")
+        return path.suffix == ".bin" and file.read(4)[:2] not in (b"PK", b"\x80\x02")
+
+
+def _projector(
+    path: Path, target: Path, to: str, dtype: Literal["float32", "bfloat16"] | None, allow: bool
+) -> Converted:
+    if to == "llava" or target.suffix != ".safetensors" or target.is_dir():
+        raise ConfigError(
+            "a projector by itself becomes one file", where=target,
+            expected="a new DST.safetensors, and no --to llava",
+        )  # fmt: skip
+    stored = dtype or _stored(path, None, None, allow)
+    found = load_projector(path, allow_pickle=allow, dtype=stored)
+    made = save_projector(target, found.config, found.params, dtype=stored)
+    count = sum(x.size for x in flat(found.params).values())
+    return Converted(made, found.family.architecture, count, stored, found.report.ignored, ())
 
 
 def _of_run(path: Path, part: str | None) -> _Model:

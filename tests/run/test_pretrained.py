@@ -307,6 +307,7 @@ def scaled(**rope: Any) -> dict[str, Any]:
     return {"text_config": {"rope_parameters": None, "rope_scaling": rope}}
 
 
+@pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
@@ -342,6 +343,7 @@ def test_a_config_of_strange_values(
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.usefixtures("untyped")
 def test_a_dtype_by_another_name_than_its_own(folder: Path) -> None:
     for dtype in (np.float32, "float16"):
         with pytest.raises(ConfigError, match=r"load\(dtype\); expected float32 or bfloat16; fo"):
@@ -400,6 +402,38 @@ def test_towers_from_different_checkpoints(folder: Path, llava: Pretrained, tmp_
     kernel = load_file(projector)["mm_projector.0.weight"]
     np.testing.assert_array_equal(params["connector"]["fc1"]["kernel"], kernel.T)
     assert "initialised: temporal" in said[0]
+
+
+def test_a_pickled_projector_starts_an_experiment_that_allows_it(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch")
+    sizes = {"0.weight": (12, 8), "0.bias": (12,), "2.weight": (12, 12), "2.bias": (12,)}
+    arrays = {f"model.mm_projector.{k}": torch.rand(s).half() for k, s in sizes.items()}
+    file = tmp_path / "mm_projector.bin"
+    torch.save(arrays, file)
+    line = rf"not opened in {file}; .*; allow_pickle \(--allow-pickle\): by"
+    with pytest.raises(CheckpointError, match=line):
+        started(f"connector={file}")
+    wanted = arrays["model.mm_projector.0.weight"].float().numpy().T
+    convert(file, tmp_path / "made" / "mm_projector.safetensors", allow_pickle=True)
+    params = [
+        started(f"connector={file}", allow_pickle=True)[0],
+        started(f"connector={tmp_path / 'made' / 'mm_projector.safetensors'}")[0],
+    ]
+    for made in params:
+        np.testing.assert_array_equal(made["connector"]["fc1"]["kernel"], wanted)
+
+
+def test_a_pickled_language_model_starts_an_experiment_that_allows_it(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch")
+    text = save(tmp_path / "text", "LlamaForCausalLM", TEXT, seed=5)
+    wanted = rsvlm_jax.load(text).params["norm"]["scale"]
+    arrays = load_file(text / "model.safetensors")
+    torch.save({k: torch.from_numpy(v) for k, v in arrays.items()}, text / "pytorch_model.bin")
+    (text / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="--allow-pickle"):
+        started(f"decoder={text}")
+    params, _ = started(f"decoder={text}", allow_pickle=True)
+    np.testing.assert_array_equal(params["decoder"]["norm"]["scale"], wanted)
 
 
 def test_larger_images_a_larger_vocabulary_and_no_pooling(folder: Path, llava: Pretrained) -> None:
