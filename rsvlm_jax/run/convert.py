@@ -16,9 +16,10 @@ asked: what is bfloat16 throughout stays so, all else becomes float32, which is 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -134,7 +135,8 @@ def convert(
       progress: (done, all) of reading and writing.
 
     Raises:
-      ConfigError: a target that holds something, or an option for another kind of source.
+      ConfigError: a target that holds something or cannot be written, or an option for another
+        kind of source.
       CheckpointError: what cannot be read or written.
     """
     report = progress or (lambda done, steps: None)
@@ -173,7 +175,8 @@ def convert(
     model = _laid_out(model, to, words)
     report(1, 2)
     stored = np.dtype(jnp.dtype(dtype)).name if dtype is not None else _dtype(model.params)
-    save_pretrained(target, model.architecture, model.config, model.params, dtype=stored)
+    with _writing(target):
+        save_pretrained(target, model.architecture, model.config, model.params, dtype=stored)
     if not source_path.is_file():
         copy_beside(source_path, target, model.config)
     if is_pretrained(source_path):
@@ -193,6 +196,17 @@ def convert(
         beside=tuple(sorted(p.name for p in target.iterdir() if p.name in BESIDE)),
         notes=notes,
     )
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise ConfigError(
+            f"cannot write the target ({e.strerror})", where=target,
+            remedy="choose another, or free space and rights",
+        ) from e  # fmt: skip
 
 
 def _only_for(asset: bool, path: Path, **options: Any) -> None:
@@ -236,7 +250,8 @@ def _projector(
         )  # fmt: skip
     stored = dtype or _stored(path, None, None, allow)
     found = load_projector(path, allow_pickle=allow, dtype=stored)
-    made = save_projector(target, found.config, found.params, dtype=stored)
+    with _writing(target):
+        made = save_projector(target, found.config, found.params, dtype=stored)
     count = sum(x.size for x in flat(found.params).values())
     return Converted(made, found.family.architecture, count, stored, found.report.ignored, ())
 

@@ -57,6 +57,12 @@ def entry(start: int, stop: int, shape: Any = None, dtype: str = "F32") -> dict[
 # ---- reading -----------------------------------------------------------------------------------
 
 
+def test_weights_that_are_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(CheckpointError, match=r"not a checkpoint in .*; found a directory"):
+        open_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize(
     "dtype", ["f4", "f8", "f2", "i8", "i4", "i2", "i1", "u1", "?", jnp.bfloat16], ids=str
 )
