@@ -10,6 +10,7 @@ import dataclasses
 import re
 from typing import Literal
 
+from .check import one_of
 from .errors import ConfigError
 from .model import VLMConfig
 
@@ -190,6 +191,9 @@ class MeshConfig:
     fsdp: int = 1
     tensor: int = 1
     plan: Literal["replicated", "fsdp_tensor"] = "fsdp_tensor"
+
+    def __post_init__(self) -> None:
+        one_of(self.plan, ("replicated", "fsdp_tensor"), "MeshConfig.plan")
 
 
 INIT_TOWERS = (

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from rsvlm_jax.config import CheckpointError, ConfigError, MeshConfig
+from rsvlm_jax.config.check import one_of
 
 from .directory import is_pretrained
 from .pretrained import Pretrained, open_pretrained
@@ -48,7 +49,9 @@ def load(
 
     Raises:
       CheckpointError: nothing of the kind, or one that does not fit; names both sides.
+      ConfigError: an option that is none, or not of this kind of directory.
     """
+    one_of(missing, ("error", "init"), "load(missing)")
     if not Path(path).exists():
         raise CheckpointError(
             "no such directory", where=path,

@@ -126,6 +126,10 @@ class Pretrained:
     def features(self, pixel_values: Any) -> Float[Array, "F P Dv"]:
         """Tokens of images: of the feature layers of a tower, before any connector.
 
+        A layer gives its output as it is (transformers' `hidden_states`, 0 the embedding, -1 the
+        last layer's output), before the tower's final norm. SigLIP's and DINOv2's
+        `last_hidden_state` and CLIP's `pooler_output` come after it.
+
         Args:
           pixel_values: [F,3,H,W], normalised.
 
@@ -200,9 +204,16 @@ class Pretrained:
     def _images(self, pixel_values: Any, size: int | None) -> np.ndarray:
         """[F,H,W,3] of [F,3,H,W]."""
         try:
-            if hasattr(pixel_values, "float"):  # torch's bfloat16 is unknown to NumPy
-                pixel_values = pixel_values.detach().float()
-            pixels = np.asarray(pixel_values, np.float32)
+            if hasattr(pixel_values, "is_complex"):  # torch's bfloat16 is unknown to NumPy
+                whole = pixel_values.detach()
+                pixel_values = whole if whole.is_complex() else whole.float()
+            pixels = np.asarray(pixel_values)
+            if pixels.dtype.kind == "c":
+                raise DataError(
+                    "complex numbers are no image", where="pixel_values",
+                    expected="real numbers", found=pixels.dtype,
+                )  # fmt: skip
+            pixels = pixels.astype(np.float32)
         except (TypeError, ValueError):
             pixels = np.empty((0, 0, 0, 0), np.float32)
         wanted = "H" if size is None else size, "W" if size is None else size

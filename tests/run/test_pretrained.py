@@ -28,6 +28,7 @@ from rsvlm_jax.config import (
     LlamaConfig,
     LoraConfig,
     MeshConfig,
+    SiglipConfig,
     TemporalConfig,
     ViTConfig,
     VLMConfig,
@@ -169,6 +170,10 @@ BAD_PROMPTS: dict[str, tuple[dict[str, Any], str]] = {
     "images of another size": (
         {"input_ids": [[1, 2]], "pixel_values": images(1, 24)},
         r"expected \[F, 3, 16, 16\], channels first; found \(1, 3, 24, 24\)",
+    ),
+    "complex images": (
+        {"input_ids": [[1, 2]], "pixel_values": images(1) + 1j},
+        r"complex numbers are no image in pixel_values; .* found complex64",
     ),
     "channels last": (
         {"input_ids": [[1, 2]], "pixel_values": images(1).transpose(0, 2, 3, 1)},
@@ -315,6 +320,8 @@ def scaled(**rope: Any) -> dict[str, Any]:
         ({"vision_feature_layer": [-2, 1.5]}, r"no such layer in .*; found 1\.5"),
         ({"vision_feature_layer": True}, "no such layer in .*; found True"),
         ({"vision_feature_layer": "-2"}, "no such layer in .*; found -2"),
+        ({"multimodal_projector_bias": "no"}, "multimodal_projector_bias; .* found 'no'"),
+        ({"multimodal_projector_bias": None}, "multimodal_projector_bias; .* found None"),
         ({"architectures": {"a": 1}, "model_type": "b"}, "an unknown model in .*: model_type"),
         ({"vision_config": {"layer_norm_eps": float("nan")}}, "not a number in .*layer_norm_eps"),
         ({"vision_config": {"layer_norm_eps": -1}}, "layer_norm_eps; expected a number >= 0"),
@@ -341,6 +348,37 @@ def test_a_config_of_strange_values(
     with pytest.raises(CheckpointError, match=line) as e:
         rsvlm_jax.load(tmp_path)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.usefixtures("untyped")
+def test_words_that_are_none(folder: Path) -> None:
+    line = r"unknown choice in load\(missing\); expected error \| init; found 'inti'; did you mean"
+    with pytest.raises(ConfigError, match=line):
+        rsvlm_jax.load(folder, missing="inti")  # type: ignore[arg-type]
+    line = r"unknown choice in MeshConfig.plan; expected replicated \| fsdp_tensor; found 'fsdp'"
+    with pytest.raises(ConfigError, match=line):
+        MeshConfig(plan="fsdp")  # type: ignore[arg-type]
+
+
+def test_torchs_images(llava: Pretrained) -> None:
+    torch = pytest.importorskip("torch", reason="torch")
+    x = torch.from_numpy(images(1)).bfloat16().requires_grad_()
+    wanted = llava.features(x.detach().float().numpy())
+    np.testing.assert_array_equal(llava.features(x), wanted)
+    with pytest.raises(DataError, match="complex numbers are no image"):
+        llava.features(x.to(torch.complex64))
+
+
+def test_features_come_before_the_final_norm(tmp_path: Path) -> None:
+    config = SiglipConfig(
+        image_size=16, patch_size=8, width=8, layers=2, heads=2, mlp_dim=12, pool=True
+    )
+    one = rsvlm_jax.load(save(tmp_path / "siglip", "SiglipVisionModel", config))
+    assert isinstance(one, Pretrained)
+    last = one.model.last_hidden_state(jax.numpy.asarray(images(1).transpose(0, 2, 3, 1)))
+    found = one.features(images(1))
+    np.testing.assert_allclose(one.model.post_norm(found), last, atol=1e-5)
+    assert np.abs(np.asarray(found - last)).max() > 0.1
 
 
 @pytest.mark.usefixtures("untyped")
