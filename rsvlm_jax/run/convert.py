@@ -48,7 +48,7 @@ from rsvlm_jax.interop.peft import adapter_tensors
 from rsvlm_jax.interop.processor import Words, words_of
 
 from .beside import BESIDE, carry_ids, copy_beside, make_processor
-from .directory import is_pretrained, is_release, read_directory
+from .directory import is_pretrained, read_directory, release_over
 from .rundir import RunDir
 from .trained import load_run
 
@@ -184,7 +184,7 @@ def convert(
     notes = ()
     if original:
         tower = None if vision is None else Path(vision)
-        described = Path(adapter) if adapter and is_release(source_path, adapter) else source_path
+        described = release_over(source_path, adapter, None) or source_path
         notes = make_processor(source_path, target, model.config, words, tower, described)
     report(2, 2)
     return Converted(

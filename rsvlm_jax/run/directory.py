@@ -30,12 +30,36 @@ def is_pretrained(path: Path) -> bool:
     return not raw.keys().isdisjoint({"architectures", "model_type", "auto_map"})
 
 
-def is_release(path: Path, adapter: str | os.PathLike[str] | None) -> bool:
-    """Whether an adapter, by a config.json of LLaVA in it, makes one of a plain language model."""
-    config = None if adapter is None else described_by(Path(adapter))
-    if config is None or not config.is_file() or not is_plain(read_json(path / "config.json")):
-        return False
-    return is_original(read_json(config))
+def release_over(
+    path: Path,
+    adapter: str | os.PathLike[str] | None,
+    projector: str | os.PathLike[str] | None,
+) -> Path | None:
+    """What makes a LLaVA of a plain language model, by a config.json of LLaVA in or beside it.
+
+    Raises:
+      CheckpointError: a projector for another base, without that config.json, or beside an adapter
+        that has one.
+    """
+    plain = path.is_dir() and is_plain(read_json(path / "config.json"))
+    made = None
+    if adapter is not None and plain and described_by(Path(adapter)).is_file():
+        made = Path(adapter) if is_original(read_json(described_by(Path(adapter)))) else None
+    if projector is None:
+        return made
+    projector = Path(projector)
+    if made is not None or not plain or not projector.is_file():
+        raise CheckpointError(
+            "the checkpoint takes no projector from elsewhere", where=path,
+            expected="a plain language model, no adapter with LLaVA's config.json, and a file",
+            found=f"projector={projector}",
+        )  # fmt: skip
+    if not is_original(read_json(described_by(projector))):
+        raise CheckpointError(
+            "another config.json than LLaVA's", where=described_by(projector),
+            expected="mm_vision_tower", found="none",
+        )  # fmt: skip
+    return projector
 
 
 def read_directory(
@@ -43,6 +67,7 @@ def read_directory(
     *,
     vision: str | os.PathLike[str] | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    projector: str | os.PathLike[str] | None = None,
     merge: bool = True,
     allow_pickle: bool = False,
     **options: Any,
@@ -52,6 +77,8 @@ def read_directory(
     Args:
       adapter: directory of a PEFT adapter; one that LLaVA's own code wrote makes a LLaVA of a plain
         language model.
+      projector: file of one that was trained over a plain language model, beside LLaVA's
+        config.json.
       merge: the adapter into the kernels.
 
     Returns:
@@ -61,8 +88,9 @@ def read_directory(
       CheckpointError: as the readers; a tower given where there is no place for it.
     """
     options["allow_pickle"] = allow_pickle
-    if path.is_dir() and is_release(path, adapter):
-        found = load_llava(path, vision=vision, release=adapter, **options)
+    release = release_over(path, adapter, projector)
+    if release is not None:
+        found = load_llava(path, vision=vision, release=release, **options)
     elif path.is_dir() and is_original(read_json(path / "config.json")):
         found = load_llava(path, vision=vision, **options)
     elif vision is None:

@@ -26,6 +26,7 @@ def load(
     missing: Literal["error", "init"] = "error",
     vision: str | os.PathLike[str] | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    projector: str | os.PathLike[str] | None = None,
     merge: bool = True,
     allow_pickle: bool = False,
 ) -> Loaded | Pretrained:
@@ -41,6 +42,8 @@ def load(
       adapter: directory of a PEFT adapter. One that LLaVA's own code wrote, with its config.json
         and its projector (`non_lora_trainables`), makes a LLaVA of the plain language model in
         `path` and the tower in `vision`.
+      projector: file of one that was trained over a plain language model (LLaVA's first stage),
+        with LLaVA's config.json beside it.
       merge: the adapter into the kernels, whose paths stay as they are. False: `.params` then holds
         the kernels of the base and the factors of the adapter, float32, beside each that it takes
         (`.../q/kernel`, `.../q/kernel_lora_a`, `.../q/kernel_lora_b`), placed as their kernel is;
@@ -66,10 +69,11 @@ def load(
             missing=missing,
             vision=vision,
             adapter=adapter,
+            projector=projector,
             merge=merge,
             allow_pickle=allow_pickle,
         )
-    for name, given in (("vision", vision), ("adapter", adapter)):
+    for name, given in (("vision", vision), ("adapter", adapter), ("projector", projector)):
         if given is not None:
             raise ConfigError(
                 "only for pretrained models", where=f"load({name})", expected=None, found=given

@@ -237,6 +237,7 @@ def open_pretrained(
     missing: Literal["error", "init"] = "error",
     vision: str | os.PathLike[str] | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    projector: str | os.PathLike[str] | None = None,
     merge: bool = True,
     allow_pickle: bool = False,
 ) -> Pretrained:
@@ -248,7 +249,8 @@ def open_pretrained(
       missing: "init" initialises what the checkpoint lacks, and lists it; "error" refuses.
       vision: directory of the vision tower, where a LLaVA does not hold its own.
       adapter: directory of a PEFT adapter, or of LLaVA's LoRA over a plain language model.
-      merge: it into the kernels; False keeps its factors beside them, see `Pretrained.params`.
+      projector: file of one that was trained over a plain language model.
+      merge: the adapter into the kernels; False keeps its factors, see `Pretrained.params`.
       allow_pickle: read `.bin` and `.pt` files, through torch's weights-only loader.
 
     Raises:
@@ -275,6 +277,7 @@ def open_pretrained(
         path,
         vision=vision,
         adapter=adapter,
+        projector=projector,
         merge=merge,
         allow_pickle=allow_pickle,
         dtype=dtype,

@@ -250,6 +250,45 @@ def test_kept_lora_is_written_and_read_over_the_language_model_again(tmp_path: P
     assert "base_model.model.model.mm_projector.0.weight" in tensors
 
 
+@needs_torch
+def test_a_projector_over_a_language_model(tmp_path: Path) -> None:
+    """As LLaVA's first stage leaves it: its config.json and mm_projector.bin."""
+    made = release(tmp_path)
+    (tmp_path / "stage").mkdir()
+    file = tmp_path / "stage" / "mm_projector.bin"
+    beside(file.parent, file.name, {f"model.{k}": v for k, v in projector().items()})
+    with pytest.raises(CheckpointError, match=r"a file is missing in .*/stage; .* config\.json"):
+        rsvlm_jax.load(made.base, projector=file, vision=made.tower)
+    (file.parent / "config.json").write_text(json.dumps(described("llama")))
+    with pytest.raises(CheckpointError, match="--allow-pickle"):
+        rsvlm_jax.load(made.base, projector=file, vision=made.tower)
+    one = rsvlm_jax.load(made.base, projector=file, vision=made.tower, allow_pickle=True)
+    assert isinstance(one, Pretrained)
+    given = asked("left", one.image_token or 0)
+    there = given["attention_mask"] > 0
+    wanted = reference(CASE).outputs["left_logits"]
+    found = np.asarray(one.logits(**given))
+    np.testing.assert_allclose(found[there], wanted[there], atol=1e-4 * wanted.std(), rtol=0)
+
+
+def test_a_projector_where_it_has_no_place(tmp_path: Path) -> None:
+    made = release(tmp_path)
+    (tmp_path / "stage").mkdir()
+    file = tmp_path / "stage" / "mm_projector.safetensors"
+    beside(file.parent, file.name, projector())
+    line = r"takes no projector from elsewhere in .*; found projector=.*/stage"
+    for base, options in (
+        (made.base, {"adapter": made.lora, "vision": made.tower}),
+        (made.tower, {}),
+        (made.base, {"projector": file.parent}),
+    ):
+        with pytest.raises(CheckpointError, match=line):
+            rsvlm_jax.load(base, **{"projector": file, **options})
+    (file.parent / "config.json").write_text(json.dumps(text("llama")))
+    with pytest.raises(CheckpointError, match=r"another config\.json than LLaVA's in .*/stage"):
+        rsvlm_jax.load(made.base, projector=file, vision=made.tower)
+
+
 def test_a_release_without_its_projector(tmp_path: Path) -> None:
     made = release(tmp_path)
     (made.lora / "non_lora_trainables.safetensors").unlink()
