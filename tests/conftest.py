@@ -19,6 +19,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -30,6 +31,12 @@ jax.config.update("jax_disable_most_optimizations", True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first: with two workers, what comes last runs alone."""
     items.sort(key=lambda item: "/system/" not in str(item.path))
+
+
+@pytest.fixture
+def untyped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Types are checked at run time in tests alone: what refuses a value must not be that."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,7 +19,7 @@ class Options:
     source: Positional[str]
     """Directory, file, or asset:stories260k."""
     target: Positional[Path]
-    """Directory that does not exist yet."""
+    """Directory that does not exist yet; for a projector by itself a .safetensors file."""
     to: Literal["hf", "llava"] = "hf"
     """A directory of transformers (4.x and 5.x), or the layout of LLaVA's own code."""
     part: Literal["decoder", "vision"] | None = None
@@ -29,7 +29,7 @@ class Options:
     vision: Path | None = None
     """Directory of the vision tower that an original LLaVA does not hold."""
     adapter: Path | None = None
-    """Directory of a PEFT adapter, which is merged."""
+    """Directory of a PEFT adapter, which is merged; LLaVA's own make a LLaVA of a Vicuna."""
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     """Of an OpenCLIP tower; its file does not say."""
     allow_pickle: bool = False

@@ -61,8 +61,12 @@ OUTPUT = (
     errno.EACCES,
     errno.EPERM,
     errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
 )
-"""What the system says of a full disk and of missing rights."""
+"""What the system says of a full disk, of missing rights and of a place that cannot be."""
 
 COMPUTING = ("demo", "train", "predict", "evaluate")
 
@@ -125,7 +129,8 @@ def _line_and_code(e: Exception) -> tuple[str, int]:
         return str(e), code
     if isinstance(e, OSError) and e.errno in OUTPUT:
         place = f" in {e.filename}" if e.filename else ""
-        return f"cannot read or write ({e.strerror}){place}; free space or rights, run again", 2
+        remedy = "free space or rights, or choose another place, and run again"
+        return f"cannot read or write ({e.strerror}){place}; {remedy}", 2
     message = " ".join(f"{type(e).__name__}: {e}".split())
     return f"internal error: {message}; run again with --debug for the traceback", 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from .errors import ConfigError
 
 
@@ -12,6 +14,19 @@ def positive(config: object, *fields: str) -> None:
         if not 0 < value < 2**31:
             where = f"{type(config).__name__}.{f}"
             raise ConfigError("not a size", where=where, expected="1 .. 2^31 - 1", found=value)
+
+
+def one_of(value: object, known: tuple[str, ...], where: str) -> None:
+    """Refuse a word that is none of those known, with the nearest."""
+    if value not in known:
+        near = difflib.get_close_matches(str(value), known, n=1)
+        raise ConfigError(
+            "unknown choice",
+            where=where,
+            expected=" | ".join(known),
+            found=repr(value),
+            remedy=f"did you mean {near[0]!r}?" if near else None,
+        )
 
 
 def divides(config: object, part: str, whole: str) -> None:
@@ -27,11 +42,14 @@ def divides(config: object, part: str, whole: str) -> None:
 
 def layers_exist(config: object, wanted: tuple[int, ...], layers: int) -> None:
     """Hidden states by number, as in Hugging Face: 0 the embedding, -1 the last layer's output."""
+    where = f"{type(config).__name__}.feature_layers"
+    if not wanted:
+        raise ConfigError("no layer is returned", where=where, expected="one or more")
     for layer in wanted:
-        if not -layers - 1 <= layer <= layers:
+        if type(layer) is not int or not -layers - 1 <= layer <= layers:
             raise ConfigError(
                 "no such layer",
-                where=f"{type(config).__name__}.feature_layers",
+                where=where,
                 expected=f"{-layers - 1} .. {layers}",
                 found=layer,
             )

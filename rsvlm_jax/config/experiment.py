@@ -10,6 +10,7 @@ import dataclasses
 import re
 from typing import Literal
 
+from .check import one_of
 from .errors import ConfigError
 from .model import VLMConfig
 
@@ -233,6 +234,9 @@ class MeshConfig:
     tensor: int = 1
     plan: Literal["replicated", "fsdp_tensor"] = "fsdp_tensor"
 
+    def __post_init__(self) -> None:
+        one_of(self.plan, ("replicated", "fsdp_tensor"), "MeshConfig.plan")
+
 
 INIT_TOWERS = (
     "vision",
@@ -278,11 +282,13 @@ class Experiment:
       init_from: checkpoints that the model starts from: "asset:stories260k" for the shipped
         decoder, a run directory, a directory of Hugging Face or LLaVA (all towers that both have),
         or several by tower, "vision=DIR,connector=FILE,decoder=DIR". A file is an OpenCLIP tower
-        (RemoteCLIP) or a projector, as safetensors. A tower's numbers have to be those of its
+        (RemoteCLIP) or a projector. A tower's numbers have to be those of its
         config; position tables are resized to its image size (bicubic, corners aligned), and rows
         are added to the token table where the model has more.
       init_missing: what becomes of parameters that none of them holds: "init" leaves them as they
         are initialised, "error" refuses to start.
+      allow_pickle: read `.bin` and `.pt` files of `init_from` too, through torch's weights-only
+        loader.
     """
 
     name: str
@@ -294,6 +300,7 @@ class Experiment:
     mesh: MeshConfig = MeshConfig()
     init_from: str | None = None
     init_missing: Literal["init", "error"] = "init"
+    allow_pickle: bool = False
 
     def __post_init__(self) -> None:
         if self.init_from is not None:

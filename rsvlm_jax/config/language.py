@@ -29,11 +29,11 @@ class RopeScaling:
     high_freq_factor: float = 4.0
 
     def __post_init__(self) -> None:
-        if not self.factor >= 1:
+        if not 1 <= self.factor < math.inf:
             raise ConfigError(
-                "a rotary scaling that shrinks",
+                "a rotary scaling that shrinks, or without end",
                 where="RopeScaling.factor",
-                expected=">= 1",
+                expected="1 or more, finite",
                 found=self.factor,
             )
         if self.rope_type != "llama3":
@@ -51,6 +51,7 @@ class RopeScaling:
                     where="RopeScaling.original_max_position_embeddings",
                     expected="a length",
                 )
+            positive(self, "original_max_position_embeddings")
             if not 0 < self.low_freq_factor < self.high_freq_factor:
                 raise ConfigError(
                     "impossible frequency bounds",

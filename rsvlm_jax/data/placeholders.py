@@ -78,11 +78,12 @@ def place_images(
     if len(empty):
         raise DataError("a prompt without a token", where=f"attention_mask[{empty[0]}]")
     placeholder = np.zeros(ids.shape, bool) if image_token is None else ids == image_token
-    slot, of = _slots(placeholder, images, per_image, image_token)
     text = valid & ~placeholder
+    # First: LLaVA's -200 is the reason why placeholders are lacking.
     check_ids(
         np.where(text, ids, 0), vocabulary, "input_ids", remedy=_instead(image_token, per_image)
     )
+    slot, of = _slots(placeholder, images, per_image, image_token)
     return Prompts(
         tokens=np.where(text, ids, 0).astype(np.int32),
         valid=valid,

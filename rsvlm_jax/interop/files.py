@@ -176,6 +176,10 @@ def _write_shards(
 
 
 def _open_file(path: Path, allow_pickle: bool) -> Mapping[str, Lazy]:
+    if path.is_dir():
+        raise CheckpointError(
+            "not a checkpoint", where=path, expected="a safetensors file", found="a directory"
+        )
     with open(path, "rb") as file:
         start = file.read(64)
         foreign = _foreign(start)
@@ -184,7 +188,7 @@ def _open_file(path: Path, allow_pickle: bool) -> Mapping[str, Lazy]:
                 raise CheckpointError(
                     "a pickle can run any program, so it is not opened", where=path,
                     expected=WEIGHTS, found=path.name,
-                    remedy="allow pickles (torch's weights-only loader) or convert it",
+                    remedy="allow_pickle (--allow-pickle): by torch's weights-only loader",
                 )  # fmt: skip
             from .pickles import load_pickle
 

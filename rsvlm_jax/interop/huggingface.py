@@ -34,6 +34,7 @@ __all__ = [
     "Imported",
     "Report",
     "assemble",
+    "config_text",
     "family_of",
     "load_pretrained",
     "read_config",
@@ -222,16 +223,21 @@ def save_pretrained(
         dtype = np.dtype(jnp.float32) if len(kinds) > 1 else kinds.pop()
     stored = _dtype(dtype)
     shapes = rows.written_shapes(table, {path: tuple(x.shape) for path, x in arrays.items()})
+    text = config_text(family, config, stored.name)
+    write_checkpoint(folder, shapes, rows.write(table, arrays), stored, shard_bytes=shard_bytes)
+    (folder / "config.json").write_text(text)
+    return folder
+
+
+def config_text(family: Family, config: Any, dtype: str) -> str:
+    """A config.json."""
     raw = {
         **family.write_config(config),
         "architectures": [family.architecture],
         "model_type": family.model_type,
-        "torch_dtype": stored.name,
+        "torch_dtype": dtype,
     }
-    text = json.dumps(raw, indent=2, sort_keys=True) + "\n"
-    write_checkpoint(folder, shapes, rows.write(table, arrays), stored, shard_bytes=shard_bytes)
-    (folder / "config.json").write_text(text)
-    return folder
+    return json.dumps(raw, indent=2, sort_keys=True) + "\n"
 
 
 def _dtype(dtype: Any) -> np.dtype:

@@ -45,15 +45,16 @@ def family_of(config: Json, architecture: str | None, *, where: Path) -> Family:
     if architecture is not None:
         return known_family(architecture)
     named = config.get("architectures")
-    if isinstance(named, list) and named:
-        return known_family(str(named[0]), f"{where}: architectures")
+    named = str(named[0]) if isinstance(named, list) and named else None
     types: dict[str, Family] = {}
     for family in FAMILIES.values():
         types.setdefault(family.model_type, family)
-    kind = str(config.get("model_type"))
-    if kind in types:
-        return types[kind]
-    raise _unknown(kind, list(types), f"{where}: model_type")
+    kind = config.get("model_type")
+    if str(kind) not in types and (named is None or kind is not None):
+        raise _unknown(str(kind), list(types), f"{where}: model_type")
+    if named is not None:
+        return known_family(named, f"{where}: architectures")
+    return types[str(kind)]
 
 
 def known_family(name: str, where: str = "architecture") -> Family:

@@ -2,6 +2,9 @@
 
     folder    config.json with mm_... keys, weights of the language model and the projector
       + vision=folder of the tower, where the weights do not hold it  -->  one model
+    folder    of a plain language model (Vicuna, Mistral)
+      + release=folder with config.json and what was trained over it
+      + vision=folder of the tower                                    -->  one model
     mm_projector.safetensors (or .bin)                                -->  a connector
 
 The layout itself is data, in `rsvlm_jax.interop.families.llava_original`.
@@ -14,29 +17,51 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from safetensors.numpy import save_file
 
 from rsvlm_jax.config import CheckpointError, ConnectorConfig
+from rsvlm_jax.core import flat
 from rsvlm_jax.models.connector import Connector
 
-from .families.llava_original import ORIGINAL, PROJECTOR, TOWER, canonical, projector_table
+from . import rows
+from .families.llama import MISTRAL
+from .families.llava import TEXT
+from .families.llava_original import (
+    LLAVA_LLAMA,
+    LLAVA_MISTRAL,
+    ORIGINAL,
+    PROJECTOR,
+    TOWER,
+    canonical,
+    projector_table,
+)
 from .family import Family, Json
 from .files import Checkpoint, open_checkpoint, read_json
 from .huggingface import Imported, assemble, family_of, read_config
+from .peft import adapter_tensors
+from .peft.names import bare
 from .rows import Lazy
 from .tokens import check_tokenizer
 
 
 def is_original(config: Json) -> bool:
     """Whether a config.json is of this layout; `model_type` does not say ("llava" is both)."""
-    named = config.get("architectures") or [None]
-    return named[0] in {f.architecture for f in ORIGINAL} or "mm_vision_tower" in config
+    return _named(config) in {f.architecture for f in ORIGINAL} or "mm_vision_tower" in config
+
+
+def _named(config: Json) -> str | None:
+    named = config.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else None
 
 
 def load_llava(
     folder: str | os.PathLike[str],
     *,
     vision: str | os.PathLike[str] | None = None,
+    release: str | os.PathLike[str] | None = None,
     allow_pickle: bool = False,
     adjust: Any = None,
     **options: Any,
@@ -46,16 +71,31 @@ def load_llava(
     Args:
       vision: directory of the tower (a CLIP of Hugging Face), where the weights lack it, or where
         config.json names one that is not known. A tower among the weights goes before.
+      release: where `folder` is a plain language model, what makes a LLaVA of it: the directory of
+        an adapter with LLaVA's config.json, or a projector's file with that config.json beside it.
+        Read here is all but the LoRA, in place of what `folder` has of the same name; the LoRA is
+        a matter of `rsvlm_jax.interop.peft`.
       adjust, options: as `load_pretrained`.
 
     Raises:
       CheckpointError: as `load_pretrained`; no tower.
     """
     folder = Path(folder)
-    where = folder / "config.json"
+    where = folder / "config.json" if release is None else described_by(Path(release))
     raw = read_json(where)
     family = family_of(raw, _architecture(raw), where=where)
+    if release is not None and family is LLAVA_LLAMA and _is_mistral(folder):
+        # LLaVA's own code takes a Mistral for a Llama: its weights have the same names.
+        family, raw = LLAVA_MISTRAL, {"sliding_window": None, **raw}
     checkpoint = open_checkpoint(folder, allow_pickle=allow_pickle)
+    if release is not None:
+        trained = _trained(Path(release), allow_pickle)
+        checkpoint = Checkpoint(checkpoint.path, {**checkpoint, **trained})
+        if not options.get("may_lack") and not any(n.startswith(PROJECTOR) for n in checkpoint):
+            raise CheckpointError(
+                "no projector was trained with it", where=release, expected=f"{PROJECTOR}.*",
+                found=", ".join([*trained][:5]) or "LoRA alone",
+            )  # fmt: skip
     holds = any(canonical(name).startswith(TOWER) for name in checkpoint)
     if vision is None and not holds:
         raise CheckpointError(
@@ -76,12 +116,39 @@ def load_llava(
 
 def _architecture(raw: Json) -> str | None:
     """The class of a config.json that names none, or an older one."""
-    named = (raw.get("architectures") or [None])[0]
+    named = _named(raw)
     if named in {f.architecture for f in ORIGINAL}:
         return named
     kinds = {f.model_type: f.architecture for f in ORIGINAL}
     kinds["llava"] = kinds["llava_llama"]
     return kinds.get(str(raw.get("model_type")))
+
+
+def is_plain(config: Json) -> bool:
+    """Whether a config.json is of a language model over which a LLaVA can have been trained."""
+    named = {family.architecture for family in TEXT.values()}
+    kind = config.get("model_type")
+    return _named(config) in named or ("architectures" not in config and kind in TEXT)
+
+
+def described_by(release: Path) -> Path:
+    """The config.json of a release."""
+    return (release.parent if release.is_file() else release) / "config.json"
+
+
+def _is_mistral(folder: Path) -> bool:
+    where = folder / "config.json"
+    return family_of(read_json(where), None, where=where) is MISTRAL
+
+
+def _trained(release: Path, allow_pickle: bool) -> dict[str, Lazy]:
+    """Whole tensors of a release, by the names used here."""
+    if release.is_dir():
+        tensors = adapter_tensors(release, allow_pickle=allow_pickle)
+    else:
+        tensors = list(open_checkpoint(release, allow_pickle=allow_pickle).items())
+    named = ((bare(name), x) for name, x in tensors)
+    return {canonical(name): x for name, x in named if ".lora_" not in name}
 
 
 def _tower(vision: Path, allow_pickle: bool) -> tuple[Json, dict[str, Lazy]]:
@@ -132,6 +199,32 @@ def load_projector(
         )  # fmt: skip
     config = ProjectorConfig(connector, first[1], first[0])
     return assemble(_PROJECTOR, config, checkpoint, **options)
+
+
+def is_projector(checkpoint: Checkpoint) -> bool:
+    """Whether all of its tensors are those of a stand-alone mm_projector."""
+    return bool(checkpoint) and all(canonical(name).startswith(PROJECTOR) for name in checkpoint)
+
+
+def save_projector(
+    file: str | os.PathLike[str], config: ProjectorConfig, params: Any, *, dtype: str
+) -> Path:
+    """Write a stand-alone mm_projector as safetensors.
+
+    Args:
+      dtype: of the tensors, "float32" or "bfloat16".
+    """
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    stored = np.dtype(jnp.dtype(dtype))
+    arrays = {n: x.astype(stored) for n, x in rows.write(_table(config), flat(params))}
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        save_file(arrays, partial, metadata={"format": "pt"})
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+    return file
 
 
 def _refuse(config: Any) -> Json:

@@ -58,14 +58,20 @@ def load_pickle(path: Path) -> Mapping[str, Lazy]:
             "more than tensors", where=path, expected="tensors by name",
             found=", ".join(strange[:10]),
         )  # fmt: skip
-    return {str(name): _array(torch, tensor) for name, tensor in found.items()}
+    return {str(name): _array(torch, tensor, f"{path}: {name}") for name, tensor in found.items()}
 
 
-def _array(torch: Any, tensor: Any) -> Lazy:
-    tensor = tensor.detach().contiguous()
-    if tensor.dtype == torch.bfloat16:  # which NumPy does not know
-        return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
-    return tensor.numpy()
+def _array(torch: Any, tensor: Any, where: str) -> Lazy:
+    try:
+        tensor = tensor.detach().contiguous()
+        if tensor.dtype == torch.bfloat16:  # which NumPy does not know
+            return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
+        return tensor.numpy()
+    except (TypeError, RuntimeError) as e:  # sparse, quantised, 8 bits, no data at all
+        raise CheckpointError(
+            "a tensor that is not read", where=where, expected="a dense one of NumPy's types",
+            found=f"{tensor.dtype}, {tensor.layout}, on {tensor.device}",
+        ) from e  # fmt: skip
 
 
 def _reason(lines: list[str]) -> str:

@@ -54,7 +54,12 @@ def carry_ids(source: Path, target: Path) -> None:
 
 
 def make_processor(
-    source: Path, target: Path, config: LlavaConfig, words: Words | None, vision: Path | None
+    source: Path,
+    target: Path,
+    config: LlavaConfig,
+    words: Words | None,
+    vision: Path | None,
+    described: Path,
 ) -> tuple[str, ...]:
     """Files for transformers' LlavaProcessor, beside a LLaVA that was in its original layout.
 
@@ -62,11 +67,12 @@ def make_processor(
       config: as it was written.
       words: of the tokenizer in `source`, which was copied; None: there is none.
       vision: directory of the tower.
+      described: directory with the config.json of LLaVA.
 
     Returns:
       Lines that say what is lacking.
     """
-    raw = read_json(source / "config.json")
+    raw = read_json(described / "config.json")
     pad = raw.get("image_aspect_ratio") == "pad"
     if not (target / "processor_config.json").exists():
         image = processor.IMAGE if words is None else words.image

@@ -2,7 +2,9 @@
 
     Hugging Face directory (names of any version)     -> the same class, names of 4.x
     LLaVA, GeoChat in their original layout           -> LlavaForConditionalGeneration
+    a language model, --adapter of LLaVA's own code   -> LlavaForConditionalGeneration
     LlavaForConditionalGeneration         --to llava  -> LlavaLlamaForCausalLM, -Mistral-, -Qwen-
+    mm_projector (a file)                             -> the same as safetensors (a file)
     OpenCLIP image tower (a file)                     -> CLIPVisionModelWithProjection
     llama2.c (.bin, or asset:stories260k)             -> LlamaForCausalLM
     a run                    --part decoder | vision  -> the class of that tower
@@ -14,9 +16,10 @@ asked: what is bfloat16 throughout stays so, all else becomes float32, which is 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,11 +42,13 @@ from rsvlm_jax.interop.families.llava_original import ORIGINAL
 from rsvlm_jax.interop.files import open_checkpoint
 from rsvlm_jax.interop.huggingface import save_pretrained
 from rsvlm_jax.interop.llama2c import config_of_bin, load_llama2c
+from rsvlm_jax.interop.llava_original import is_projector, load_projector, save_projector
 from rsvlm_jax.interop.openclip import load_openclip
+from rsvlm_jax.interop.peft import adapter_tensors
 from rsvlm_jax.interop.processor import Words, words_of
 
 from .beside import BESIDE, carry_ids, copy_beside, make_processor
-from .directory import is_pretrained, read_directory
+from .directory import is_pretrained, read_directory, release_over
 from .rundir import RunDir
 from .trained import load_run
 
@@ -119,7 +124,7 @@ def convert(
 
     Args:
       source: directory, file or "asset:stories260k"; see the table on top of this file.
-      target: directory that does not exist or is empty.
+      target: directory that does not exist or is empty; of a projector, a file.
       to: "llava" for the original layout of a LLaVA.
       part: of a run, the tower to write.
       dtype: of what is written; None: see above.
@@ -130,7 +135,9 @@ def convert(
       progress: (done, all) of reading and writing.
 
     Raises:
-      ConfigError: a target that holds something. CheckpointError: what cannot be read or written.
+      ConfigError: a target that holds something or cannot be written, or an option for another
+        kind of source.
+      CheckpointError: what cannot be read or written.
     """
     report = progress or (lambda done, steps: None)
     target = Path(target)
@@ -141,14 +148,20 @@ def convert(
         )  # fmt: skip
     report(0, 2)
     source_path = Path(source)
-    if str(source) == "asset:stories260k":
+    asset = str(source) == "asset:stories260k"
+    _only_for(asset, source_path, part=part, vision=vision, adapter=adapter)
+    if asset:
         source_path = STORIES260K_DIR
         model = _Model("LlamaForCausalLM", STORIES260K, load_llama2c(STORIES260K))
     elif source_path.is_file():
+        if not _is_llama2c(source_path):
+            opened = open_checkpoint(source_path, allow_pickle=allow_pickle)
+            if is_projector(opened):
+                return _projector(source_path, target, to, dtype, allow_pickle)
         model = _of_file(source_path, activation, allow_pickle)
     elif is_pretrained(source_path):
-        stored = _stored(source_path, dtype, allow_pickle)
-        found = read_directory(
+        stored = dtype or _stored(source_path, vision, adapter, allow_pickle)
+        found, _ = read_directory(
             source_path, vision=vision, adapter=adapter, allow_pickle=allow_pickle, dtype=stored
         )
         name = found.family.architecture
@@ -162,7 +175,8 @@ def convert(
     model = _laid_out(model, to, words)
     report(1, 2)
     stored = np.dtype(jnp.dtype(dtype)).name if dtype is not None else _dtype(model.params)
-    save_pretrained(target, model.architecture, model.config, model.params, dtype=stored)
+    with _writing(target):
+        save_pretrained(target, model.architecture, model.config, model.params, dtype=stored)
     if not source_path.is_file():
         copy_beside(source_path, target, model.config)
     if is_pretrained(source_path):
@@ -170,7 +184,8 @@ def convert(
     notes = ()
     if original:
         tower = None if vision is None else Path(vision)
-        notes = make_processor(source_path, target, model.config, words, tower)
+        described = release_over(source_path, adapter, None) or source_path
+        notes = make_processor(source_path, target, model.config, words, tower, described)
     report(2, 2)
     return Converted(
         path=target,
@@ -183,18 +198,62 @@ def convert(
     )
 
 
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise ConfigError(
+            f"cannot write the target ({e.strerror})", where=target,
+            remedy="choose another, or free space and rights",
+        ) from e  # fmt: skip
+
+
+def _only_for(asset: bool, path: Path, **options: Any) -> None:
+    """Refuse an option that says nothing about a source of this kind: none is passed over."""
+    if asset or path.is_file():
+        allowed, kind = (), "one file"
+    elif is_pretrained(path) or not path.exists():
+        return
+    else:
+        allowed, kind = ("part",), "a run"
+    for name, value in options.items():
+        if value is not None and name not in allowed:
+            raise ConfigError(
+                f"not read with {kind}", where=f"--{name}", expected=None, found=value,
+                remedy="give it with a directory of Hugging Face or LLaVA",
+            )  # fmt: skip
+
+
 def _of_file(path: Path, activation: Any, allow_pickle: bool) -> _Model:
     """llama2.c's own format, or an OpenCLIP tower; both may end in `.bin`."""
-    if path.suffix == ".bin" and not _is_torch(path):
+    if _is_llama2c(path):
         config = config_of_bin(path)
         return _Model("LlamaForCausalLM", config, load_llama2c(config, path))
     found = load_openclip(path, activation=activation, allow_pickle=allow_pickle)
     return _Model("CLIPVisionModelWithProjection", found.config, found.params, found.report.ignored)
 
 
-def _is_torch(path: Path) -> bool:
+def _is_llama2c(path: Path) -> bool:
+    """Whether a `.bin` is none of torch's."""
     with open(path, "rb") as file:
-        return file.read(4)[:2] in (b"PK", b"\x80\x02")
+        return path.suffix == ".bin" and file.read(4)[:2] not in (b"PK", b"\x80\x02")
+
+
+def _projector(
+    path: Path, target: Path, to: str, dtype: Literal["float32", "bfloat16"] | None, allow: bool
+) -> Converted:
+    if to == "llava" or target.suffix != ".safetensors" or target.is_dir():
+        raise ConfigError(
+            "a projector by itself becomes one file", where=target,
+            expected="a new DST.safetensors, and no --to llava",
+        )  # fmt: skip
+    stored = dtype or _stored(path, None, None, allow)
+    found = load_projector(path, allow_pickle=allow, dtype=stored)
+    with _writing(target):
+        made = save_projector(target, found.config, found.params, dtype=stored)
+    count = sum(x.size for x in flat(found.params).values())
+    return Converted(made, found.family.architecture, count, stored, found.report.ignored, ())
 
 
 def _of_run(path: Path, part: str | None) -> _Model:
@@ -303,10 +362,14 @@ def _more(x: Any, rows: int, axis: int) -> Any:
     return jnp.concatenate([x, jnp.repeat(mean, rows - x.shape[axis], axis)], axis)
 
 
-def _stored(path: Path, dtype: str | None, allow_pickle: bool) -> str:
-    if dtype is not None:
-        return dtype
-    kinds = {np.dtype(x.dtype) for x in open_checkpoint(path, allow_pickle=allow_pickle).values()}
+def _stored(path: Path, vision: Any, adapter: Any, allow_pickle: bool) -> str:
+    """The dtype of all that a model is made of."""
+    folders = [path] if vision is None else [path, vision]
+    opened = [open_checkpoint(folder, allow_pickle=allow_pickle) for folder in folders]
+    arrays = [x for checkpoint in opened for x in checkpoint.values()]
+    if adapter is not None:
+        arrays += [x for _, x in adapter_tensors(Path(adapter), allow_pickle=allow_pickle)]
+    kinds = {np.dtype(x.dtype) for x in arrays}
     floats = {k for k in kinds if jnp.issubdtype(k, jnp.floating)}
     return "bfloat16" if floats == {np.dtype(jnp.bfloat16)} else "float32"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from rsvlm_jax.config import CheckpointError, ConfigError, MeshConfig
+from rsvlm_jax.config.check import one_of
 
 from .directory import is_pretrained
 from .pretrained import Pretrained, open_pretrained
@@ -25,6 +26,7 @@ def load(
     missing: Literal["error", "init"] = "error",
     vision: str | os.PathLike[str] | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    projector: str | os.PathLike[str] | None = None,
     merge: bool = True,
     allow_pickle: bool = False,
 ) -> Loaded | Pretrained:
@@ -37,7 +39,11 @@ def load(
         float32, those of another directory are stored in it too.
       missing: "init" initialises parts that the checkpoint lacks; "error" refuses.
       vision: directory of the tower that a LLaVA in its original layout does not hold.
-      adapter: directory of a PEFT adapter.
+      adapter: directory of a PEFT adapter. One that LLaVA's own code wrote, with its config.json
+        and its projector (`non_lora_trainables`), makes a LLaVA of the plain language model in
+        `path` and the tower in `vision`.
+      projector: file of one that was trained over a plain language model (LLaVA's first stage),
+        with LLaVA's config.json beside it.
       merge: the adapter into the kernels, whose paths stay as they are. False: `.params` then holds
         the kernels of the base and the factors of the adapter, float32, beside each that it takes
         (`.../q/kernel`, `.../q/kernel_lora_a`, `.../q/kernel_lora_b`), placed as their kernel is;
@@ -46,7 +52,9 @@ def load(
 
     Raises:
       CheckpointError: nothing of the kind, or one that does not fit; names both sides.
+      ConfigError: an option that is none, or not of this kind of directory.
     """
+    one_of(missing, ("error", "init"), "load(missing)")
     if not Path(path).exists():
         raise CheckpointError(
             "no such directory", where=path,
@@ -61,10 +69,11 @@ def load(
             missing=missing,
             vision=vision,
             adapter=adapter,
+            projector=projector,
             merge=merge,
             allow_pickle=allow_pickle,
         )
-    for name, given in (("vision", vision), ("adapter", adapter)):
+    for name, given in (("vision", vision), ("adapter", adapter), ("projector", projector)):
         if given is not None:
             raise ConfigError(
                 "only for pretrained models", where=f"load({name})", expected=None, found=given

@@ -30,8 +30,10 @@ from rsvlm_jax.data.batch import Batch, Images
 from rsvlm_jax.data.placeholders import Prompts, place_images
 from rsvlm_jax.generate import Generated, generate
 from rsvlm_jax.interop.families.llava import LlavaConfig
-from rsvlm_jax.interop.huggingface import Report
-from rsvlm_jax.interop.peft import Adapter, read_adapter, save_adapter, with_adapter
+from rsvlm_jax.interop.families.llava_original import ORIGINAL
+from rsvlm_jax.interop.huggingface import Report, config_text
+from rsvlm_jax.interop.identify import known_family
+from rsvlm_jax.interop.peft import save_adapter
 from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.models.decoder import Decoder
 from rsvlm_jax.models.vlm import VisionLanguageModel
@@ -124,6 +126,10 @@ class Pretrained:
     def features(self, pixel_values: Any) -> Float[Array, "F P Dv"]:
         """Tokens of images: of the feature layers of a tower, before any connector.
 
+        A layer gives its output as it is (transformers' `hidden_states`, 0 the embedding, -1 the
+        last layer's output), before the tower's final norm. SigLIP's and DINOv2's
+        `last_hidden_state` and CLIP's `pooler_output` come after it.
+
         Args:
           pixel_values: [F,3,H,W], normalised.
 
@@ -141,6 +147,9 @@ class Pretrained:
     def save_adapter(self, folder: str | os.PathLike[str], *, base_name: str | None = None) -> Path:
         """Write the adapter that was kept as LoRA as a PEFT directory.
 
+        Of a LLaVA in its original layout with config.json, so that it can be read over a plain
+        language model again.
+
         Args:
           base_name: name or path of the base, which PEFT looks up when it is given none.
 
@@ -155,10 +164,14 @@ class Pretrained:
         config = self.config
         if self.image_token is not None:
             config = LlavaConfig(config, self.image_token)
-        return save_adapter(
+        made = save_adapter(
             folder, self.architecture, config, self.params, self.lora,
             whole=self.whole, base_name=base_name,
         )  # fmt: skip
+        family = known_family(self.architecture)
+        if family in ORIGINAL:
+            (made / "config.json").write_text(config_text(family, config, self.dtype))
+        return made
 
     def _batch(self, input_ids: Any, pixel_values: Any, attention_mask: Any) -> Batch:
         decoder = self.config
@@ -191,9 +204,16 @@ class Pretrained:
     def _images(self, pixel_values: Any, size: int | None) -> np.ndarray:
         """[F,H,W,3] of [F,3,H,W]."""
         try:
-            if hasattr(pixel_values, "float"):  # torch's bfloat16 is unknown to NumPy
-                pixel_values = pixel_values.float()
-            pixels = np.asarray(pixel_values, np.float32)
+            if hasattr(pixel_values, "is_complex"):  # torch's bfloat16 is unknown to NumPy
+                whole = pixel_values.detach()
+                pixel_values = whole if whole.is_complex() else whole.float()
+            pixels = np.asarray(pixel_values)
+            if pixels.dtype.kind == "c":
+                raise DataError(
+                    "complex numbers are no image", where="pixel_values",
+                    expected="real numbers", found=pixels.dtype,
+                )  # fmt: skip
+            pixels = pixels.astype(np.float32)
         except (TypeError, ValueError):
             pixels = np.empty((0, 0, 0, 0), np.float32)
         wanted = "H" if size is None else size, "W" if size is None else size
@@ -217,6 +237,7 @@ def open_pretrained(
     missing: Literal["error", "init"] = "error",
     vision: str | os.PathLike[str] | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    projector: str | os.PathLike[str] | None = None,
     merge: bool = True,
     allow_pickle: bool = False,
 ) -> Pretrained:
@@ -227,8 +248,9 @@ def open_pretrained(
       dtype: of parameters and computation; None: float32, whatever the file holds.
       missing: "init" initialises what the checkpoint lacks, and lists it; "error" refuses.
       vision: directory of the vision tower, where a LLaVA does not hold its own.
-      adapter: directory of a PEFT adapter.
-      merge: it into the kernels; False keeps its factors beside them, see `Pretrained.params`.
+      adapter: directory of a PEFT adapter, or of LLaVA's LoRA over a plain language model.
+      projector: file of one that was trained over a plain language model.
+      merge: the adapter into the kernels; False keeps its factors, see `Pretrained.params`.
       allow_pickle: read `.bin` and `.pt` files, through torch's weights-only loader.
 
     Raises:
@@ -236,6 +258,11 @@ def open_pretrained(
     """
     path = Path(path)
     dtype = "float32" if dtype is None else dtype
+    if dtype not in ("float32", "bfloat16"):  # jnp.bfloat16 is what a hand types first
+        raise ConfigError(
+            "not a dtype of parameters", where="load(dtype)", expected="float32 or bfloat16",
+            found=getattr(dtype, "__name__", dtype), remedy="give its name, a str",
+        )  # fmt: skip
 
     def computing(config: Any) -> Any:
         if not isinstance(config, LlavaConfig):
@@ -246,20 +273,18 @@ def open_pretrained(
     place = None
     if mesh is not None:
         place = functools.partial(place_parts, plan=mesh.plan, mesh=make_mesh(mesh))
-    found = read_directory(
+    found, kept = read_directory(
         path,
         vision=vision,
+        adapter=adapter,
+        projector=projector,
+        merge=merge,
         allow_pickle=allow_pickle,
         dtype=dtype,
         adjust=computing,
         place=place,
         may_lack=("",) if missing == "init" else (),
     )
-    kept: Adapter | None = None
-    if adapter is not None:
-        read = read_adapter(adapter, found, allow_pickle=allow_pickle)
-        found = with_adapter(found, read, merge=merge)
-        kept = None if merge else read
     llava = found.config if isinstance(found.config, LlavaConfig) else None
     return Pretrained(
         path=path,

@@ -129,9 +129,9 @@ def _parts(tower: str | None, source: str, experiment: Experiment) -> dict[str, 
         return {"decoder": _Part(None, flat(load_llama2c(decoder)), source)}
     path = Path(source)
     if path.is_file():
-        parts = _file(path, experiment.model)
+        parts = _file(path, experiment)
     elif is_pretrained(path):
-        parts = _pretrained(path)
+        parts = _pretrained(path, experiment.allow_pickle)
     else:
         parts = _run(path)
     if tower is None:
@@ -155,13 +155,14 @@ def _inside(part: _Part, inner: str) -> _Part:
     return _Part(getattr(part.config, inner), params, part.where)
 
 
-def _file(path: Path, model: VLMConfig) -> dict[str, _Part]:
-    """A stand-alone projector, or an OpenCLIP tower (RemoteCLIP, GeoRSCLIP) as safetensors."""
-    if any(name.startswith("visual.") for name in open_checkpoint(path)):
+def _file(path: Path, experiment: Experiment) -> dict[str, _Part]:
+    """A stand-alone projector, or an OpenCLIP tower (RemoteCLIP, GeoRSCLIP)."""
+    allow = experiment.allow_pickle
+    if any(name.startswith("visual.") for name in open_checkpoint(path, allow_pickle=allow)):
         # Its file says neither the activation nor the heads. The activation is the config's word;
         # heads are those of OpenCLIP's convention where it has one for the width, so that a config
         # with others is refused.
-        mine = model.vision
+        mine = experiment.model.vision
         said: dict[str, Any] = {}
         if isinstance(mine, ViTConfig):
             conventional = mine.width % 64 == 0
@@ -169,15 +170,15 @@ def _file(path: Path, model: VLMConfig) -> dict[str, _Part]:
                 "activation": mine.activation,
                 "heads": None if conventional else mine.heads,
             }
-        found = load_openclip(path, **said)
+        found = load_openclip(path, allow_pickle=allow, **said)
         return {"vision": _Part(found.config, flat(found.params), str(path))}
-    found = load_projector(path)
+    found = load_projector(path, allow_pickle=allow)
     assert isinstance(found.config, ProjectorConfig)
     return {"connector": _Part(found.config.connector, flat(found.params), str(path))}
 
 
-def _pretrained(path: Path) -> dict[str, _Part]:
-    found = read_directory(path)
+def _pretrained(path: Path, allow_pickle: bool) -> dict[str, _Part]:
+    found, _ = read_directory(path, allow_pickle=allow_pickle)
     if isinstance(found.config, LlavaConfig):
         towers = {name: flat(tree) for name, tree in found.params.items()}
         model = found.config.model

@@ -57,6 +57,12 @@ def entry(start: int, stop: int, shape: Any = None, dtype: str = "F32") -> dict[
 # ---- reading -----------------------------------------------------------------------------------
 
 
+def test_weights_that_are_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(CheckpointError, match=r"not a checkpoint in .*; found a directory"):
+        open_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize(
     "dtype", ["f4", "f8", "f2", "i8", "i4", "i2", "i1", "u1", "?", jnp.bfloat16], ids=str
 )
@@ -420,6 +426,22 @@ def test_a_pickle_of_something_else(tmp_path: Path, value: Any) -> None:
     torch.save(value, tmp_path / "model.pt")
     line = refused(tmp_path / "model.pt", "expected tensors", allow_pickle=True)
     assert "not a state dict" in line or "found a, b" in line
+
+
+@needs_torch
+@pytest.mark.parametrize("kind", ["sparse", "float8", "meta"])
+def test_a_pickle_of_tensors_that_numpy_does_not_know(tmp_path: Path, kind: str) -> None:
+    import torch
+
+    tensor = {
+        "sparse": lambda: torch.eye(3).to_sparse(),
+        "float8": lambda: torch.zeros(3).to(torch.float8_e4m3fn),
+        "meta": lambda: torch.zeros(3, device="meta"),
+    }[kind]()
+    torch.save({"a.weight": tensor}, tmp_path / "model.pt")
+    line = refused(tmp_path / "model.pt", "a tensor that is not read", allow_pickle=True)
+    assert "model.pt: a.weight" in line
+    assert kind in line
 
 
 @needs_torch

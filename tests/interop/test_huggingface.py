@@ -284,6 +284,11 @@ def test_an_unknown_model_type(tmp_path: Path, kind: Any) -> None:
     assert ("did you mean 'toy'?" in line) == (kind == "toyy")
 
 
+def test_an_unknown_model_type_beside_a_known_class(tmp_path: Path) -> None:
+    folder = toy.save(tmp_path / "toy", model_type="toy_v2")
+    refused(folder, "an unknown model", "config.json: model_type", "found 'toy_v2'")
+
+
 @pytest.mark.parametrize("size", [-16, 0, 2**31, 10**30, -(2**70)])
 @pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "vocab_size"])
 def test_negative_and_absurd_sizes(tmp_path: Path, key: str, size: int) -> None:

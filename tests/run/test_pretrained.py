@@ -28,6 +28,7 @@ from rsvlm_jax.config import (
     LlamaConfig,
     LoraConfig,
     MeshConfig,
+    SiglipConfig,
     TemporalConfig,
     ViTConfig,
     VLMConfig,
@@ -151,6 +152,10 @@ BAD_PROMPTS: dict[str, tuple[dict[str, Any], str]] = {
         {"input_ids": [[1, -200, 2]], "pixel_values": None},
         r"outside the vocabulary in input_ids\[0, 1\]; expected 0 .. 19; found -200; write an",
     ),
+    "LLaVA's -200 with its image": (
+        {"input_ids": [[1, -200, 2]], "pixel_values": images(1)},
+        r"outside the vocabulary in input_ids\[0, 1\]; expected 0 .. 19; found -200; write an",
+    ),
     "an id beyond the table": ({"input_ids": [[1, 20]]}, r"expected 0 .. 19; found 20"),
     "a prompt of padding": (
         {"input_ids": [[1, 2], [0, 0]], "attention_mask": [[1, 1], [0, 0]]},
@@ -165,6 +170,10 @@ BAD_PROMPTS: dict[str, tuple[dict[str, Any], str]] = {
     "images of another size": (
         {"input_ids": [[1, 2]], "pixel_values": images(1, 24)},
         r"expected \[F, 3, 16, 16\], channels first; found \(1, 3, 24, 24\)",
+    ),
+    "complex images": (
+        {"input_ids": [[1, 2]], "pixel_values": images(1) + 1j},
+        r"complex numbers are no image in pixel_values; .* found complex64",
     ),
     "channels last": (
         {"input_ids": [[1, 2]], "pixel_values": images(1).transpose(0, 2, 3, 1)},
@@ -252,6 +261,15 @@ def test_end_tokens(file: str | None, text: Any, ends: tuple, folder: Path, tmp_
     assert rsvlm_jax.load(tmp_path).ends == ends
 
 
+@pytest.mark.parametrize("ids", ["x", [1, "a"], 1.5, True, {"a": 1}])
+def test_end_tokens_that_are_no_ids(ids: Any, folder: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    with pytest.raises(CheckpointError, match=r"not the ids of tokens in .*: eos_token_id; .*"):
+        rsvlm_jax.load(tmp_path)
+
+
 def test_each_of_several_end_tokens_ends(llava: Pretrained) -> None:
     free = np.asarray(llava.generate([[1, 2]], max_new_tokens=6, ends=()).tokens)[0].tolist()
     first = next(i for i, t in enumerate(free) if t == free[2])
@@ -288,6 +306,86 @@ def test_a_run_is_asked_of_a_run(folder: Path, tmp_path: Path) -> None:
         rsvlm_jax.load(tmp_path)
     with pytest.raises(CheckpointError, match="takes no tower from elsewhere"):
         rsvlm_jax.load(folder, vision=folder)
+
+
+def scaled(**rope: Any) -> dict[str, Any]:
+    return {"text_config": {"rope_parameters": None, "rope_scaling": rope}}
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"vision_feature_layer": []}, "no layer is returned in .*ViTConfig.feature_layers"),
+        ({"vision_feature_layer": [-2, 1.5]}, r"no such layer in .*; found 1\.5"),
+        ({"vision_feature_layer": True}, "no such layer in .*; found True"),
+        ({"vision_feature_layer": "-2"}, "no such layer in .*; found -2"),
+        ({"multimodal_projector_bias": "no"}, "multimodal_projector_bias; .* found 'no'"),
+        ({"multimodal_projector_bias": None}, "multimodal_projector_bias; .* found None"),
+        ({"architectures": {"a": 1}, "model_type": "b"}, "an unknown model in .*: model_type"),
+        ({"vision_config": {"layer_norm_eps": float("nan")}}, "not a number in .*layer_norm_eps"),
+        ({"vision_config": {"layer_norm_eps": -1}}, "layer_norm_eps; expected a number >= 0"),
+        (scaled(rope_type="linear", factor=float("inf")), "RopeScaling.factor; .*; found inf"),
+        (
+            scaled(
+                rope_type="llama3",
+                low_freq_factor=1,
+                high_freq_factor=4,
+                factor=8,
+                original_max_position_embeddings=-4,
+            ),
+            "RopeScaling.original_max_position_embeddings; .*; found -4",
+        ),
+    ],
+)
+def test_a_config_of_strange_values(
+    changes: dict[str, Any], line: str, folder: Path, tmp_path: Path
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in changes.items():
+        config[key] = {**config[key], **value} if key.endswith("_config") else value
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=line) as e:
+        rsvlm_jax.load(tmp_path)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.usefixtures("untyped")
+def test_words_that_are_none(folder: Path) -> None:
+    line = r"unknown choice in load\(missing\); expected error \| init; found 'inti'; did you mean"
+    with pytest.raises(ConfigError, match=line):
+        rsvlm_jax.load(folder, missing="inti")  # type: ignore[arg-type]
+    line = r"unknown choice in MeshConfig.plan; expected replicated \| fsdp_tensor; found 'fsdp'"
+    with pytest.raises(ConfigError, match=line):
+        MeshConfig(plan="fsdp")  # type: ignore[arg-type]
+
+
+def test_torchs_images(llava: Pretrained) -> None:
+    torch = pytest.importorskip("torch", reason="torch")
+    x = torch.from_numpy(images(1)).bfloat16().requires_grad_()
+    wanted = llava.features(x.detach().float().numpy())
+    np.testing.assert_array_equal(llava.features(x), wanted)
+    with pytest.raises(DataError, match="complex numbers are no image"):
+        llava.features(x.to(torch.complex64))
+
+
+def test_features_come_before_the_final_norm(tmp_path: Path) -> None:
+    config = SiglipConfig(
+        image_size=16, patch_size=8, width=8, layers=2, heads=2, mlp_dim=12, pool=True
+    )
+    one = rsvlm_jax.load(save(tmp_path / "siglip", "SiglipVisionModel", config))
+    assert isinstance(one, Pretrained)
+    last = one.model.last_hidden_state(jax.numpy.asarray(images(1).transpose(0, 2, 3, 1)))
+    found = one.features(images(1))
+    np.testing.assert_allclose(one.model.post_norm(found), last, atol=1e-5)
+    assert np.abs(np.asarray(found - last)).max() > 0.1
+
+
+@pytest.mark.usefixtures("untyped")
+def test_a_dtype_by_another_name_than_its_own(folder: Path) -> None:
+    for dtype in (np.float32, "float16"):
+        with pytest.raises(ConfigError, match=r"load\(dtype\); expected float32 or bfloat16; fo"):
+            rsvlm_jax.load(folder, dtype=dtype)  # type: ignore[arg-type]
 
 
 def test_siglip_with_a_class_token_to_drop(folder: Path, tmp_path: Path) -> None:
@@ -342,6 +440,38 @@ def test_towers_from_different_checkpoints(folder: Path, llava: Pretrained, tmp_
     kernel = load_file(projector)["mm_projector.0.weight"]
     np.testing.assert_array_equal(params["connector"]["fc1"]["kernel"], kernel.T)
     assert "initialised: temporal" in said[0]
+
+
+def test_a_pickled_projector_starts_an_experiment_that_allows_it(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch")
+    sizes = {"0.weight": (12, 8), "0.bias": (12,), "2.weight": (12, 12), "2.bias": (12,)}
+    arrays = {f"model.mm_projector.{k}": torch.rand(s).half() for k, s in sizes.items()}
+    file = tmp_path / "mm_projector.bin"
+    torch.save(arrays, file)
+    line = rf"not opened in {file}; .*; allow_pickle \(--allow-pickle\): by"
+    with pytest.raises(CheckpointError, match=line):
+        started(f"connector={file}")
+    wanted = arrays["model.mm_projector.0.weight"].float().numpy().T
+    convert(file, tmp_path / "made" / "mm_projector.safetensors", allow_pickle=True)
+    params = [
+        started(f"connector={file}", allow_pickle=True)[0],
+        started(f"connector={tmp_path / 'made' / 'mm_projector.safetensors'}")[0],
+    ]
+    for made in params:
+        np.testing.assert_array_equal(made["connector"]["fc1"]["kernel"], wanted)
+
+
+def test_a_pickled_language_model_starts_an_experiment_that_allows_it(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch")
+    text = save(tmp_path / "text", "LlamaForCausalLM", TEXT, seed=5)
+    wanted = rsvlm_jax.load(text).params["norm"]["scale"]
+    arrays = load_file(text / "model.safetensors")
+    torch.save({k: torch.from_numpy(v) for k, v in arrays.items()}, text / "pytorch_model.bin")
+    (text / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="--allow-pickle"):
+        started(f"decoder={text}")
+    params, _ = started(f"decoder={text}", allow_pickle=True)
+    np.testing.assert_array_equal(params["decoder"]["norm"]["scale"], wanted)
 
 
 def test_larger_images_a_larger_vocabulary_and_no_pooling(folder: Path, llava: Pretrained) -> None:

@@ -267,7 +267,48 @@ def test_an_openclip_tower(tmp_path: Path, capsys) -> None:
     assert one.config.projection_dim == 10
 
 
+def projector(path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    sizes = {"0.weight": (12, 8), "0.bias": (12,), "2.weight": (12, 12), "2.bias": (12,)}
+    arrays = {k: rng.standard_normal(s).astype(np.float32) for k, s in sizes.items()}
+    save_file({f"model.mm_projector.{k}": v for k, v in arrays.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_projector_by_itself(half: bool, tmp_path: Path, capsys) -> None:
+    torch = pytest.importorskip("torch", reason="torch")
+    arrays = load_file(projector(tmp_path / "mm_projector.safetensors"))
+    kind, name = (torch.bfloat16, "bfloat16") if half else (torch.float32, "float32")
+    tensors = {k: torch.from_numpy(v).to(kind) for k, v in arrays.items()}
+    torch.save(tensors, tmp_path / "mm_projector.bin")
+    made = rsvlm(capsys, tmp_path / "mm_projector.bin", tmp_path / "x.safetensors",
+                 "--allow-pickle")  # fmt: skip
+    assert (made["architecture"], made["dtype"]) == ("mm_projector", name)
+    assert made["parameters"] == sum(v.size for v in arrays.values())
+    again = load_torch(tmp_path / "x.safetensors")
+    assert again.keys() == tensors.keys()
+    for key, value in tensors.items():
+        assert torch.equal(again[key], value), key
+
+
+def load_torch(path: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
 REFUSED: dict[str, tuple[Any, int, str]] = {
+    "a projector into a directory": (
+        lambda llava, tmp: [projector(tmp / "x.safetensors"), tmp / "out"],
+        2,
+        "a projector by itself becomes one file in",
+    ),
+    "a pickled projector": (
+        lambda llava, tmp: [_bytes(tmp / "x.bin", b"\x80\x02}q\x00."), tmp / "out"],
+        4,
+        "allow_pickle (--allow-pickle): by torch's weights-only loader",
+    ),
     "a target that holds something": (
         lambda llava, tmp: [llava, llava],
         2,
@@ -278,6 +319,16 @@ REFUSED: dict[str, tuple[Any, int, str]] = {
         lambda llava, tmp: ["asset:stories260k", tmp / "out", "--to", "llava"],
         2,
         "only a LLaVA has this layout in --to llava; found LlamaForCausalLM",
+    ),
+    "an adapter for a single file": (
+        lambda llava, tmp: ["asset:stories260k", tmp / "out", "--adapter", llava],
+        2,
+        "not read with one file in --adapter",
+    ),
+    "a part of a single file": (
+        lambda llava, tmp: ["asset:stories260k", tmp / "out", "--part", "vision"],
+        2,
+        "not read with one file in --part; found vision",
     ),
     "another format of llama2.c": (
         lambda llava, tmp: [_bytes(tmp / "x.bin", b"24ka" + bytes(252)), tmp / "out"],

@@ -221,11 +221,17 @@ def test_a_demo_of_another_kind_in_the_same_directory_is_refused(
         ["cube", "folds", "sample:slovenia_s2", "--out", "{}/picture.png"],
         ["train", "forkme", "--tiny", "--out", "{}/run"],
         ["demo", "--out", "{}/demo"],
+        ["convert", "asset:stories260k", "{}/model"],
     ],
     ids=lambda args: " ".join(args[:2]),
 )
-def test_an_output_that_cannot_be_written_is_a_usage_error(args: list[str], tmp_path, capsys):
+@pytest.mark.parametrize("place", ["below a file", "/proc/x"])
+def test_an_output_that_cannot_be_written_is_a_usage_error(
+    args: list[str], place: str, tmp_path, capsys
+):
     (tmp_path / "file").touch()
-    code, line = refused([a.format(tmp_path / "file") for a in args], capsys)
+    place = place if place.startswith("/") else str(tmp_path / "file")
+    code, line = refused([a.format(place) for a in args], capsys)
     assert code == 2
     assert line.startswith("cannot write")
+    assert place in line

@@ -100,6 +100,7 @@ def _read(config: Json) -> LlavaConfig:
             "the tower has no class token to drop; a patch would go in its place",
             where="vision_feature_select_strategy", expected="full", found="default",
         )  # fmt: skip
+    only(config, "multimodal_projector_bias", (True, False), "llava")
     tied = config.get("tie_word_embeddings", False) or raw_text.get("tie_word_embeddings", False)
     activation = config.get("projector_hidden_act", "gelu")
     if activation not in ACTIVATIONS:

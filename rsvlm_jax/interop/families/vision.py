@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -57,16 +58,19 @@ def whole(config: Json, key: str, default: int, where: str) -> int:
 
 
 def real(config: Json, key: str, default: float, where: str) -> float:
-    """A number.
+    """A finite number; an epsilon is not negative.
 
     Raises:
       CheckpointError: anything else.
     """
     value = config.get(key, default)
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    least = 0.0 if key.endswith("eps") else -math.inf
+    if not good or not least <= value < math.inf:
         raise CheckpointError(
-            "not a number", where=f"{where}: {key}", expected="a number", found=repr(value)
-        )
+            "not a number", where=f"{where}: {key}",
+            expected="a number >= 0" if least == 0 else "a number", found=repr(value),
+        )  # fmt: skip
     return float(value)
 
 

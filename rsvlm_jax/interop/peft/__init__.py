@@ -16,12 +16,13 @@ of B. What an adapter says by anything but A and B (DoRA, biases, changed base w
 """
 
 from .config import AdapterConfig, read_adapter_config
-from .read import Adapter, read_adapter, with_adapter
+from .read import Adapter, adapter_tensors, read_adapter, with_adapter
 from .write import save_adapter
 
 __all__ = [
     "Adapter",
     "AdapterConfig",
+    "adapter_tensors",
     "read_adapter",
     "read_adapter_config",
     "save_adapter",

@@ -6,10 +6,10 @@ from rsvlm_jax.interop.rows import COPY, TRANSPOSE, Row
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-BESIDE = "non_lora_trainables.bin"
+BESIDE = ("non_lora_trainables.safetensors", "non_lora_trainables.bin")
 """What LLaVA trains beside LoRA: its projector."""
 PREFIX = "base_model.model."
-"""Of all names of tensors."""
+"""Of all names of tensors, as they are written."""
 
 IN_MEMORY: dict[str, dict[str, str]] = {
     "LlavaForConditionalGeneration": {
@@ -22,6 +22,12 @@ IN_MEMORY: dict[str, dict[str, str]] = {
 """Starts of names where a class of transformers calls its modules otherwise than on disk (there
 4.x, here from 4.52 on). PEFT looks up modules, and translates only some of the names it is given;
 reading takes every spelling (`Family.canonical`)."""
+
+
+def bare(name: str) -> str:
+    """A tensor's name without what PEFT and LLaVA's own code put in front."""
+    name = name.removeprefix(PREFIX)
+    return name.removeprefix("model.") if name.startswith("model.model.") else name
 
 
 def in_memory(architecture: str, name: str) -> str:

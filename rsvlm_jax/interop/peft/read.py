@@ -24,7 +24,7 @@ from rsvlm_jax.interop.rows import TRANSPOSE, Lazy, Row, Shape, Table
 from rsvlm_jax.nn import add_lora, merge_lora
 
 from .config import AdapterConfig, ends_in, read_adapter_config
-from .names import BESIDE, CONFIG, PREFIX, WEIGHTS, adaptable, factor_name, some
+from .names import BESIDE, CONFIG, WEIGHTS, adaptable, bare, factor_name, some
 
 Tree = Any
 """A nested dict of arrays."""
@@ -132,6 +132,8 @@ def with_adapter(base: Imported, adapter: Adapter, *, merge: bool = False) -> Im
       CheckpointError: an adapter that can only be merged.
     """
     params = _inserted(base.params, adapter.factors | adapter.whole)
+    missing = tuple(path for path in base.report.missing if path not in adapter.whole)
+    base = dataclasses.replace(base, report=dataclasses.replace(base.report, missing=missing))
     if merge:
         return dataclasses.replace(base, params=merge_lora(params, adapter.config))
 
@@ -183,8 +185,8 @@ def _rows_of(names: Iterable[str], owners: Owners) -> list[Row]:
 def _sorted(folder: Path, base: Imported, owners: Owners, allow_pickle: bool) -> _Found:
     found = _Found({}, {}, {})
     strange: list[str] = []
-    for full, array in _tensors(folder, allow_pickle):
-        name = full.removeprefix(PREFIX)
+    for full, array in adapter_tensors(folder, allow_pickle=allow_pickle):
+        name = bare(full)
         if not jnp.issubdtype(array.dtype, jnp.floating):
             strange.append(f"{full} ({array.dtype})")
         cut = re.fullmatch(r"(.+)\.lora_([AB])\.weight", name)
@@ -205,12 +207,16 @@ def _sorted(folder: Path, base: Imported, owners: Owners, allow_pickle: bool) ->
     return found
 
 
-def _tensors(folder: Path, allow_pickle: bool) -> list[tuple[str, Lazy]]:
+def adapter_tensors(folder: Path, *, allow_pickle: bool = False) -> list[tuple[str, Lazy]]:
+    """All tensors of an adapter by their names there, what LLaVA trains beside it at the end.
+
+    Raises:
+      CheckpointError: no weights, or a pickle that was not allowed.
+    """
     files = [folder / name for name in WEIGHTS if (folder / name).exists()][:1]
     if not files:
         raise CheckpointError("no adapter weights", where=folder, expected=" or ".join(WEIGHTS))
-    if (folder / BESIDE).exists():
-        files.append(folder / BESIDE)
+    files += [folder / name for name in BESIDE if (folder / name).exists()][:1]
     opened = [open_checkpoint(file, allow_pickle=allow_pickle) for file in files]
     return [item for checkpoint in opened for item in checkpoint.items()]
 

@@ -50,7 +50,7 @@ def save_adapter(
       CheckpointError: no place for a factor there, or a folder that holds an adapter already.
     """
     folder = Path(folder)
-    there = [n for n in (CONFIG, *WEIGHTS, BESIDE) if (folder / n).exists()]
+    there = [n for n in (CONFIG, *WEIGHTS, *BESIDE) if (folder / n).exists()]
     if there:
         raise CheckpointError(
             "the folder holds an adapter", where=folder, found=", ".join(there),
