@@ -151,7 +151,7 @@ def claim(root: Path, plan: Plan, overwrite: bool) -> bool:
             raise CubeError(
                 "cube exists",
                 where=root,
-                remedy="pass overwrite=True (--overwrite) or choose another path"
+                remedy="pass overwrite=True (--overwrite) or choose another path",
             )
         else:
             state = json.loads(journal.read_text())

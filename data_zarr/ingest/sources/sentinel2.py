@@ -79,7 +79,9 @@ class Sentinel2:
             scenes.append(self._scene(bundle, product, wanted))
         notes = []
         if len(baselines) > 1:
-            notes.append("processing baselines " + ", ".join(f"{b:05.2f}" for b in sorted(baselines)))
+            notes.append(
+                "processing baselines " + ", ".join(f"{b:05.2f}" for b in sorted(baselines))
+            )
         for c, band in enumerate(wanted.bands):
             coarse = [s for s in scenes if band.gsd and s.layers[c].grid.gsd > 1.5 * band.gsd]
             if coarse:
