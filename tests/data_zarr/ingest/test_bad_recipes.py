@@ -297,3 +297,12 @@ def test_toml_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_bytes((HEAD + SET).encode("utf-16"))
     with pytest.raises(CubeError, match=r"unreadable TOML in .*r\.toml; found 'utf-8' codec"):
         load_recipe(tmp_path / "r.toml")
+
+
+def test_power_with_subtracted_noise_called_db(tmp_path: Path) -> None:
+    values = np.full((2, 20, 20), 0.1, np.float32)
+    values[:, 0, :5] = -0.001
+    raster(tmp_path / "20200101.tif", values, names=["VV", "VH"])
+    source = Sentinel1(str(tmp_path / "*.tif"), units="db", date="%Y%m%d")
+    with pytest.raises(CubeError, match=r"impossible backscatter .*; this is linear power"):
+        build(recipe(BandSetRecipe("s1_db", (source,))), tmp_path / "c.zarr")
