@@ -149,7 +149,9 @@ def claim(root: Path, plan: Plan, overwrite: bool) -> bool:
             shutil.rmtree(root)
         elif complete:
             raise CubeError(
-                "cube exists", where=root, remedy="pass overwrite=True or choose another path"
+                "cube exists",
+                where=root,
+                remedy="pass overwrite=True (--overwrite) or choose another path",
             )
         else:
             state = json.loads(journal.read_text())
@@ -161,7 +163,7 @@ def claim(root: Path, plan: Plan, overwrite: bool) -> bool:
                     where=root,
                     expected=f"template {fingerprint[:12]}",
                     found=found[:12],
-                    remedy="pass overwrite=True to begin again",
+                    remedy="pass overwrite=True (--overwrite) to begin again",
                 )
             if state["written"]:
                 return False

@@ -77,6 +77,8 @@ def create_cube(
         raise CubeError(
             "no such codec", where=root, expected=" or ".join(journal.CODECS), found=repr(codec)
         )
+    if not 0 <= level <= 9:
+        raise CubeError("level of the codec", where=root, expected="0 to 9", found=level)
     shard = shard or (SITES_A_SHARD if isinstance(grid, Sites) else 256)
     if shard < 1 or (shard > CHUNK and shard % CHUNK):
         raise CubeError("shard", where=root, expected=f"a multiple of {CHUNK}", found=shard)

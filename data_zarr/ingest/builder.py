@@ -33,7 +33,7 @@ from data_zarr.ingest.plan import BuildPlan, plan_raster
 from data_zarr.ingest.points import PointPlan, PointRecipe, plan_points, write_points
 from data_zarr.ingest.recipe import Recipe
 from data_zarr.ingest.scene import Scene, from_json, to_json
-from data_zarr.ingest.schedule import run
+from data_zarr.ingest.schedule import alone, run
 from data_zarr.ingest.warp import fetch, fetch_mask
 from data_zarr.manifest import write_atomic
 from data_zarr.write import CubeWriter, create_cube
@@ -98,9 +98,23 @@ def build_plan(
 ) -> Built:
     """`build` for a plan that is already made."""
     if isinstance(plan, PointPlan):
-        digest = write_points(plan, out, overwrite=overwrite)
+        checks.probe_points(plan)
+        with alone(Path(out)):
+            digest = write_points(plan, out, overwrite=overwrite)
         return Built(Path(out), digest, plan.tasks, plan.tasks, (), ())
     checks.probe(plan)
+    with alone(Path(out)):
+        return _build(plan, out, scheduler, workers, overwrite, progress)
+
+
+def _build(
+    plan: BuildPlan,
+    out: str | os.PathLike[str],
+    scheduler: str,
+    workers: int | None,
+    overwrite: bool,
+    progress: Progress | None,
+) -> Built:
     recipe = plan.recipe
     state = _state(plan)
     writer = create_cube(
@@ -130,7 +144,7 @@ def build_plan(
     cube = open_cube(out)
     doubts = (*plan.warnings, *checks.doubts(cube))
     for doubt in doubts:
-        warnings.warn(doubt, CubeWarning, stacklevel=3)
+        warnings.warn(doubt, CubeWarning, stacklevel=4)
     return Built(Path(out).absolute(), cube.digest(), plan.tasks, len(tasks), plan.notes, doubts)
 
 

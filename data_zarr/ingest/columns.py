@@ -110,6 +110,12 @@ def _tables(paths: list[str], suffix: str, header: Sequence[str], where: str) ->
                                 )  # fmt: skip
         except (OSError, ValueError, ImportError) as error:
             raise CubeError("unreadable table", where=path, found=str(error)[:160]) from error
+        if suffix in (".csv", ".txt") and not header:
+            first = pd.read_csv(path, skipinitialspace=True, header=None, nrows=1, dtype=str)
+            names = collections.Counter(first.iloc[0].dropna().tolist())
+            if twice := [name for name, n in names.items() if n > 1]:
+                raise CubeError("columns of one name", where=path, found=", ".join(twice),
+                                expected="a name for each column")  # fmt: skip
         frames.append(frame.assign(file=Path(path).stem))
     if len({tuple(f.columns) for f in frames}) > 1:
         raise CubeError("tables of other columns", where=where, expected=list(frames[0].columns))

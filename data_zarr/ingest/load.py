@@ -48,7 +48,11 @@ def load_recipe(path: str | Path, root: str | Path | None = None) -> Recipe | Po
     if not file.is_file():
         raise CubeError("no such recipe", where=file, expected="a .toml or .py file")
     if file.suffix == ".toml":
-        recipe = from_toml(file.read_text(), file)
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CubeError("unreadable TOML", where=file, found=str(error)) from error
+        recipe = from_toml(text, file)
     elif file.suffix == ".py":
         recipe = _from_python(file)
     else:

@@ -21,8 +21,8 @@ from data_zarr.grid import Grid
 from data_zarr.ingest.choose import encoding_of, nodata_of
 from data_zarr.ingest.encode import Encoding, shift
 from data_zarr.ingest.grids import overlapping, target_grid
-from data_zarr.ingest.recipe import BandSetRecipe, Recipe
-from data_zarr.ingest.scene import Scene, Wanted
+from data_zarr.ingest.recipe import BandSetRecipe, Recipe, check_encoding
+from data_zarr.ingest.scene import Layer, Scene, Wanted
 from data_zarr.ingest.targets import TargetPlan, plan_target
 from data_zarr.ingest.warp import RESAMPLING, aligned
 from data_zarr.layout import BandSetData, fitting
@@ -171,6 +171,8 @@ def _scenes(item: BandSetRecipe, notes: list[str]) -> tuple[Scene, ...]:
         )
     for scene in scenes:
         platform_id(scene.platform, f"{where}: {scene.name}")
+        for layer in scene.layers:
+            _check_numbers(layer, f"{where}: {scene.name}")
     undated = [s.name for s in scenes if np.isnat(s.date)]
     if item.static:
         return tuple(sorted(scenes, key=lambda s: s.name))
@@ -185,6 +187,19 @@ def _scenes(item: BandSetRecipe, notes: list[str]) -> tuple[Scene, ...]:
     if [s.date for s in scenes] != [s.date for s in ordered] and len(item.sources) == 1:
         notes.append(f"{where}: {len(scenes)} scenes were brought into the order of time")
     return tuple(ordered)
+
+
+def _check_numbers(layer: Layer, where: str) -> None:
+    """Refuses complex numbers, whose phase would be dropped, and impossible scales."""
+    if layer.dtype.startswith("complex"):
+        raise CubeError(
+            "complex numbers",
+            where=where,
+            expected="integers or floats",
+            found=layer.dtype,
+            remedy="single-look complex radar first becomes calibrated, geocoded backscatter",
+        )
+    check_encoding(None, layer.scale, layer.offset, where)
 
 
 def _plan_bandset(

@@ -23,7 +23,7 @@ from data_zarr.format import TargetInfo
 from data_zarr.grid import Grid
 from data_zarr.ingest.choose import encoding_of, nodata_of
 from data_zarr.ingest.encode import encode
-from data_zarr.ingest.recipe import BandSetRecipe
+from data_zarr.ingest.recipe import BandSetRecipe, check_encoding
 from data_zarr.ingest.scene import Layer, Units
 from data_zarr.ingest.table import Rows, Table, read_rows
 from data_zarr.ingest.warp import known
@@ -188,6 +188,7 @@ def _bandset(item: PointBandSet, rows: Rows) -> tuple[BandSetData, np.ndarray, n
     columns = {row.bands[find_band(row, b)].name: c for b, c in item.columns.items()}
     if len(columns) != len(item.columns) or not columns:
         raise CubeError("bands repeated or none", where=where, found=", ".join(item.columns))
+    check_encoding(item.dtype, item.scale, item.offset, where)
     bands = tuple(b for b in row.bands if b.name in columns)
     if not item.static and rows.dates is None:
         raise CubeError("no dates", where=where, expected="`date` or `month` in the table",

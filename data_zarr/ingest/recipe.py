@@ -12,8 +12,11 @@ say in contradiction, is refused; nothing is guessed.
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from data_zarr.errors import CubeError
 from data_zarr.format import near_miss
@@ -21,7 +24,7 @@ from data_zarr.ingest.encode import Overflow
 from data_zarr.ingest.scene import Source
 from data_zarr.ingest.warp import RESAMPLING, Resampling
 from data_zarr.journal import LEVEL, Codec
-from data_zarr.layout import Layout
+from data_zarr.layout import CHUNK, Layout
 from data_zarr.sensors import BANDSETS, Band, BandSet, Number, find_band
 
 
@@ -149,6 +152,9 @@ class Recipe:
         names = [b.name for b in self.bandsets]
         if not names or len(set(names)) != len(names):
             raise CubeError("band sets repeated or none", where="recipe", found=", ".join(names))
+        if self.shard < 1 or (self.shard > CHUNK and self.shard % CHUNK):
+            raise CubeError("shard", where="recipe", expected=f"a multiple of {CHUNK}",
+                            found=self.shard)  # fmt: skip
         for bandset in self.bandsets:
             where = f"band set {bandset.name!r}"
             bands = [b.name for b in bandset.wanted]
@@ -159,6 +165,7 @@ class Recipe:
             _check_resampling(bandset.resampling, where)
             if bandset.factor < 1:
                 raise CubeError("factor", where=where, expected=">= 1", found=bandset.factor)
+            check_encoding(bandset.dtype, bandset.scale, bandset.offset, where)
         for target in self.targets:
             where = f"target {target.name!r}"
             _check_resampling(target.resampling, where)
@@ -194,6 +201,34 @@ class Recipe:
 
 def _absolute(path: str) -> bool:
     return path.startswith(("/", "~")) or "://" in path
+
+
+def check_encoding(
+    dtype: str | None, scale: Number | None, offset: Number | None, where: str
+) -> None:
+    """Refuses a dtype that no cube has, and a scale that makes one value of all numbers, or none.
+
+    What is None is not said.
+    """
+    try:
+        kind = "f" if dtype is None else np.dtype(dtype).kind
+    except TypeError:
+        kind = ""
+    if kind not in ("i", "u", "f"):
+        raise CubeError(
+            "no such dtype",
+            where=where,
+            expected="integers or floats, e.g. int16",
+            found=repr(dtype),
+        )
+    finite = math.isfinite(1.0 if scale is None else scale) and math.isfinite(offset or 0.0)
+    if not finite or scale == 0:
+        raise CubeError(
+            "impossible scale",
+            where=where,
+            expected="a finite scale other than 0, and a finite offset",
+            found=f"scale {scale}, offset {offset}",
+        )
 
 
 def _check_resampling(value: str | None, where: str) -> None:

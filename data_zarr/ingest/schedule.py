@@ -7,8 +7,10 @@ that failed for a passing reason (a share that did not answer) is tried again.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from data_zarr.errors import CubeError
@@ -91,3 +93,43 @@ def _dask(
     finally:
         if cluster is not None:
             cluster.close()
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Holds a path while a cube is built there; CubeError where another run holds it.
+
+    Two builds would lay out, list and clear one folder under each other's hands. The lock is the
+    kernel's, on a file beside the cube: it goes with its process. Where no such file can be made
+    there is none, and the build says itself what it cannot write.
+    """
+    path = out.absolute().with_name(f".{out.absolute().name}.lock")
+    try:
+        import fcntl
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "w")  # noqa: SIM115
+    except (ImportError, OSError):
+        yield
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A run that ends removes its file: who waited at the old one holds nothing.
+            held = path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino
+        except BlockingIOError:
+            held = False
+        except OSError:  # a file system without locks
+            held = True
+        if not held:
+            raise CubeError(
+                "the cube is being built by another run",
+                where=out,
+                expected="one build of a cube at a time",
+                found=f"a lock on {path.name}",
+                remedy="wait for its end, and run again: it goes on where that stopped",
+            )
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)

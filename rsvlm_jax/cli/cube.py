@@ -168,9 +168,20 @@ def _show(args: Sequence[str]) -> dict[str, object]:
         series = show_series(cube, o.out, bandset=o.bandset, sites=o.sites)
         say(f"picture: {o.out}")
         return {"figure": str(o.out), "series": series}
-    from rsvlm_jax.config import SpectralConfig
+    from rsvlm_jax.config import ConfigError, SpectralConfig
     from rsvlm_jax.evaluate.cubeframes import show
 
+    for option, value in (("dates", o.dates), ("size", o.size), ("image-size", o.image_size)):
+        if value is not None and value < 1:
+            raise ConfigError("nothing to draw", where=f"--{option}", expected=">= 1", found=value)
+    height, width = cube.grid.height, cube.grid.width
+    if not (0 <= o.at[0] < height and 0 <= o.at[1] < width):
+        raise ConfigError(
+            "outside the cube",
+            where="--at",
+            expected=f"a row below {height} and a column below {width}",
+            found=f"{o.at[0]} {o.at[1]}",
+        )
     frames = show(
         cube,
         o.out,

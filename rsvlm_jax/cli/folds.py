@@ -69,6 +69,9 @@ def run(args: Sequence[str]) -> dict[str, object]:
 
     names = [f.name for f in dataclasses.fields(FoldsRequest)]
     found = cube_folds(cube, FoldsRequest(**{name: getattr(o, name) for name in names}))
+    if not 0 <= o.fold < len(found.names):
+        raise ConfigError("no such fold", where="--fold",
+                          expected=f"0 to {len(found.names) - 1}", found=o.fold)  # fmt: skip
     facts = folds_facts(found)
     Console().print(folds_page(facts))
     if o.out is not None:

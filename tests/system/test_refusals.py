@@ -235,3 +235,24 @@ def test_an_output_that_cannot_be_written_is_a_usage_error(
     assert code == 2
     assert line.startswith("cannot write")
     assert place in line
+
+
+@pytest.mark.parametrize(
+    ("args", "start"),
+    [
+        (["show", "--dates", "-1"], "nothing to draw in --dates; expected >= 1; found -1"),
+        (["show", "--size", "0"], "nothing to draw in --size"),
+        (["show", "--image-size", "0"], "nothing to draw in --image-size"),
+        (["show", "--at", "5000", "0"], "outside the cube in --at; expected a row below"),
+        (["show", "--at", "-1", "0"], "outside the cube in --at"),
+        (["folds", "--fold", "9"], "no such fold in --fold; expected 0 to 4; found 9"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_picture_of_what_is_not_there(args: list[str], start: str, tmp_path, capsys):
+    verb, *options = args
+    command = ["cube", verb, "sample:slovenia_s2", "--out", str(tmp_path / "a.png"), *options]
+    code, line = refused(command, capsys)
+    assert code == 2
+    assert line.startswith(start)
+    assert not (tmp_path / "a.png").exists()

@@ -210,7 +210,15 @@ class Gridded:
         if axis is not None:
             import xarray as xr
 
-            values = xr.decode_cf(data[[axis]] if axis in data.variables else data)[axis].values
+            try:
+                values = xr.decode_cf(data[[axis]] if axis in data.variables else data)[axis].values
+            except (ValueError, OverflowError, ImportError) as error:
+                raise CubeError(
+                    "unreadable dates",
+                    where=f"{where}: {axis}",
+                    expected="units and calendar of CF that are instants: standard",
+                    found=str(error)[:120],
+                ) from error
             if values.dtype.kind in "iuf":
                 raise CubeError("time without units", where=f"{where}: {axis}",
                                 expected='e.g. "days since 1970-01-01"', found="plain numbers",

@@ -77,10 +77,19 @@ class Sentinel2:
             product = read_product(bundle)
             baselines.add(product.baseline)
             scenes.append(self._scene(bundle, product, wanted))
-        notes = ()
+        notes = []
         if len(baselines) > 1:
-            notes = ("processing baselines " + ", ".join(f"{b:05.2f}" for b in sorted(baselines)),)
-        return Found(tuple(scenes), notes)
+            notes.append(
+                "processing baselines " + ", ".join(f"{b:05.2f}" for b in sorted(baselines))
+            )
+        for c, band in enumerate(wanted.bands):
+            coarse = [s for s in scenes if band.gsd and s.layers[c].grid.gsd > 1.5 * band.gsd]
+            if coarse:
+                notes.append(
+                    f"{band.name} has no file of {band.gsd:g} m in {len(coarse)} of {len(scenes)} "
+                    f"products: that of {coarse[0].layers[c].grid.gsd:g} m is taken"
+                )
+        return Found(tuple(scenes), tuple(notes))
 
     def _scene(self, bundle: Bundle, product: Product, wanted: Wanted) -> Scene:
         where = f"{wanted.where}: {bundle.path}"
@@ -168,10 +177,10 @@ def read_product(bundle: Bundle) -> Product:
     root = bundle.xml(found[0])
     prefix, quantification = ("RADIO", "QUANTIFICATION_VALUE") if level == "1C" else (
         "BOA", "BOA_QUANTIFICATION_VALUE")  # fmt: skip
-    baseline = float(_text(root, "PROCESSING_BASELINE", where))
-    steps = float(_text(root, quantification, where))
+    baseline = _number(_text(root, "PROCESSING_BASELINE", where), "PROCESSING_BASELINE", where)
+    steps = _number(_text(root, quantification, where), quantification, where)
     stated = {
-        ORDER[int(e.attrib["band_id"])]: float(e.text or "nan")
+        ORDER[int(e.attrib["band_id"])]: _number(e.text, f"{prefix}_ADD_OFFSET", where)
         for e in _all(root, f"{prefix}_ADD_OFFSET")
         if e.attrib.get("band_id", "").isdigit() and int(e.attrib["band_id"]) < len(ORDER)
     }
@@ -212,6 +221,15 @@ def _text(root: Any, tag: str, where: str) -> str:
     if not found or not (found[0].text or "").strip():
         raise CubeError("metadata without a field", where=where, expected=tag, found="nothing")
     return str(found[0].text).strip()
+
+
+def _number(text: str | None, tag: str, where: str) -> float:
+    try:
+        return float(text or "")
+    except ValueError as error:
+        raise CubeError(
+            "metadata without a number", where=where, expected=tag, found=repr(text)
+        ) from error
 
 
 def _images(bundle: Bundle) -> dict[str, str]:

@@ -250,3 +250,59 @@ def test_the_grid_of_another_raster(one: Path) -> None:
     assert (grid.height, grid.width, grid.transform[0]) == (7, 9, 20.0)
     with pytest.raises(CubeError, match="grid given twice"):
         target_grid(GridSpec(like="x", resolution=1), scenes)
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ({"shard": 0}, r"shard in recipe; expected a multiple of 64; found 0"),
+        ({"shard": 100}, r"shard in recipe; expected a multiple of 64; found 100"),
+        ({"level": 12}, r"level of the codec in .*; expected 0 to 9; found 12"),
+    ],
+)
+def test_impossible_shard_and_level(one: Path, more: dict[str, Any], problem: str) -> None:
+    with pytest.raises(CubeError, match=problem):
+        build(recipe(ndvi(one), **more), one / "c.zarr")
+    assert not (one / "c.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ({"dtype": "int99"}, r"no such dtype in band set 'ndvi'; .* found 'int99'"),
+        ({"dtype": "complex64"}, "no such dtype"),
+        ({"scale": 0}, r"impossible scale .* found scale 0, offset None"),
+        ({"offset": float("nan")}, r"impossible scale .* offset nan"),
+    ],
+)
+def test_impossible_dtype_and_scale(one: Path, more: dict[str, Any], problem: str) -> None:
+    with pytest.raises(CubeError, match=problem):
+        make_plan(recipe(ndvi(one, **more)))
+
+
+def test_a_source_with_an_impossible_scale(one: Path) -> None:
+    source = GeoTiffs(str(one / "*.tif"), date="%Y%m%d", scale=float("nan"), offset=0)
+    with pytest.raises(CubeError, match=r"impossible scale in band set 'ndvi': 20200101\.tif"):
+        make_plan(recipe(BandSetRecipe("ndvi", (source,))))
+
+
+def test_complex_numbers(tmp_path: Path) -> None:
+    """Of a single-look complex scene nothing is left if its phase is dropped without a word."""
+    raster(tmp_path / "20200101.tif", np.full((8, 8), 1 + 1j, np.complex64))
+    with pytest.raises(CubeError, match=r"complex numbers in band set 'ndvi'.* found complex64"):
+        make_plan(recipe(ndvi(tmp_path)))
+
+
+def test_toml_in_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_bytes((HEAD + SET).encode("utf-16"))
+    with pytest.raises(CubeError, match=r"unreadable TOML in .*r\.toml; found 'utf-8' codec"):
+        load_recipe(tmp_path / "r.toml")
+
+
+def test_power_with_subtracted_noise_called_db(tmp_path: Path) -> None:
+    values = np.full((2, 20, 20), 0.1, np.float32)
+    values[:, 0, :5] = -0.001
+    raster(tmp_path / "20200101.tif", values, names=["VV", "VH"])
+    source = Sentinel1(str(tmp_path / "*.tif"), units="db", date="%Y%m%d")
+    with pytest.raises(CubeError, match=r"impossible backscatter .*; this is linear power"):
+        build(recipe(BandSetRecipe("s1_db", (source,))), tmp_path / "c.zarr")

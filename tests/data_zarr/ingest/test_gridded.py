@@ -132,6 +132,15 @@ def test_nat(tmp_path: Path) -> None:
         make_plan(recipe(item(tmp_path / "a.zarr")))
 
 
+def test_dates_without_an_instant(tmp_path: Path) -> None:
+    """Units that are none, and years of 360 days, whose dates are no instants."""
+    for units, calendar in (("days since soon", "standard"), ("days since 2020-02-28", "360_day")):
+        days = ("time", np.arange(T), {"units": units, "calendar": calendar})
+        dataset().drop_vars("time").assign_coords(time=days).to_netcdf(tmp_path / "a.nc")
+        with pytest.raises(CubeError, match=r"unreadable dates? in .*a\.nc: time"):
+            make_plan(recipe(item(tmp_path / "a.nc")))
+
+
 def test_duplicate_dates(tmp_path: Path) -> None:
     data = dataset(time=TIMES[[0, 0, 2]])
     data.to_netcdf(tmp_path / "a.nc")

@@ -21,5 +21,5 @@ def test_every_recipe_of_the_readme_is_read(tmp_path: Path) -> None:
         kinds.append(type(recipe))
         if isinstance(recipe, Recipe):
             recipe.check()
-    assert kinds == [Recipe, Recipe, PointRecipe]
+    assert kinds == [Recipe, Recipe, Recipe, PointRecipe]
     assert from_toml(blocks[0][1]).bandsets[1].factor == 2

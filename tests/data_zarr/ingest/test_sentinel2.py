@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import zipfile
 from pathlib import Path
@@ -165,3 +166,29 @@ def test_no_resampling_is_assumed(tmp_path: Path) -> None:
     bands = BandSetRecipe("s2_l2a", (Sentinel2(str(tmp_path / "*.SAFE")),), bands=tuple(S2))
     with pytest.raises(CubeError, match=r"resampling is not stated .* pixels of 20 m"):
         make_plan(recipe(bands))
+
+
+def test_a_fine_band_that_is_only_there_coarse(tmp_path: Path) -> None:
+    """A download that lost its 10 m file falls back to the 20 m copy, and says so."""
+    root = safe(tmp_path, numbers())
+    [lost] = root.rglob("*_B04_10m.jp2")
+    lost.unlink()
+    plan = make_plan(recipe(dataclasses.replace(item(tmp_path), resampling="nearest")))
+    assert [n for n in plan.notes if "B0" in n] == [
+        "band set 's2_l2a': B04 has no file of 10 m in 1 of 1 products: that of 20 m is taken"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("there", "text", "field"),
+    [
+        (">04.00<", ">N/A<", "PROCESSING_BASELINE; found 'N/A'"),
+        (">-1000<", ">abc<", "BOA_ADD_OFFSET; found 'abc'"),
+        (">-1000<", "><", "BOA_ADD_OFFSET; found None"),
+    ],
+)
+def test_metadata_without_a_number(tmp_path: Path, there: str, text: str, field: str) -> None:
+    page = safe(tmp_path, numbers()) / "MTD_MSIL2A.xml"
+    page.write_text(page.read_text().replace(there, text))
+    with pytest.raises(CubeError, match=f"metadata without a number in .* expected {field}"):
+        make_plan(recipe(dataclasses.replace(item(tmp_path), resampling="nearest")))

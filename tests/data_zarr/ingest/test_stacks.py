@@ -296,3 +296,25 @@ def test_a_half_built_cube_of_another_recipe(
         build(item("bilinear"), tmp_path / "c.zarr")
     build(item("nearest"), tmp_path / "c.zarr")
     assert open_cube(tmp_path / "c.zarr").attrs["resampling"] == {"landsat": "nearest"}
+
+
+def test_two_builds_into_one_path(
+    tmp_path: Path, stack: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second is refused while the first runs; neither a kill nor an end leaves a lock."""
+    from data_zarr.ingest import builder as module
+
+    out, real, refused = tmp_path / "c.zarr", module.write_shard, []
+
+    def another_begins(task: module.Task) -> str:
+        with pytest.raises(CubeError, match="the cube is being built by another run") as caught:
+            build(recipe(bandset(tmp_path)), out, overwrite=True)
+        refused.append(caught.value.exit_code)
+        return real(task)
+
+    (tmp_path / ".c.zarr.lock").touch()  # of a run that was killed
+    monkeypatch.setattr(module, "write_shard", another_begins)
+    build(recipe(bandset(tmp_path)), out, workers=1)
+    assert set(refused) == {3}
+    assert validate(open_cube(out), deep=True).ok
+    assert not (tmp_path / ".c.zarr.lock").exists()

@@ -212,6 +212,30 @@ def test_bad_tables(tmp_path: Path, change: dict[str, Any], problem: str) -> Non
     assert not (tmp_path / "c.zarr").exists()
 
 
+@pytest.mark.parametrize(
+    ("factor", "scale", "problem"),
+    [
+        (10000, 1.0, r"impossible reflectances in .* digital numbers\?; state the scale"),
+        (1, 1e-4, "scaled twice"),
+        (1, 0.0, "impossible scale"),
+    ],
+)
+def test_digital_numbers_in_a_table(
+    tmp_path: Path, factor: float, scale: float, problem: str
+) -> None:
+    FRAME.assign(red=FRAME["red"] * factor, nir=FRAME["nir"] * factor).to_csv(tmp_path / "p.csv")
+    bands = PointBandSet("landsat_sr6", BANDS, scale=scale)
+    with pytest.raises(CubeError, match=problem):
+        build(recipe(tmp_path / "p.csv", bandsets=(bands,)), tmp_path / "c.zarr")
+    assert not (tmp_path / "c.zarr").exists()
+
+
+def test_columns_of_one_name(tmp_path: Path) -> None:
+    FRAME.rename(columns={"nir": "red"}).to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(CubeError, match=r"columns of one name in .*p\.csv; .* found red"):
+        make_plan(recipe(tmp_path / "p.csv"))
+
+
 def test_bad_recipes_of_tables(tmp_path: Path) -> None:
     FRAME.to_csv(tmp_path / "p.csv", index=False)
     path = tmp_path / "p.csv"
