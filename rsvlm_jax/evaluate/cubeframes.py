@@ -92,8 +92,10 @@ def show(
       image_size: edge of the encoder's images; None keeps the pixels as they are.
 
     Raises:
-      DataError: no such band set, or none that makes frames.
+      DataError: no such band set, or none that makes frames; sites.
     """
+    if cube.points:
+        raise DataError("sites make no picture", where=cube.path, expected="a raster cube")
     names = [bandset] if bandset else _with_frames(cube)
     panels: list[Panel] = []
     rows: list[dict[str, Any]] = []
