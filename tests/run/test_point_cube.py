@@ -167,7 +167,7 @@ def test_facts_of_a_point_cube(points: Path):
     facts = cube_facts(open_cube(points))
     assert facts["gsd_metres"] is None
     assert facts["bandsets"]["s2_l2a"]["dates"] == ["2001-05", "2001-06", "2001-07"]
-    assert facts["bandsets"]["s2_l2a"]["valid_percent"] == [100.0, 65.0, 32.5]
+    assert facts["bandsets"]["s2_l2a"]["valid_percent"] == [100.0, 100.0, 100.0]
 
 
 # ---- two resolutions -----------------------------------------------------------------------------
