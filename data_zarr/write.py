@@ -89,8 +89,6 @@ def create_cube(
         raise CubeError("band sets repeated, none, or named as a group", found=", ".join(names))
     if both := sorted({t.name for t in targets} & {*names}):
         raise CubeError("a band set and a target of one name", where=root, found=both[0])
-    if not 0 <= level <= 9:
-        raise CubeError("no such level", where=root, expected="0 .. 9", found=level)
     plan = journal.Plan(
         grid,
         tuple(infos),

@@ -108,11 +108,6 @@ def test_no_such_codec(tmp_path: Path) -> None:
         create(tmp_path / "c.zarr", codec="gzip")
 
 
-def test_no_such_level(tmp_path: Path) -> None:
-    with pytest.raises(CubeError, match=r"no such level in .* expected 0 \.\. 9; found 12"):
-        create(tmp_path / "c.zarr", level=12)
-
-
 def test_a_band_set_and_a_target_of_one_name(tmp_path: Path) -> None:
     with pytest.raises(CubeError, match=r"a band set and a target of one name in .* found s1_db"):
         create(tmp_path / "c.zarr", targets=[TargetInfo("s1_db")])
