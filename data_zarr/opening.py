@@ -45,6 +45,8 @@ def root_attributes(path: Path | RemotePath) -> dict[str, Any]:
     document = path / "zarr.json"
     try:
         text = document.read_text()
+        if isinstance(document, RemotePath):
+            document.check_ranges()
     except (FileNotFoundError, NotADirectoryError) as error:
         if isinstance(path, RemotePath) or not path.exists():
             raise CubeError(

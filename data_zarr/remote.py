@@ -70,6 +70,27 @@ class RemotePath:
     def read_text(self) -> str:
         return self.read_bytes().decode()
 
+    def check_ranges(self) -> None:
+        """Refuses a web server that hands out whole files only: chunks are parts of files.
+
+        Raises:
+          CubeError: it ignores the Range header. OSError: as `read_bytes`.
+        """
+        if urlsplit(self.url).scheme not in ("http", "https"):
+            return
+        try:
+            self.read_bytes(0, 1)
+        except OSError as error:
+            if "range request not supported" not in str(error).lower():
+                raise
+            raise CubeError(
+                "the server answers no byte ranges",
+                where=self.url,
+                expected="a server that honours the Range header",
+                found="the whole file",
+                remedy="serve the cube with another server, or copy it to this machine",
+            ) from error
+
     def size(self) -> int:
         """Bytes of the file; raises as `read_bytes`."""
         client, key = _client(self.url)
