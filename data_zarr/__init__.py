@@ -13,7 +13,7 @@ stats        exact statistics of bands over training windows; `percentiles`
 radiometry   stored numbers to physical ones; QA masks
 atmosphere   level-1 numbers to reflectance: TOA, dark-object subtraction, look-up curves
 ingest       recipes: archives of Sentinel, Landsat, GeoTIFF, STAC, NetCDF and tables to cubes
-samples      two small real cubes
+samples      small real cubes and questions, with the recipes that made them
 
 Names below are imported on first use, so that `import data_zarr` costs nothing.
 """
