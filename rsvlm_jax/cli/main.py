@@ -116,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refuse(line: str, code: int, as_json: bool) -> int:
-    print(f"error: {line}", file=sys.stderr)
+    # One write: `print` ends the line in a second, and a dying thread may write between the two.
+    sys.stderr.write(f"error: {line}\n")
     if as_json:
         print(json.dumps({"error": line, "exit_code": code}))
     return code
@@ -143,7 +144,7 @@ def _warnings_as_lines() -> Iterator[None]:
 
         def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
             if category.__module__.partition(".")[0] in ("rsvlm_jax", "data_zarr"):
-                print(f"warning: {message}", file=sys.stderr, flush=True)
+                sys.stderr.write(f"warning: {message}\n")
             else:
                 others(message, category, *place, **more)
 

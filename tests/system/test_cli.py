@@ -138,3 +138,13 @@ def test_predict_without_a_run(tmp_path, capsys):
     args = ["predict", str(tmp_path), "--cube", "sample:slovenia_s2", "--out", str(tmp_path / "o")]
     assert main(args) == 4
     assert "not a run directory" in capsys.readouterr().err
+
+
+def test_an_error_is_written_at_once(monkeypatch):
+    """A thread that dies beside us may write to stderr too: not between a line and its end."""
+    written = []
+    monkeypatch.setattr(sys, "stderr", type("", (), {"write": lambda _, s: written.append(s)})())
+    assert main(["trian"]) == 2
+    (line,) = written
+    assert line.startswith("error: ")
+    assert line.endswith("\n")
