@@ -1,6 +1,7 @@
 """Configuration: frozen dataclasses, presets and their JSON form. Imports no JAX, no NumPy."""
 
 from .bands import BandKind, BandSetSpec, BandSpec
+from .conversation import TEMPLATES, ConversationConfig, ImageConfig, Template
 from .errors import (
     CheckpointError,
     ConfigError,
@@ -12,14 +13,13 @@ from .errors import (
 from .experiment import (
     DataConfig,
     Experiment,
-    GroupConfig,
     LossConfig,
     MeshConfig,
-    OptimizerConfig,
     SplitConfig,
     TargetConfig,
     TrainConfig,
 )
+from .generation import GenerationConfig
 from .io import from_dict, from_json, strict_json, to_dict, to_json
 from .language import DecoderConfig, GPT2Config, LlamaConfig, RopeScaling
 from .lora import DECODER_LINEARS, LORA_ONLY, LoraConfig, LoraOverride
@@ -32,6 +32,7 @@ from .model import (
     TemporalConfig,
     VLMConfig,
 )
+from .optimizer import GroupConfig, OptimizerConfig
 from .presets import PRESETS, STORIES260K, llava15_7b, llava15_13b, nano
 from .resampler import (
     ConnectorConfig,
@@ -55,6 +56,7 @@ __all__ = [
     "LORA_ONLY",
     "PRESETS",
     "STORIES260K",
+    "TEMPLATES",
     "BandKind",
     "BandSetSpec",
     "BandSpec",
@@ -62,6 +64,7 @@ __all__ = [
     "ConfigError",
     "ConnectorConfig",
     "ConvNextConfig",
+    "ConversationConfig",
     "DataConfig",
     "DataError",
     "DecoderConfig",
@@ -69,8 +72,10 @@ __all__ = [
     "Experiment",
     "FeatureJoin",
     "GPT2Config",
+    "GenerationConfig",
     "GroupConfig",
     "HeadConfig",
+    "ImageConfig",
     "InputConfig",
     "LlamaConfig",
     "LoraConfig",
@@ -93,6 +98,7 @@ __all__ = [
     "SpectralConfig",
     "SplitConfig",
     "TargetConfig",
+    "Template",
     "TemporalConfig",
     "TrainConfig",
     "VLMConfig",

@@ -11,8 +11,11 @@ import re
 from typing import Literal
 
 from .check import one_of
+from .conversation import ConversationConfig
 from .errors import ConfigError
+from .lora import LoraConfig
 from .model import VLMConfig
+from .optimizer import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,50 +143,6 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupConfig:
-    """Learning rate of the parameters whose path matches a regular expression.
-
-    Attributes:
-      pattern: searched in the parameter path, e.g. "^decoder/". The first match wins.
-      scale: factor on the learning rate; 0 freezes.
-    """
-
-    pattern: str
-    scale: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with warm-up and cosine decay to zero, or SGD for exactness tests."""
-
-    kind: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 1e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.05
-    b1: float = 0.9
-    b2: float = 0.99
-    clip_norm: float = 1.0
-    groups: tuple[GroupConfig, ...] = ()
-    ema: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.learning_rate < 10:
-            raise ConfigError(
-                "implausible learning rate",
-                where="OptimizerConfig.learning_rate",
-                expected="between 0 and 10",
-                found=self.learning_rate,
-            )
-        if not 0 <= self.warmup < 1:
-            raise ConfigError(
-                "warm-up is a share of the steps",
-                where="OptimizerConfig.warmup",
-                expected="0 <= warmup < 1",
-                found=self.warmup,
-            )
-
-
-@dataclasses.dataclass(frozen=True)
 class LossConfig:
     """Weights of the losses; each is a sum over a weight, divided once.
 
@@ -279,6 +238,11 @@ class Experiment:
     """What `fit`, `describe`, `cross_validate` and `demo` take.
 
     Attributes:
+      conversations: images and what is said of them, in place of the cube of `data`; then
+        `model.inputs` is empty and there is no head.
+      lora: trains low-rank factors beside the kernels it takes; what else is trained say the
+        groups of `optimizer`, which otherwise freeze nothing.
+      base: how kernels that LoRA takes are stored, frozen: as they are, or quantised (QLoRA).
       init_from: checkpoints that the model starts from: "asset:stories260k" for the shipped
         decoder, a run directory, a directory of Hugging Face or LLaVA (all towers that both have),
         or several by tower, "vision=DIR,connector=FILE,decoder=DIR". A file is an OpenCLIP tower
@@ -298,11 +262,30 @@ class Experiment:
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = MeshConfig()
+    conversations: ConversationConfig | None = None
+    lora: LoraConfig | None = None
+    base: Literal["float", "int8", "nf4"] = "float"
     init_from: str | None = None
     init_missing: Literal["init", "error"] = "init"
     allow_pickle: bool = False
 
     def __post_init__(self) -> None:
+        one_of(self.base, ("float", "int8", "nf4"), "Experiment.base")
+        if self.base != "float" and self.lora is None:
+            raise ConfigError(
+                "a quantised base cannot be trained",
+                where="Experiment.base",
+                expected="float, or a LoraConfig in Experiment.lora",
+                found=self.base,
+            )
+        if self.conversations is not None and (self.model.inputs or self.model.head is not None):
+            raise ConfigError(
+                "conversations are of plain images",
+                where="Experiment.model",
+                expected="inputs=(), head=None",
+                found=f"{len(self.model.inputs)} inputs and "
+                + ("a head" if self.model.head is not None else "no head"),
+            )
         if self.init_from is not None:
             init_sources(self.init_from)
 

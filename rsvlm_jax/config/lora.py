@@ -14,7 +14,7 @@ import re
 
 from .check import positive
 from .errors import ConfigError
-from .experiment import GroupConfig
+from .optimizer import GroupConfig
 
 DECODER_LINEARS = r"^(decoder/)?layers/.+/kernel$"
 """LLaVA's habit: every Linear of the language model but its head; nothing of the vision tower or
