@@ -19,14 +19,19 @@ def positive(config: object, *fields: str) -> None:
 def one_of(value: object, known: tuple[str, ...], where: str) -> None:
     """Refuse a word that is none of those known, with the nearest."""
     if value not in known:
-        near = difflib.get_close_matches(str(value), known, n=1)
         raise ConfigError(
             "unknown choice",
             where=where,
             expected=" | ".join(known),
             found=repr(value),
-            remedy=f"did you mean {near[0]!r}?" if near else None,
+            remedy=near_or_none(str(value), known),
         )
+
+
+def near_or_none(word: str, known: tuple[str, ...]) -> str | None:
+    """The remedy that names the nearest known word, if one is near."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else None
 
 
 def divides(config: object, part: str, whole: str) -> None:
