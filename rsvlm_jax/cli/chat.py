@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import tyro
 from tyro.conf import Positional
@@ -30,6 +30,8 @@ COMMANDS = {
     "/quit": "leave (also: the end of the input)",
 }
 
+LONG = GenerationConfig(max_new_tokens=512)
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -37,9 +39,7 @@ class Options:
 
     model: Positional[Path]
     """Run directory, or a directory of Hugging Face, LLaVA or GeoChat."""
-    generation: Annotated[GenerationConfig, tyro.conf.arg(name="")] = GenerationConfig(
-        max_new_tokens=512
-    )
+    generation: Annotated[GenerationConfig, tyro.conf.arg(name="")] = LONG
     image: tuple[Path, ...] = ()
     """Pictures to begin with."""
     cube: str | None = None
@@ -58,6 +58,7 @@ class Options:
     """Read .bin files, through torch's weights-only loader."""
 
 
+@runtime_checkable
 class Session(Protocol):
     """What a chat needs of a model; see `rsvlm_jax.run.chat`."""
 
