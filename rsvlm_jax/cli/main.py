@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -75,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code."""
     if argv is None:
         _tune_heap(sys.argv[1:])
+        if "--debug" not in sys.argv:
+            sys.unraisablehook = _of_python_threads
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     as_json = "--json" in args
@@ -116,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refuse(line: str, code: int, as_json: bool) -> int:
-    # One write: `print` ends the line in a second, and a dying thread may write between the two.
+    # One write: `print` ends the line in a second, and another thread may write between the two.
     sys.stderr.write(f"error: {line}\n")
     if as_json:
         print(json.dumps({"error": line, "exit_code": code}))
@@ -160,6 +163,16 @@ def _tune_heap(args: list[str]) -> None:
         return
     command = [sys.executable, *sys.orig_argv[1:]]
     os.execve(sys.executable, command, {**os.environ, "GLIBC_TUNABLES": HEAP})
+
+
+def _of_python_threads(unraisable: sys.UnraisableHookArgs) -> None:
+    """Show what could not be raised, but not in threads that a C++ library started.
+
+    After a failed save tensorstore's writes still under way find the event loop closed. Each says
+    so with a traceback, whose pieces come between those of our own line.
+    """
+    if not isinstance(threading.current_thread(), threading._DummyThread):
+        sys.__unraisablehook__(unraisable)
 
 
 def _quiet_environment(debug: bool) -> None:
