@@ -13,7 +13,7 @@ from typing import Literal
 from .check import one_of
 from .conversation import ConversationConfig
 from .errors import ConfigError
-from .lora import LoraConfig
+from .lora import LORA_ONLY, LoraConfig
 from .model import VLMConfig
 from .optimizer import OptimizerConfig
 
@@ -240,8 +240,8 @@ class Experiment:
     Attributes:
       conversations: images and what is said of them, in place of the cube of `data`; then
         `model.inputs` is empty and there is no head.
-      lora: trains low-rank factors beside the kernels it takes; what else is trained say the
-        groups of `optimizer`, which otherwise freeze nothing.
+      lora: trains low-rank factors beside the kernels it takes. What else is trained say the
+        groups of `optimizer`; where there are none they become `LORA_ONLY`, which freezes all else.
       base: how kernels that LoRA takes are stored, frozen: as they are, or quantised (QLoRA).
       init_from: checkpoints that the model starts from: "asset:stories260k" for the shipped
         decoder, a run directory, a directory of Hugging Face or LLaVA (all towers that both have),
@@ -271,6 +271,9 @@ class Experiment:
 
     def __post_init__(self) -> None:
         one_of(self.base, ("float", "int8", "nf4"), "Experiment.base")
+        if self.lora is not None and not self.optimizer.groups:
+            resolved = dataclasses.replace(self.optimizer, groups=LORA_ONLY)
+            object.__setattr__(self, "optimizer", resolved)
         if self.base != "float" and self.lora is None:
             raise ConfigError(
                 "a quantised base cannot be trained",

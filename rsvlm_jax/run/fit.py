@@ -19,8 +19,8 @@ from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.mesh.rules import batch_sharding
 from rsvlm_jax.train.checkpoint import Checkpoints
 from rsvlm_jax.train.loop import resume, train
-from rsvlm_jax.train.optimizer import make_optimizer
-from rsvlm_jax.train.state import TrainState, init_state, merge, split_model
+from rsvlm_jax.train.optimizer import make_optimizer, trained_paths
+from rsvlm_jax.train.state import TrainState, init_state, merge, pick, split_model
 from rsvlm_jax.train.step import make_train_step
 
 from .prepare import Prepared, prepare, set_statistics
@@ -60,7 +60,7 @@ def fit(
         if done and (run.processor / "processor.json").exists():
             return run
         prepared.processor.save(run.processor)
-        program = program_of(prepared.processor)
+        program = program_of(prepared.processor, experiment.lora)
         mesh = make_mesh(experiment.mesh)
         optimizer = make_optimizer(experiment.optimizer, config.steps, program.params)
         state = init_state(
@@ -121,8 +121,9 @@ def training_batches(
 def initial(prepared: Prepared, program: Program) -> tuple[dict, dict]:
     """Parameters and statistics before the first step."""
     experiment = prepared.experiment
-    params, stats = program.init(experiment.train.seed)
-    params = start_from(params, experiment)
+    seed = experiment.train.seed
+    params, stats = program.init(seed)
+    params = program.adapt(start_from(params, experiment), seed)
     model = merge(program.graphdef, params, stats)
     set_statistics(model, prepared)
     return split_model(model)[1:]
@@ -135,15 +136,17 @@ def describe(experiment: Experiment) -> dict[str, object]:
       ConfigError, DataError, CubeError: as `fit`.
     """
     prepared = prepare(experiment)
-    program = program_of(prepared.processor)
+    program = program_of(prepared.processor, experiment.lora)
     make_mesh(experiment.mesh)
     make_optimizer(experiment.optimizer, experiment.train.steps, program.params)
+    trained = pick(program.params, trained_paths(experiment.optimizer, program.params))
     return {
         "cube": str(prepared.cube.path),
         "inputs": {s.name: list(s.band_names) for s in prepared.specs},
         "training_windows": len(prepared.train),
         "held_out_windows": len(prepared.split.test),
         "parameters": program.parameters,
+        "trained_parameters": sum(x.size for x in jax.tree.leaves(trained)),
         "visual_tokens": prepared.processor.visual_tokens,
         "text_length": prepared.processor.length,
         "devices": jax.device_count(),

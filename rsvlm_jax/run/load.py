@@ -47,7 +47,8 @@ def load(
       merge: the adapter into the kernels, whose paths stay as they are. False: `.params` then holds
         the kernels of the base and the factors of the adapter, float32, beside each that it takes
         (`.../q/kernel`, `.../q/kernel_lora_a`, `.../q/kernel_lora_b`), placed as their kernel is;
-        `.lora` says which and how, and `.save_adapter(FOLDER)` writes them.
+        `.lora` says which and how, and `.save_adapter(FOLDER)` writes them. The same holds of a
+        run with LoRA, whose factors `rsvlm convert RUN DST --to peft` writes.
       allow_pickle: read `.bin` files, through torch's weights-only loader.
 
     Raises:
@@ -78,4 +79,4 @@ def load(
             raise ConfigError(
                 "only for pretrained models", where=f"load({name})", expected=None, found=given
             )
-    return load_run(path, mesh=mesh, dtype=dtype, missing=missing)
+    return load_run(path, mesh=mesh, dtype=dtype, missing=missing, merge=merge)

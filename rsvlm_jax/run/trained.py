@@ -24,7 +24,14 @@ from flax import nnx
 
 from data_zarr.cube import Cube
 from data_zarr.sampling import WindowTable
-from rsvlm_jax.config import CheckpointError, ConfigError, Experiment, MeshConfig, to_json
+from rsvlm_jax.config import (
+    CheckpointError,
+    ConfigError,
+    Experiment,
+    LoraConfig,
+    MeshConfig,
+    to_json,
+)
 from rsvlm_jax.core import flat
 from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.data.pipeline import eval_batches
@@ -37,6 +44,7 @@ from rsvlm_jax.metrics import conformal
 from rsvlm_jax.models.encoded import Encoded
 from rsvlm_jax.models.heads import Gaussian
 from rsvlm_jax.models.vlm import VisionLanguageModel, readable
+from rsvlm_jax.nn import merge_lora
 from rsvlm_jax.train.checkpoint import Checkpoints
 from rsvlm_jax.train.state import Tree, merge, overlay, pick
 from rsvlm_jax.train.step import make_eval_step
@@ -76,7 +84,11 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A model with numbers, placed on a mesh; those of training step `step`. See `load_run`."""
+    """A model with numbers, placed on a mesh; those of training step `step`. See `load_run`.
+
+    Attributes:
+      lora: of the factors in `params`; None: there are none, or they are merged.
+    """
 
     experiment: Experiment
     processor: Processor
@@ -85,6 +97,7 @@ class Loaded:
     params: Tree
     stats: Tree
     step: int
+    lora: LoraConfig | None = None
 
     @functools.cached_property
     def model(self) -> VisionLanguageModel:
@@ -240,6 +253,7 @@ def load_run(
     mesh: MeshConfig | None = None,
     dtype: Literal["float32", "bfloat16"] | None = None,
     missing: Literal["error", "init"] = "error",
+    merge: bool = True,
 ) -> Loaded:
     """Load the newest verified checkpoint of a run directory.
 
@@ -247,6 +261,7 @@ def load_run(
       mesh: devices to place it on; None: that of the training run.
       dtype: compute type; None: that of the training run. Parameters stay float32.
       missing: "init" initialises towers that the checkpoint lacks; "error" refuses.
+      merge: LoRA into the kernels; False keeps its factors beside them.
 
     Raises:
       CheckpointError: no run, no checkpoint that verifies, or one of another model; names both
@@ -276,13 +291,16 @@ def load_run(
         processor = dataclasses.replace(processor, config=model)
     if mesh is not None:
         experiment = dataclasses.replace(experiment, mesh=mesh)
-    program = program_of(processor)
+    lora = experiment.lora
+    program = program_of(processor, lora)
     placed = make_mesh(experiment.mesh)
     with Checkpoints(run.checkpoints) as checkpoints:
         step = checkpoints.newest()
         params, stats = _restore(checkpoints, step, program, placed, experiment, missing)
     assert step is not None  # or nothing was restored
-    return Loaded(experiment, processor, placed, program.graphdef, params, stats, step)
+    if lora is not None and merge:
+        params, program, lora = merge_lora(params, lora), program_of(processor), None
+    return Loaded(experiment, processor, placed, program.graphdef, params, stats, step, lora)
 
 
 def _restore(
@@ -305,8 +323,9 @@ def _restore(
     saved = checkpoints.tree(step)
     base = None
     if missing == "init" and flat(wanted).keys() - saved.keys():
-        made = dict(zip(("params", "stats"), program.init(experiment.train.seed), strict=True))
-        base = jax.device_put(made, place)
+        seed = experiment.train.seed
+        params, stats = program.init(seed)
+        base = jax.device_put({"params": program.adapt(params, seed), "stats": stats}, place)
         wanted = pick(wanted, saved)
     averaged = {p.removeprefix("ema/") for p in saved if p.startswith("ema/")}
     if averaged:
