@@ -187,7 +187,9 @@ class VisionLanguageModel(nnx.Module):
         elif images.pixels is not None:
             tokens = self.encode_frames(jnp.asarray(images.pixels))
         else:
-            raise DataError("images of nothing", where="Batch.images", expected="pixels or features")
+            raise DataError(
+                "images of nothing", where="Batch.images", expected="pixels or features"
+            )
         placed = jnp.take(tokens, jnp.maximum(of, 0), axis=0)  # beyond the last image: NaN
         placed = jnp.where(there[:, :, None, None], placed, jnp.zeros_like(placed))
         visual = placed.reshape(of.shape[0], of.shape[1] * tokens.shape[1], tokens.shape[2])

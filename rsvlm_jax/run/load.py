@@ -1,6 +1,7 @@
 """`load(path)`: a run directory, or a directory of Hugging Face, LLaVA or GeoChat.
 
 RUN        config.json of an Experiment, processor/, checkpoints/  ->  Loaded (`.trained`)
+           the same of conversations                               ->  Pretrained (`.reopen`)
 DIRECTORY  config.json of `transformers`, safetensors              ->  Pretrained
 """
 
@@ -15,6 +16,8 @@ from rsvlm_jax.config.check import one_of
 
 from .directory import is_pretrained
 from .pretrained import Pretrained, open_pretrained
+from .reopen import open_talk
+from .rundir import RunDir
 from .trained import Loaded, load_run
 
 
@@ -79,4 +82,6 @@ def load(
             raise ConfigError(
                 "only for pretrained models", where=f"load({name})", expected=None, found=given
             )
+    if RunDir(Path(path)).experiment().conversations is not None:
+        return open_talk(path, mesh=mesh, dtype=dtype, missing=missing, merge=merge)
     return load_run(path, mesh=mesh, dtype=dtype, missing=missing, merge=merge)

@@ -27,6 +27,7 @@ from flax import nnx
 from rsvlm_jax.config import ConfigError, DataError, LoraConfig, MeshConfig
 from rsvlm_jax.core.shapes import Array, Bool, Float
 from rsvlm_jax.data.batch import Batch, Images
+from rsvlm_jax.data.chat import ChatProcessor
 from rsvlm_jax.data.placeholders import Prompts, place_images
 from rsvlm_jax.generate import Generated, generate
 from rsvlm_jax.interop.families.llava import LlavaConfig
@@ -61,6 +62,8 @@ class Pretrained:
       ends: ids of which each ends an answer.
       lora: of the adapter that was kept as LoRA; None: no factors in `params`.
       whole: paths of the parameters that this adapter holds whole (a projector).
+      processor: that a run of conversations was trained with; None: of a directory.
+      step: of that run.
     """
 
     path: Path
@@ -74,6 +77,8 @@ class Pretrained:
     ends: tuple[int, ...]
     lora: LoraConfig | None = None
     whole: tuple[str, ...] = ()
+    processor: ChatProcessor | None = None
+    step: int | None = None
 
     @functools.cached_property
     def model(self) -> Any:
