@@ -17,15 +17,16 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 
-from rsvlm_jax.config import ConfigError, DataError, Experiment
+from rsvlm_jax.config import ConfigError, Experiment
 from rsvlm_jax.core import flat
 from rsvlm_jax.data.badlog import BadLog
 from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.data.chat import ChatProcessor
-from rsvlm_jax.data.features import digest_of
+from rsvlm_jax.data.features import check_spec, digest_of
 from rsvlm_jax.data.plan import Shape
 from rsvlm_jax.data.samples import BadSample
-from rsvlm_jax.data.talk import TalkBatches, TalkSource, talk_batches
+from rsvlm_jax.data.talk import TalkBatches, talk_batches
+from rsvlm_jax.data.talk_source import TalkSource
 from rsvlm_jax.models.vlm import VisionLanguageModel
 from rsvlm_jax.train.optimizer import trained_paths
 
@@ -57,17 +58,9 @@ class PreparedTalk:
         Raises:
           DataError: they are of another.
         """
-        if self.train.features is None:
-            return
-        found, wanted = self.train.features.spec.tower, tower_digest(model)
-        if found != wanted:
-            raise DataError(
-                "features of another tower",
-                where=self.train.features.folder,
-                expected=wanted[:12],
-                found=found[:12],
-                remedy="compute them anew in another folder: rsvlm features",
-            )
+        features = self.train.gallery.features
+        if features is not None:
+            check_spec(features.spec, features.folder, tower_digest(model))
 
     def batches(
         self, sharding: NamedSharding | None = None, log: BadLog | None = None
