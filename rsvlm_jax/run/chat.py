@@ -26,8 +26,7 @@ import numpy as np
 
 from rsvlm_jax.config import ConfigError, DataError, GenerationConfig
 from rsvlm_jax.data.chat import Row
-from rsvlm_jax.data.messages import Message
-from rsvlm_jax.data.tokenizer import IMAGE
+from rsvlm_jax.data.messages import IMAGE, Message
 from rsvlm_jax.generate import stream
 from rsvlm_jax.nn import KVCache
 
@@ -110,11 +109,12 @@ class ImageChat:
         pictures = [*self._pictures, *self._waiting]
         row = self.speaker.encode(messages, len(pictures))
         model = self.speaker.model
-        left = model.positions - len(row.ids)
+        positions = model.decoder.config.positions
+        left = positions - len(row.ids)
         if left < 1:
             raise DataError(
                 "the conversation is longer than the model's context", where="ask",
-                expected=f"< {model.positions} tokens", found=len(row.ids),
+                expected=f"< {positions} tokens", found=len(row.ids),
                 remedy="begin anew (/reset)",
             )  # fmt: skip
         config = self.speaker.stopping(self.config)

@@ -1,6 +1,7 @@
 """`load(path)`: a run directory, or a directory of Hugging Face, LLaVA or GeoChat.
 
 RUN        config.json of an Experiment, processor/, checkpoints/  ->  Loaded (`.trained`)
+           the same of conversations                               ->  Pretrained (`.reopen`)
 DIRECTORY  config.json of `transformers`, safetensors              ->  Pretrained
 """
 
@@ -15,6 +16,8 @@ from rsvlm_jax.config.check import one_of
 
 from .directory import is_pretrained
 from .pretrained import Pretrained, open_pretrained
+from .reopen import open_talk
+from .rundir import RunDir
 from .trained import Loaded, load_run
 
 
@@ -47,7 +50,8 @@ def load(
       merge: the adapter into the kernels, whose paths stay as they are. False: `.params` then holds
         the kernels of the base and the factors of the adapter, float32, beside each that it takes
         (`.../q/kernel`, `.../q/kernel_lora_a`, `.../q/kernel_lora_b`), placed as their kernel is;
-        `.lora` says which and how, and `.save_adapter(FOLDER)` writes them.
+        `.lora` says which and how, and `.save_adapter(FOLDER)` writes them. The same holds of a
+        run with LoRA, whose factors `rsvlm convert RUN DST --to peft` writes.
       allow_pickle: read `.bin` files, through torch's weights-only loader.
 
     Raises:
@@ -78,4 +82,6 @@ def load(
             raise ConfigError(
                 "only for pretrained models", where=f"load({name})", expected=None, found=given
             )
-    return load_run(path, mesh=mesh, dtype=dtype, missing=missing)
+    if RunDir(Path(path)).experiment().conversations is not None:
+        return open_talk(path, mesh=mesh, dtype=dtype, missing=missing, merge=merge)
+    return load_run(path, mesh=mesh, dtype=dtype, missing=missing, merge=merge)

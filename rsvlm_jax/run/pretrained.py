@@ -4,6 +4,7 @@
     model = rsvlm_jax.load(DIRECTORY)
     model.logits(**inputs)       [B,L,V] float32        language models and LLaVA
     model.generate(**inputs)     tokens of the answers, greedy or as a GenerationConfig says
+    model.chat(question, *pictures)                      text
     model.features(pixels)       [F,P,Dv]               vision towers and LLaVA
     model.save_adapter(FOLDER)   an adapter that was kept as LoRA, as PEFT
 
@@ -28,6 +29,8 @@ from flax import nnx
 from rsvlm_jax.config import ConfigError, DataError, GenerationConfig, LoraConfig, MeshConfig
 from rsvlm_jax.core.shapes import Array, Bool, Float
 from rsvlm_jax.data.batch import Batch, Images
+from rsvlm_jax.data.chat import ChatProcessor
+from rsvlm_jax.data.messages import Message
 from rsvlm_jax.data.placeholders import Prompts, place_images
 from rsvlm_jax.generate import Generated, TokenMachine, generate
 from rsvlm_jax.interop.families.llava import LlavaConfig
@@ -62,6 +65,8 @@ class Pretrained:
       ends: ids of which each ends an answer.
       lora: of the adapter that was kept as LoRA; None: no factors in `params`.
       whole: paths of the parameters that this adapter holds whole (a projector).
+      saved: the processor that a run of conversations was trained with; None: of a directory.
+      step: of that run.
     """
 
     path: Path
@@ -75,10 +80,66 @@ class Pretrained:
     ends: tuple[int, ...]
     lora: LoraConfig | None = None
     whole: tuple[str, ...] = ()
+    saved: ChatProcessor | None = None
+    step: int | None = None
 
     @functools.cached_property
     def model(self) -> Any:
         return nnx.merge(self.graphdef, self.params)
+
+    @functools.cached_property
+    def processor(self) -> ChatProcessor:
+        """Template, preprocessing and tokenizer: of the run, or as the directory's files say.
+
+        Raises:
+          DataError: files that are missing or damaged. ConfigError: they do not fit the model.
+        """
+        if self.saved is not None:
+            return self.saved
+        return ChatProcessor.of(self.path, self.config)
+
+    @property
+    def decoder(self) -> Decoder:
+        """The language model, or that of a LLaVA.
+
+        Raises:
+          ConfigError: there is none.
+        """
+        found = self.model
+        if isinstance(found, VisionLanguageModel):
+            found = found.decoder
+        if not isinstance(found, Decoder):
+            raise ConfigError("the model has no language model", where=self.path)
+        return found
+
+    def chat(
+        self,
+        question: str | Sequence[Message],
+        *pictures: Any,
+        config: GenerationConfig | None = None,
+        machine: TokenMachine | None = None,
+    ) -> str:
+        """The answer to a question about pictures, or to a conversation.
+
+        Many at once, or in pieces: `rsvlm_jax.run.speak.Speaker`.
+
+        Args:
+          question: or messages, the last of which is the user's.
+          pictures: paths, PIL images or arrays u8 [H,W,3], in the order of the text's `<image>`.
+          config: None: greedy.
+          machine: what the answer has to look like (`rsvlm_jax.generate.grammar`).
+
+        Raises:
+          DataError: a question or a picture that cannot be. ConfigError: no language model.
+        """
+        from .speak import GREEDY, Speaker  # which needs this class
+
+        speaker, config = Speaker(self, self.processor), GREEDY if config is None else config
+        return speaker.answer([question], [pictures], config=config, machine=machine)[0]
+
+    def embed_prompts(self, batch: Batch) -> tuple[Float[Array, "B L D"], Bool[Array, "B L"]]:
+        """Prompts with their images as a decoder reads them, and which positions are valid."""
+        return _prefix(self.graphdef, self.dtype, self.params, batch)
 
     def logits(
         self, input_ids: Any, pixel_values: Any = None, attention_mask: Any = None
@@ -125,15 +186,13 @@ class Pretrained:
           DataError, ConfigError: as `logits`; a text too long for the model.
         """
         batch = self._batch(input_ids, pixel_values, attention_mask)
-        prefix, valid = _prefix(self.graphdef, self.dtype, self.params, batch)
-        model = self.model
-        decoder: Any = model.decoder if isinstance(model, VisionLanguageModel) else model
+        prefix, valid = self.embed_prompts(batch)
         config = GenerationConfig() if config is None else config
         if max_new_tokens is not None:
             config = dataclasses.replace(config, max_new_tokens=max_new_tokens)
         said = valid & (jnp.asarray(batch.image_slot) < 0)
         return generate(
-            decoder, prefix, valid, config=config, eos=self.ends if ends is None else ends,
+            self.decoder, prefix, valid, config=config, eos=self.ends if ends is None else ends,
             prompt_tokens=jnp.where(said, batch.tokens, -1), machine=machine, decode=decode,
         )  # fmt: skip
 

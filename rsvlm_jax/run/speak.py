@@ -120,7 +120,7 @@ class Speaker:
     ) -> Batch:
         """Prompts padded on the left, `room` positions left for the answer."""
         longest = max(len(row.ids) for row in rows)
-        length = min(rounded(longest), max(self.model.positions - room, longest))
+        length = min(rounded(longest), max(self.model.decoder.config.positions - room, longest))
         return self.processor.batch(rows, pixels, side="left", length=length)
 
     @property
@@ -133,9 +133,12 @@ class Speaker:
         return () if image is None else (image,)
 
     def stopping(self, config: GenerationConfig) -> GenerationConfig:
-        """With the stop strings of the template."""
-        stop = tuple(dict.fromkeys((*config.stop, *self.processor.stop)))
-        return dataclasses.replace(config, stop=stop)
+        """With the stop strings of the template.
+
+        Raises:
+          ConfigError: one that no answer can hold (`ChatProcessor.check_stop`).
+        """
+        return dataclasses.replace(config, stop=self.processor.check_stop(config.stop))
 
 
 def rounded(n: int) -> int:
