@@ -23,7 +23,8 @@ VERBS = {
     "train": "train an experiment; resumes by itself",
     "predict": "a wall-to-wall map of a cube, with its interval",
     "evaluate": "metrics of a run on held-out windows, beside baselines",
-    "generate": "ask a run questions about places in a cube",
+    "generate": "prompts in bulk, as JSON lines; restartable",
+    "chat": "talk about pictures, or about places of a cube",
     "convert": "checkpoints between formats: Hugging Face, LLaVA, OpenCLIP, llama2.c, runs",
     "cube": "make, info, validate, show, folds, copy",
     "doctor": "what is installed, what devices, what works",
@@ -69,7 +70,7 @@ OUTPUT = (
 )
 """What the system says of a full disk, of missing rights and of a place that cannot be."""
 
-COMPUTING = ("demo", "train", "predict", "evaluate")
+COMPUTING = ("demo", "train", "predict", "evaluate", "generate", "chat")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -86,6 +86,18 @@ class KVCache:
             length=jnp.take(self.length, index, axis=0),
         )
 
+    def grown(self, slots: int) -> KVCache:
+        """The cache with `slots` slots, if it has fewer."""
+        more = max(slots - self.valid.shape[1], 0)
+        room = ((0, 0), (0, more))
+        return dataclasses.replace(
+            self,
+            k=jnp.pad(self.k, ((0, 0), *room, (0, 0), (0, 0))),
+            v=jnp.pad(self.v, ((0, 0), *room, (0, 0), (0, 0))),
+            valid=jnp.pad(self.valid, room),
+            position=jnp.pad(self.position, room),
+        )
+
     def forget(self, start: Int[Array, " B"]) -> KVCache:
         """The cache without the tokens in slots from `start` on; their slots stay taken."""
         slot = jnp.arange(self.valid.shape[1], dtype=jnp.int32)[None, :]

@@ -56,11 +56,7 @@ class ImageChat:
         system: str | None = None,
         picture_of: Callable[[str, tuple[int, int] | None], tuple[np.ndarray, str]] | None = None,
     ) -> None:
-        if config.num_beams > 1:
-            raise ConfigError(
-                "beams are known only at the end", where="chat", expected="num_beams = 1",
-                found=config.num_beams,
-            )  # fmt: skip
+        _check_beams(config)
         self.speaker = speaker
         self.config = config
         self._picture_of = picture_of
@@ -241,6 +237,7 @@ def open_session(
     Raises:
       CheckpointError: nothing that talks. ConfigError: an option that is not of its kind.
     """
+    _check_beams(config)
     options = {k: v for k, v in options.items() if v}
     loaded = load(Path(path), **options)
     if isinstance(loaded, Pretrained):
@@ -250,3 +247,11 @@ def open_session(
     if system is not None:
         session.reset(system)
     return session
+
+
+def _check_beams(config: GenerationConfig) -> None:
+    if config.num_beams > 1:
+        raise ConfigError(
+            "beams are known only at the end", where="chat", expected="num_beams = 1",
+            found=config.num_beams,
+        )  # fmt: skip
