@@ -25,13 +25,20 @@ END = "</s>"
 
 @functools.partial(jax.jit, static_argnames=("rows", "max_new"))
 def babble(
-    machine: TokenMachine, key: Array, eos: Int[Array, ""], *, rows: int, max_new: int
+    machine: TokenMachine,
+    key: Array,
+    eos: Int[Array, ""],
+    limit: Int[Array, ""],
+    *,
+    rows: int,
+    max_new: int,
 ) -> tuple[Int[Array, "B new"], Int[Array, " B"]]:
     """Random texts: tokens, `eos` from their end on, and their lengths.
 
     Args:
       key: of the draws.
       eos: the end token.
+      limit: tokens of a text at most; `max_new` or less.
     """
     vocab = machine.token_class.shape[0]
     is_end = jnp.arange(vocab) == eos
@@ -42,12 +49,12 @@ def babble(
         ends = machine.may_end(state)[:, None] & is_end[None, :]
         fits = machine.allowed(state, left) | ends
         token = jnp.argmax(jnp.where(fits, drawn, -jnp.inf), axis=1).astype(jnp.int32)
-        done = done | (token == eos)
+        done = done | (token == eos) | (left < 1)
         token = jnp.where(done, eos, token)
         return (jnp.where(done, state, machine.step(state, token)), done), token
 
     start = (machine.begin(rows), jnp.zeros((rows,), bool))
-    _, tokens = jax.lax.scan(step, start, jnp.arange(max_new, 0, -1, dtype=jnp.int32))
+    _, tokens = jax.lax.scan(step, start, limit - jnp.arange(max_new, dtype=jnp.int32))
     return tokens.T, (tokens != eos).sum(axis=0, dtype=jnp.int32)
 
 

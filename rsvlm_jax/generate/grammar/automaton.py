@@ -2,7 +2,7 @@
 
     tree -> positions (Glushkov): every character of the pattern is a state, no empty moves
          -> sets of positions, over classes of characters that no part of the pattern tells apart
-         -> dead ends cut, equal states merged (Moore)
+         -> equal states merged (Moore); no state is a dead end, for no class is empty
          -> characters written as bytes; states inside of a character are shared by content
 
 Mid-character states accept continuation bytes only and the others anything else, so the result is
@@ -60,7 +60,7 @@ def automaton(tree: Tree) -> Automaton:
     """
     positions = _Positions(tree)
     classes = _classes(positions.ranges)
-    table, ends = _merge(*_cut(*_subsets(positions, [classes.of(r) for r in positions.ranges])))
+    table, ends = _merge(*_subsets(positions, [classes.of(r) for r in positions.ranges]))
     return _bytes(table, ends, classes)
 
 
@@ -182,16 +182,6 @@ def _subsets(
             row[c] = ids[target]
         rows.append(row)
     return np.stack(rows), np.asarray([not state.isdisjoint(positions.last) for state in queue])
-
-
-def _cut(table: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Moves to states from which no end can be reached are none. (A pattern has such an end.)"""
-    alive = ends.copy()
-    while True:
-        grown = ends | ((table >= 0) & alive[table]).any(axis=1)
-        if (grown == alive).all():
-            return np.where((table >= 0) & alive[table], table, -1), ends
-        alive = grown | alive
 
 
 def _merge(table: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
