@@ -63,38 +63,43 @@ class TokenMachine:
         return cls(*(jnp.asarray(a, jnp.int32) for a in arrays))
 
     def begin(self, rows: int) -> Int[Array, " B"]:
-        """The first state of every row; of `rows / B` neighbours each, as beams are, where B differ.
+        """The state of every row before its first token."""
+        return jnp.broadcast_to(self.start, (rows,))
 
-        Raises:
-          ConfigError: starts of another batch.
-        """
-        if self.start.ndim == 0:
-            return jnp.broadcast_to(self.start, (rows,))
-        if rows % self.start.shape[0]:
-            raise ConfigError(
-                "a machine for another batch", where="TokenMachine.start",
-                expected=f"a batch of {self.start.shape[0]}", found=rows,
-            )  # fmt: skip
-        return jnp.repeat(self.start, rows // self.start.shape[0], total_repeat_length=rows)
-
-    def check(self, vocab_size: int, max_new: int) -> None:
+    def check(self, vocabulary: int, rows: int, new: int) -> None:
         """Refuse, before anything is compiled, what could not be decoded with this machine.
 
+        Args:
+          vocabulary: rows of the decoder's table.
+          rows: of the batch.
+          new: tokens of a text at most.
+
         Raises:
-          ConfigError: another number of rows in the decoder's table, or a text that cannot end
-            within `max_new` tokens.
+          ConfigError: another vocabulary, another batch, a row that no token can start, or one
+            that cannot end within `new` tokens.
         """
-        if self.token_class.shape[0] != vocab_size:
+        start = np.atleast_1d(np.asarray(self.start))
+        for what, where, expected, found in (
+            ("vocabulary", "machine", vocabulary, self.token_class.shape[0]),
+            ("batch", "machine.start", rows, rows if self.start.ndim == 0 else len(start)),
+        ):
+            if found != expected:
+                remedy = "compile_grammar(..., rows=decoder.config.vocab_size)"
+                raise ConfigError(
+                    f"a machine of another {what}", where=f"generate({where})", expected=expected,
+                    found=found, remedy=remedy if what == "vocabulary" else None,
+                )  # fmt: skip
+        if not (np.asarray(self.next_state)[start] >= 0).any(axis=1).all():
             raise ConfigError(
-                "a machine for another vocabulary", where="generate(machine)",
-                expected=f"{vocab_size} rows, as the decoder has", found=self.token_class.shape[0],
-                remedy="compile_grammar(..., rows=decoder.config.vocab_size)",
+                "no token can start the text of this machine", where="generate(machine)",
+                expected="a grammar that this vocabulary can write",
             )  # fmt: skip
-        needed = int(np.max(np.asarray(self.need)[np.asarray(self.start)]))
-        if needed > max_new:
+        shortest = int(np.asarray(self.need)[start].max())
+        if shortest > new:
+            found = f"{shortest} tokens" if shortest < NEVER else "no text that ends"
             raise ConfigError(
-                "the shortest text that the grammar allows is too long",
-                where="generate(max_new_tokens)", expected=f"at least {needed}", found=max_new,
+                "the shortest text of this machine does not fit", where="generate(max_new_tokens)",
+                expected=f"at most {new} tokens", found=found,
             )  # fmt: skip
 
     def allowed(self, state: Int[Array, " B"], left: Int[Array, ""]) -> Bool[Array, "B V"]:

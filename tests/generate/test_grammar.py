@@ -88,14 +88,14 @@ def test_nothing_malformed_comes_out(
     """With tokens to spare, with a few, and with just as many as the shortest text takes."""
     machine = compile_grammar(pattern, vocabulary, rows=PADDED)
     for limit in (LONGEST, int(machine.need[0]) + 2, int(machine.need[0])):
-        texts = said(tokenizer, machine, 300, limit)
+        texts = said(tokenizer, machine, 100, limit)
         assert [text for text in texts if not re.fullmatch(pattern, text.strip())] == []
         if limit == LONGEST and pattern == choices(LABELS):
             assert {text.strip() for text in texts} == set(LABELS)
         elif limit == LONGEST:
-            assert len(set(texts)) > 100
-    with pytest.raises(ConfigError, match="the shortest text that the grammar allows is too long"):
-        machine.check(PADDED, int(machine.need[0]) - 1)
+            assert len(set(texts)) > 50
+    with pytest.raises(ConfigError, match="the shortest text of this machine does not fit"):
+        machine.check(PADDED, 1, int(machine.need[0]) - 1)
 
 
 def test_what_the_tokenizer_would_write_is_allowed(
@@ -163,15 +163,15 @@ def test_rows_of_one_batch_under_different_grammars(
 ) -> None:
     patterns = [box(), "yes|no", box(), number(0, 9)]
     made = {p: compile_grammar(p, vocabulary, rows=PADDED) for p in patterns}
-    machine = join([made[p] for p in patterns])
-    assert machine.start.shape == (4,)
-    assert machine.start[0] == machine.start[2]
-    machine.check(PADDED, 40)
-    texts = said(tokenizer, machine, 40, 40)
-    for i, text in enumerate(texts):
-        assert re.fullmatch(patterns[i // 10], text.strip())
-    with pytest.raises(ConfigError, match="a machine for another batch in TokenMachine.start"):
-        machine.begin(6)
+    of_row = [p for p in patterns for _ in range(10)]
+    machine = join([made[p] for p in of_row])
+    assert machine.start.shape == (40,)
+    assert machine.start[0] == machine.start[29]
+    machine.check(PADDED, 40, 40)
+    for text, pattern in zip(said(tokenizer, machine, 40, 40), of_row, strict=True):
+        assert re.fullmatch(pattern, text.strip())
+    with pytest.raises(ConfigError, match="of another batch in generate.machine.start.*found 40"):
+        machine.check(PADDED, 6, 40)
 
 
 def test_grammars_of_a_size_share_a_program(vocabulary: TokenBytes) -> None:
@@ -233,9 +233,9 @@ def test_a_table_smaller_than_the_tokenizer(vocabulary: TokenBytes) -> None:
 
 def test_a_machine_for_another_vocabulary_size(vocabulary: TokenBytes) -> None:
     machine = compile_grammar("yes", vocabulary, rows=PADDED)
-    machine.check(PADDED, 3)
-    with pytest.raises(ConfigError, match=f"for another vocabulary.*640 rows.*found {PADDED}"):
-        machine.check(640, 3)
+    machine.check(PADDED, 2, 3)
+    with pytest.raises(ConfigError, match=f"of another vocabulary.*expected 640; found {PADDED}"):
+        machine.check(640, 2, 3)
 
 
 def test_machines_that_cannot_be_joined(vocabulary: TokenBytes) -> None:
