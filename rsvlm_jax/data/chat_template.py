@@ -136,5 +136,7 @@ def _render(tokenizer: Tokenizer, messages: Sequence[Message], prompt: bool) -> 
             [turns], chat_template=template, add_generation_prompt=prompt, **known
         )
     except Exception as e:  # jinja's many, and what a template raises itself
-        raise ConfigError("the chat template refuses these messages", where="tokenizer", found=e) from e
+        raise ConfigError(
+            "the chat template refuses these messages", where="tokenizer", found=e
+        ) from e
     return rendered[0]

@@ -79,9 +79,7 @@ class Widths:
     fresh: bool = True
 
 
-def encode(
-    tokenizer: Tokenizer, pieces: Sequence[Piece], widths: Widths, *, bos: bool
-) -> Row:
+def encode(tokenizer: Tokenizer, pieces: Sequence[Piece], widths: Widths, *, bos: bool) -> Row:
     """Ids and weights of a prompt.
 
     Args:
