@@ -316,10 +316,6 @@ class Experiment:
                 expected="text > 0, huber=0, scale=0",
                 found=self.loss,
             )
-        if self.model.decoder is None:
-            raise ConfigError(
-                "conversations need a language model", where="VLMConfig.decoder", found=None
-            )
         if config.features is not None and self.init_from is None:
             raise ConfigError(
                 "features of a tower that starts anew",

@@ -173,5 +173,11 @@ def held_out_batches(source: TalkSource, batch_size: int) -> Iterator[Batch]:
         rows = order[first : first + batch_size]
         length = min(-(-int(source.tokens[rows].max()) // edge) * edge, source.config.length)
         shape = Shape(length, int(source.images[rows].max()))
-        empty = [()] * (batch_size - len(rows))
-        yield source.batch([*((int(n),) for n in rows), *empty], shape)[0]
+        filled = [(int(rows[min(i, len(rows) - 1)]),) for i in range(batch_size)]
+        batch, _ = source.batch(filled, shape)
+        real = np.arange(batch_size) < len(rows)
+        yield dataclasses.replace(
+            batch,
+            weight=np.where(real[:, None], batch.weight, np.float32(0)),
+            sample=np.where(real, batch.sample, np.int32(-1)),
+        )

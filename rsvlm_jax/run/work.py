@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jax.sharding import NamedSharding
 
 from rsvlm_jax.config import Experiment
 from rsvlm_jax.data.badlog import BadLog
 from rsvlm_jax.data.batch import Batch
+from rsvlm_jax.data.chat import ChatProcessor
 from rsvlm_jax.data.pipeline import Batches
+from rsvlm_jax.data.processor import Processor
 from rsvlm_jax.data.samples import BadSample
 
 from .prepare import prepare
@@ -19,12 +20,7 @@ from .program import Program
 from .talk import prepare_talk
 
 
-class Saved(Protocol):
-    """A processor: all that a model of a run needs beside its numbers."""
-
-    def save(self, folder: str | os.PathLike[str]) -> Any: ...
-
-
+@runtime_checkable
 class Work(Protocol):
     """The data of an experiment, and the model that it asks for.
 
@@ -37,7 +33,7 @@ class Work(Protocol):
     @property
     def experiment(self) -> Experiment: ...
     @property
-    def processor(self) -> Saved: ...
+    def processor(self) -> Processor | ChatProcessor: ...
     @property
     def program(self) -> Program: ...
     @property

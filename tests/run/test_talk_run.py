@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_zarr.samples import sample_questions
 from rsvlm_jax.cli.main import main
 from rsvlm_jax.config import (
     STORIES260K,
@@ -29,12 +30,14 @@ from rsvlm_jax.config import (
 )
 from rsvlm_jax.core import base_path, flat
 from rsvlm_jax.data.messages import Message
+from rsvlm_jax.run.features import compute_features
 from rsvlm_jax.run.fit import describe, fit
 from rsvlm_jax.run.load import load
 from rsvlm_jax.run.pretrained import Pretrained
 from rsvlm_jax.run.talk import prepare_talk
 from rsvlm_jax.run.trained import load_run
 
+RSVQA = sample_questions("rsvqa_lr")[0].image.parent
 QUESTION = "<image>\nIs there a road?\nAnswer the question using a single word or phrase."
 VISION = ViTConfig(
     image_size=16,
@@ -233,14 +236,62 @@ def test_a_loss_of_numbers(talking: Experiment):
     one_line(e)
 
 
-def test_no_language_model(talking: Experiment):
-    with pytest.raises(ConfigError, match="need a language model"):
-        dataclasses.replace(talking, model=dataclasses.replace(talking.model, decoder=None))
-
-
 def test_a_run_of_conversations_reads_no_cubes(run: Path, capsys):
     with pytest.raises(CheckpointError, match="reads no cubes"):
         load_run(run)
     args = ["predict", str(run), "--cube", "sample:slovenia_s2", "--out", str(run / "map")]
     assert main(args) == 4
     assert "a run of conversations" in capsys.readouterr().err
+
+
+# ---- features ------------------------------------------------------------------------------------
+
+
+def test_training_on_features_is_training_behind_a_frozen_tower(
+    talking: Experiment, run: Path, tmp_path: Path
+):
+    frozen = dataclasses.replace(
+        talking,
+        init_from=str(run),
+        optimizer=OptimizerConfig(groups=(GroupConfig("^vision/", 0.0),)),
+        train=dataclasses.replace(talking.train, steps=2, eval_every=0),
+    )
+    made = compute_features(frozen, out=tmp_path / "features", dtype="float32")
+    again = compute_features(frozen, out=tmp_path / "features", dtype="float32")
+    assert (again.images, again.before) == (0, made.images)
+    assert made.images == len(list(Path(RSVQA).glob("*.png")))
+    before = fit(frozen, out=tmp_path / "pixels").path
+    after = fit(talk(frozen, features=str(tmp_path / "features")), out=tmp_path / "by").path
+    for a, b in zip(rows(before, timed=False), rows(after, timed=False), strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+        assert b["tokens"] == a["tokens"]
+    x, y = flat(load(before).params), flat(load(after).params)
+    for path in x:
+        np.testing.assert_allclose(np.asarray(x[path]), np.asarray(y[path]), atol=1e-4)
+
+
+def test_features_of_another_tower(talking: Experiment, run: Path, tmp_path: Path):
+    frozen = dataclasses.replace(
+        talking,
+        init_from=f"vision={run}",
+        optimizer=OptimizerConfig(groups=(GroupConfig("^vision/", 0.0),)),
+    )
+    compute_features(frozen, out=tmp_path / "features")
+    other = dataclasses.replace(frozen, init_from=f"connector={run}")
+    with pytest.raises(DataError, match="features of another tower") as e:
+        fit(talk(other, features=str(tmp_path / "features")), out=tmp_path / "run")
+    one_line(e)
+
+
+def test_features_of_a_tower_that_is_trained(talking: Experiment, run: Path, tmp_path: Path):
+    made = dataclasses.replace(talking, init_from=str(run))
+    with pytest.raises(ConfigError, match="a tower that is trained") as e:
+        fit(talk(made, features=str(tmp_path)), out=tmp_path / "run")
+    assert "vision/" in one_line(e)
+
+
+def test_features_of_a_tower_that_starts_anew(talking: Experiment, tmp_path: Path, capsys):
+    with pytest.raises(ConfigError, match="starts anew"):
+        talk(talking, features=str(tmp_path))
+    assert main(["features", "forkme", "--out", str(tmp_path / "f")]) == 2
+    assert "no features to compute once" in capsys.readouterr().err
