@@ -33,7 +33,7 @@ from .model import (
     VLMConfig,
 )
 from .optimizer import GroupConfig, OptimizerConfig
-from .presets import PRESETS, STORIES260K, llava15_7b, llava15_13b, nano
+from .presets import EVA_G, PRESETS, STORIES260K, llava15_7b, llava15_13b, nano
 from .resampler import (
     ConnectorConfig,
     PerceiverConfig,
@@ -53,6 +53,7 @@ from .vision import (
 
 __all__ = [
     "DECODER_LINEARS",
+    "EVA_G",
     "LORA_ONLY",
     "PRESETS",
     "STORIES260K",
