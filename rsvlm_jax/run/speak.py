@@ -20,6 +20,7 @@ from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.data.chat import ChatProcessor, Row
 from rsvlm_jax.data.messages import Message
 from rsvlm_jax.generate import TokenMachine, generate, stream, text_of
+from rsvlm_jax.generate.grammar import compile_grammar, token_bytes
 
 from .pretrained import Pretrained
 
@@ -48,6 +49,7 @@ class Speaker:
         *,
         config: GenerationConfig = GREEDY,
         machine: TokenMachine | None = None,
+        ready: bool = False,
     ) -> list[str]:
         """An answer to each conversation, whose last message is the user's.
 
@@ -55,7 +57,8 @@ class Speaker:
           conversations: a str is one message of the user.
           pictures: of each conversation, in the order of its `<image>`; one alone may be left out
             of the text and stands before it then.
-          machine: what the answers have to look like (`rsvlm_jax.generate.grammar`).
+          machine: what the answers have to look like; see `machine`.
+          ready: the pictures are those of `ChatProcessor.pixels` already.
 
         Raises:
           DataError: a conversation or a picture that cannot be, or a prompt that is too long.
@@ -69,7 +72,7 @@ class Speaker:
                 expected=f"{len(conversations)} lists", found=len(looked),
             )  # fmt: skip
         rows = [self.encode(c, len(p)) for c, p in zip(conversations, looked, strict=True)]
-        pixels = [[self.processor.pixels(p) for p in some] for some in looked]
+        pixels = looked if ready else [[self.processor.pixels(p) for p in some] for some in looked]
         batch = self.batch(rows, pixels, room=config.max_new_tokens)
         prefix, valid = self.model.embed_prompts(batch)
         made = generate(
@@ -105,6 +108,20 @@ class Speaker:
             banned=self.barred, prompt_tokens=words_of(batch), decode=self.processor.decode,
         )  # fmt: skip
         return stripped(chunk.text[0] for chunk in chunks if chunk.text is not None)
+
+    def machine(self, pattern: str) -> TokenMachine:
+        """What `answer` takes for answers that match a pattern, whole.
+
+        Args:
+          pattern: a regular expression, as `choices`, `box` and `number` of
+            `rsvlm_jax.generate.grammar` make them.
+
+        Raises:
+          ConfigError: it is not understood, or these tokens cannot write it.
+        """
+        rows = self.model.decoder.config.vocab_size
+        vocabulary = token_bytes(self.processor.tokenizer.text)
+        return compile_grammar(pattern, vocabulary, rows=rows)
 
     # ---- what a session needs too ----------------------------------------------------------------
 
@@ -165,4 +182,3 @@ def stripped(parts: Iterator[str]) -> Iterator[str]:
         held = text[len(kept) :]
         if kept:
             yield kept
-

@@ -103,7 +103,11 @@ def unigram(texts: Iterable[str], size: int) -> tokenizers.Tokenizer:
 
 
 def _train(
-    made: tokenizers.Tokenizer, texts: Iterable[str], size: int, first: list[str], letters: list[str]
+    made: tokenizers.Tokenizer,
+    texts: Iterable[str],
+    size: int,
+    first: list[str],
+    letters: list[str],
 ) -> None:
     trainer = trainers.BpeTrainer(
         vocab_size=size, special_tokens=first, initial_alphabet=letters, show_progress=False

@@ -94,9 +94,7 @@ def _reached(moves: Moves, states: int) -> np.ndarray:
         reached = more
 
 
-def _machine(
-    moves: Moves, need: np.ndarray, tokens: list[list[int]], rows: int
-) -> TokenMachine:
+def _machine(moves: Moves, need: np.ndarray, tokens: list[list[int]], rows: int) -> TokenMachine:
     """The machine of the states that the start leads to and from which an end is in reach."""
     moves = moves.where(need[moves.target] < NEVER)
     reached = _reached(moves, len(need))
