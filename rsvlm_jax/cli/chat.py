@@ -73,12 +73,15 @@ class Session(Protocol):
 
 def run(args: Sequence[str]) -> dict[str, object]:
     options = parse(Options, args, prog="rsvlm chat")
+    from rsvlm_jax.evaluate.cubeframes import picture
     from rsvlm_jax.run.chat import open_session
+    from rsvlm_jax.run.cubes import find_cube
 
     session = open_session(
         options.model,
         config=options.generation,
         system=options.system,
+        picture_of=lambda cube, at: picture(find_cube(cube), at),
         vision=options.vision,
         adapter=options.adapter,
         allow_pickle=options.allow_pickle,

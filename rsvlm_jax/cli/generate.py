@@ -14,6 +14,8 @@ from rsvlm_jax.config import ConfigError, GenerationConfig, strict_json
 
 from .options import parse, say, stop_on_sigterm
 
+GREEDY = GenerationConfig()
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -25,8 +27,8 @@ class Options:
     """JSON lines: {"question_id", "image", "text"}; for cubes "row", "col" and, if not --cube,
     "cube"."""
     out: Path | None = None
-    """Answer file, in the order of the prompts; an interrupted one is gone on with. None: lines on
-    stdout."""
+    """Answer file, in the order of the prompts; an interrupted one is gone on with, and a prompt that
+    cannot be answered is noted in it. None: lines on stdout, up to the first that cannot."""
     ask: tuple[str, ...] = ()
     """Questions beside those of the file, asked about every --image or about the place --at."""
     image: tuple[Path, ...] = ()
@@ -41,7 +43,7 @@ class Options:
     """Answers to choose from: no other can come out."""
     pattern: str | None = None
     """Regular expression that an answer has to match (`rsvlm_jax.generate.grammar`)."""
-    generation: Annotated[GenerationConfig, tyro.conf.arg(name="")] = GenerationConfig()
+    generation: Annotated[GenerationConfig, tyro.conf.arg(name="")] = GREEDY
     batch_size: int = 8
     """Prompts at a time."""
     vision: Path | None = None
@@ -98,7 +100,8 @@ def _who_answers(options: Options) -> tuple[Any, str]:
     if isinstance(model, Loaded):
         if options.choices or options.pattern is not None:
             raise ConfigError("a run on cubes takes no grammar", where="--choices, --pattern")
-        return cube_answers(model, options.cube, options.at), f"{options.model}@{model.step}"
+        answers = cube_answers(model, options.cube, options.at, strict=options.out is None)
+        return answers, f"{options.model}@{model.step}"
     if options.cube is not None:
         raise ConfigError(
             "the model reads images, not cubes", where="--cube", remedy="rsvlm chat draws cubes"
@@ -111,6 +114,7 @@ def _who_answers(options: Options) -> tuple[Any, str]:
         config=options.generation,
         machine=_machine(options, speaker),
         batch_size=options.batch_size,
+        strict=options.out is None,
     )
     return answers, str(options.model) + (f"+{options.adapter}" if options.adapter else "")
 

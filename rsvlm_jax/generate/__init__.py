@@ -6,16 +6,16 @@ engine     the decode loop and its state
 rules      what may be said next: end tokens, barred ones, `<reg>` blocks, a machine
 sampling   penalty, temperature, top-k, top-p, min-p, the draw
 beam       beam search
-stream     chunks while they come
+chunks     while they come
 text       TextStream: ids to text without half characters and stop strings
 result     Generated, Chunk; reg_block: the hidden states of the `<reg>` block
 machine    TokenMachine: a finite automaton over token ids
 """
 
 from .api import generate, stream
+from .chunks import Stream
 from .machine import TokenMachine
 from .result import Chunk, Generated, reg_block
-from .stream import Stream
 from .text import TextStream, text_of
 
 __all__ = [

@@ -18,7 +18,7 @@ from .engine import go_on, result, start
 from .machine import TokenMachine
 from .request import Request, make_request
 from .result import Generated
-from .stream import Stream
+from .chunks import Stream
 from .text import Decode, TextStream
 
 GREEDY = GenerationConfig()

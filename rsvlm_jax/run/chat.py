@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ class ImageChat:
 
     def _stream(
         self, row: Row, pictures: list[np.ndarray], config: GenerationConfig
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         model, processor = self.speaker.model, self.speaker.processor
         kept = self._kept(row)
         images = sum(i == processor.image_token for i in row.ids[:kept]) // processor.per_image
@@ -141,7 +141,7 @@ class ImageChat:
         words = [-1 if i == processor.image_token else i for i in row.ids]
         chunks = stream(
             model.decoder, prefix, valid, config=config, eos=self.speaker.ends,
-            banned=self.speaker.barred, prompt_tokens=np.asarray([words], np.int32), cache=cache,
+            banned=self.speaker.barred, prompt_tokens=jnp.asarray([words], jnp.int32), cache=cache,
             keep_cache=True, decode=processor.decode,
         )  # fmt: skip
         said: list[int] = []

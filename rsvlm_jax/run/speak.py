@@ -13,9 +13,11 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from rsvlm_jax.config import ConfigError, GenerationConfig
+from rsvlm_jax.core.shapes import Array, Int
 from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.data.chat import ChatProcessor, Row
 from rsvlm_jax.data.messages import Message
@@ -166,10 +168,10 @@ def rounded(n: int) -> int:
     return -(-n // 128) * 128
 
 
-def words_of(batch: Batch) -> np.ndarray:
+def words_of(batch: Batch) -> Int[Array, "B L"]:
     """Ids of the text of a batch [B,L], -1 at padding and at images."""
     said = (np.asarray(batch.segment) > 0) & (np.asarray(batch.image_slot) < 0)
-    return np.where(said, np.asarray(batch.tokens), -1).astype(np.int32)
+    return jnp.asarray(np.where(said, np.asarray(batch.tokens), -1), jnp.int32)
 
 
 def stripped(parts: Iterator[str]) -> Iterator[str]:
