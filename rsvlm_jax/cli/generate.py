@@ -27,8 +27,8 @@ class Options:
     """JSON lines: {"question_id", "image", "text"}; for cubes "row", "col" and, if not --cube,
     "cube"."""
     out: Path | None = None
-    """Answer file, in the order of the prompts; an interrupted one is gone on with, and a prompt that
-    cannot be answered is noted in it. None: lines on stdout, up to the first that cannot."""
+    """Answer file, in the order of the prompts; an interrupted one is gone on with, and a prompt
+    that cannot be answered is noted in it. None: lines on stdout, up to the first that cannot."""
     ask: tuple[str, ...] = ()
     """Questions beside those of the file, asked about every --image or about the place --at."""
     image: tuple[Path, ...] = ()
