@@ -20,7 +20,7 @@ import numpy as np
 from rsvlm_jax.config import ConfigError
 from rsvlm_jax.core.shapes import Bool, Int
 
-from .regex import LAST, Chars, Choice, Ranges, Repeat, Sequence, Tree
+from .regex import LAST, Chars, Choice, Ranges, Sequence, Tree
 
 MOST_VISITS, MOST_STATES = 100_000, 20_000
 _LEADS = ((0x80, 0x7FF, 1, 0xC0), (0x800, 0xFFFF, 2, 0xE0), (0x10000, 0x10FFFF, 3, 0xF0))
@@ -88,8 +88,10 @@ class _Positions:
         if isinstance(tree, Choice):
             parts = [self.visit(part) for part in tree.parts]
             empty = any(e for e, _, _ in parts)
-            return empty, set().union(*(f for _, f, _ in parts)), set().union(
-                *(last for _, _, last in parts)
+            return (
+                empty,
+                set().union(*(f for _, f, _ in parts)),
+                set().union(*(last for _, _, last in parts)),
             )
         if isinstance(tree, Sequence):
             return self.join([self.visit(part) for part in tree.parts])
@@ -108,9 +110,7 @@ class _Positions:
             tail = (True, first, last)
         return self.join([*needed, tail])
 
-    def join(
-        self, parts: list[tuple[bool, set[int], set[int]]]
-    ) -> tuple[bool, set[int], set[int]]:
+    def join(self, parts: list[tuple[bool, set[int], set[int]]]) -> tuple[bool, set[int], set[int]]:
         empty, first, last = True, set(), set()
         for e, f, la in parts:
             for p in last:

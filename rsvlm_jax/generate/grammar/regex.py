@@ -199,7 +199,10 @@ class _Parser:
                 pairs += low
                 continue
             high: int | Ranges = low
-            if self.pattern[self.at : self.at + 1] == "-" and self.pattern[self.at + 1 :][:1] != "]":
+            if (
+                self.pattern[self.at : self.at + 1] == "-"
+                and self.pattern[self.at + 1 :][:1] != "]"
+            ):
                 self.at += 1
                 high = self.member(opened)
             if not isinstance(high, int) or high < low:
