@@ -8,7 +8,7 @@
     parity    imported models against the torch originals: the largest differences (needs torch)
     vs_torch  prefill and training steps beside torch eager, the same weights (needs torch)
     import_memory  a 1.5 GB checkpoint onto 8 simulated devices: anonymous memory, time beside torch
-    grammar   10,000 random answers under every grammar and tokenizer: malformed ones; time to compile
+    grammar   10,000 random answers of every grammar and tokenizer: how many are malformed
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 

@@ -57,7 +57,9 @@ def figures() -> Iterator[Figure]:
                 print(f"# {kind} {name}: {wrong[:3]!r}")
             yield Figure(f"grammar.{kind}.{name}.malformed", len(wrong), "texts", at_most=0)
             yield Figure(f"grammar.{kind}.{name}.texts", len(texts), "texts", at_least=SAMPLES)
-            yield Figure(f"grammar.{kind}.{name}.distinct", len({t.strip() for t in texts}), "texts")
+            yield Figure(
+                f"grammar.{kind}.{name}.distinct", len({t.strip() for t in texts}), "texts"
+            )
     yield from _compile_times()
 
 
@@ -67,11 +69,11 @@ def _said(made: tokenizers.Tokenizer, machine) -> list[str]:
     texts: list[str] = []
     for i in range(SAMPLES // ROWS):
         limit = jnp.asarray(shortest + SPARE * (i % 2), jnp.int32)
-        drawn = babble(
-            machine, jax.random.key(i), end, limit, rows=ROWS, max_new=shortest + SPARE
-        )
+        drawn = babble(machine, jax.random.key(i), end, limit, rows=ROWS, max_new=shortest + SPARE)
         tokens, length = map(np.asarray, drawn)
-        texts += made.decode_batch([row[:n].tolist() for row, n in zip(tokens, length, strict=True)])
+        texts += made.decode_batch(
+            [row[:n].tolist() for row, n in zip(tokens, length, strict=True)]
+        )
     return texts
 
 

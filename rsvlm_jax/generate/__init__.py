@@ -9,12 +9,13 @@ beam       beam search
 chunks     while they come
 text       TextStream: ids to text without half characters and stop strings
 result     Generated, Chunk; reg_block: the hidden states of the `<reg>` block
-machine    TokenMachine: a finite automaton over token ids
+machine    TokenMachine: a finite automaton over token ids; join: one of several, row by row
+grammar/   what such a machine is made of: labels, numbers, boxes, regular expressions
 """
 
 from .api import generate, stream
 from .chunks import Stream
-from .machine import TokenMachine
+from .machine import TokenMachine, join
 from .result import Chunk, Generated, reg_block
 from .text import TextStream, text_of
 
@@ -25,6 +26,7 @@ __all__ = [
     "TextStream",
     "TokenMachine",
     "generate",
+    "join",
     "reg_block",
     "stream",
     "text_of",

@@ -1,4 +1,4 @@
-"""A model that says anything, as far as a machine allows it; and small real tokenizers to say it in.
+"""A model that says anything, as far as a machine allows it; and small real tokenizers for it.
 
     logits: new normal numbers for every row and token, whatever was said
     -> tokens that the machine does not allow out, the end in where a text may end -> a draw
@@ -69,7 +69,7 @@ def byte_level_bpe(texts: Iterable[str], size: int) -> tokenizers.Tokenizer:
 
 
 def sentencepiece_bpe(texts: Iterable[str], size: int) -> tokenizers.Tokenizer:
-    """As Llama's: U+2581 stands for the space, one is put before a text, bytes where no piece is."""
+    """As Llama's: U+2581 for the space, one of them before a text, bytes where no piece is."""
     made = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     made.normalizer = normalizers.Sequence(
         [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]

@@ -18,13 +18,12 @@ from tokenizers import decoders, models
 
 import rsvlm_jax
 from rsvlm_jax.config import ConfigError, DataError
+from rsvlm_jax.generate import TokenMachine, join
 from rsvlm_jax.generate.grammar import (
     TokenBytes,
-    TokenMachine,
     box,
     choices,
     compile_grammar,
-    join,
     number,
     token_bytes,
 )
@@ -170,7 +169,9 @@ def test_rows_of_one_batch_under_different_grammars(
     machine.check(PADDED, 40, 40)
     for text, pattern in zip(said(tokenizer, machine, 40, 40), of_row, strict=True):
         assert re.fullmatch(pattern, text.strip())
-    with pytest.raises(ConfigError, match="of another batch in generate.machine.start.*found 40"):
+    with pytest.raises(
+        ConfigError, match=r"of another batch in generate\(machine.start\).*found 40"
+    ):
         machine.check(PADDED, 6, 40)
 
 
@@ -212,22 +213,22 @@ def test_a_grammar_that_no_token_can_start(vocabulary: TokenBytes) -> None:
 
 def test_a_grammar_that_no_tokens_can_finish() -> None:
     letters = TokenBytes(tuple(bytes([b]) for b in b"abcdef"), where="letters.json")
-    with pytest.raises(ConfigError, match="no tokens can finish.*letters.json"):
+    with pytest.raises(ConfigError, match=r"no tokens can finish.*letters.json"):
         compile_grammar(r"[a-f]+\d", letters)
 
 
 def test_a_label_that_no_tokens_can_spell() -> None:
     vocabulary = token_bytes(unigram(TEXTS, 600).to_str())
-    with pytest.raises(ConfigError, match="an answer that no tokens spell.*'\u96ea'"):
+    with pytest.raises(ConfigError, match=r"an answer that no tokens spell.*'\u96ea'"):
         compile_grammar(choices(["yes", "\u96ea", "no"]), vocabulary)
     letters = TokenBytes((b"ye", b"s", b" no"))
     assert accepts(compile_grammar("yes|no", letters), [0, 1])
-    with pytest.raises(ConfigError, match="an answer that no tokens spell.*'no'"):
+    with pytest.raises(ConfigError, match=r"an answer that no tokens spell.*'no'"):
         compile_grammar("yes|no", letters, space=False)
 
 
 def test_a_table_smaller_than_the_tokenizer(vocabulary: TokenBytes) -> None:
-    with pytest.raises(ConfigError, match="more tokens than the decoder.*found 100"):
+    with pytest.raises(ConfigError, match=r"more tokens than the decoder.*found 100"):
         compile_grammar("yes", vocabulary, rows=100)
 
 

@@ -1,4 +1,4 @@
-"""Grammars in the decode loop: greedy, drawn, with beams and in a stream, answers keep their form."""
+"""Grammars in the decode loop: greedy, drawn, with beams, in a stream, answers keep their form."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import tokenizers
 from flax import nnx
 
 from rsvlm_jax.config import ConfigError, GenerationConfig, LlamaConfig
-from rsvlm_jax.generate import Generated, TokenMachine, generate, stream
-from rsvlm_jax.generate.grammar import box, choices, compile_grammar, join, number, token_bytes
+from rsvlm_jax.generate import Generated, TokenMachine, generate, join, stream
+from rsvlm_jax.generate.grammar import box, choices, compile_grammar, number, token_bytes
 from rsvlm_jax.models.llama import Llama
 from rsvlm_jax.testing import byte_level_bpe, sentencepiece_bpe
 

@@ -1,4 +1,4 @@
-r"""Answers that cannot be malformed: patterns compiled into machines for the decode loop.
+"""Answers that cannot be malformed: patterns compiled into machines for the decode loop.
 
 compile     compile_grammar: a pattern under a vocabulary -> `TokenMachine`
 vocabulary  token_bytes: what every id of a `tokenizer.json` writes
@@ -7,12 +7,10 @@ regex       the dialect of regular expressions; automaton, walk: what is made of
 
     vocabulary = token_bytes("model/tokenizer.json")
     machine = compile_grammar(box(), vocabulary, rows=model.config.vocab_size)
-    generate(model, prefix, valid, eos=2, machine=machine)
+    generate(model, prefix, valid, eos=2, machine=machine)        # {<12><7><100><64>|<-30>}
 
-Rows of one batch that have to look different: `join([machine_of_row_0, machine_of_row_1])`.
+Rows of one batch that have to look different: `rsvlm_jax.generate.join([machine_of_row_0, ...])`.
 """
-
-from rsvlm_jax.generate.machine import TokenMachine, join
 
 from .compile import compile_grammar
 from .patterns import box, choices, number, quote
@@ -20,11 +18,9 @@ from .vocabulary import TokenBytes, token_bytes
 
 __all__ = [
     "TokenBytes",
-    "TokenMachine",
     "box",
     "choices",
     "compile_grammar",
-    "join",
     "number",
     "quote",
     "token_bytes",

@@ -20,7 +20,7 @@ import numpy as np
 from rsvlm_jax.config import ConfigError
 from rsvlm_jax.core.shapes import Bool, Int
 
-from .regex import LAST, Chars, Choice, Ranges, Repeat, Sequence, Tree
+from .regex import LAST, Chars, Choice, Ranges, Sequence, Tree
 
 MOST_VISITS, MOST_STATES = 100_000, 20_000
 _LEADS = ((0x80, 0x7FF, 1, 0xC0), (0x800, 0xFFFF, 2, 0xE0), (0x10000, 0x10FFFF, 3, 0xF0))

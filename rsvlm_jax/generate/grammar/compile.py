@@ -37,8 +37,9 @@ def compile_grammar(
         words of a vocabulary carry it, and the decoder of a SentencePiece tokenizer drops it.
 
     Raises:
-      ConfigError: a pattern that is not understood or too large; one that no token can start or no
-        tokens can finish; an alternative, say a label, that no tokens spell; fewer rows than tokens.
+      ConfigError: a pattern that is not understood or too large; one that no token can start or
+        no tokens can finish; an alternative, say a label, that no tokens spell; fewer rows than
+        tokens.
     """
     rows = len(vocabulary) if rows is None else rows
     beyond = [i for i, token in enumerate(vocabulary.tokens) if token and i >= rows]
@@ -65,14 +66,14 @@ def compile_grammar(
     return _machine(moves, need, list(words.values()), rows)
 
 
-def _edges(moves: Moves) -> tuple[np.ndarray, np.ndarray]:
-    pairs = np.unique(np.stack([moves.origin, moves.target]), axis=1)
-    return pairs[0], pairs[1]
+def _edges(moves: Moves, states: int) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct pairs of states that a token joins."""
+    return np.divmod(np.unique(moves.origin * states + moves.target), states)
 
 
 def _need(moves: Moves, ends: np.ndarray) -> Int[np.ndarray, " S"]:
     """Tokens from every state to the nearest end."""
-    origin, target = _edges(moves)
+    origin, target = _edges(moves, len(ends))
     need = np.where(ends, 0, NEVER)
     while True:
         shorter = need.copy()
@@ -84,7 +85,7 @@ def _need(moves: Moves, ends: np.ndarray) -> Int[np.ndarray, " S"]:
 
 def _reached(moves: Moves, states: int) -> np.ndarray:
     """Which states tokens lead to from the start."""
-    origin, target = _edges(moves)
+    origin, target = _edges(moves, states)
     reached = np.arange(states) == 0
     while True:
         more = reached.copy()

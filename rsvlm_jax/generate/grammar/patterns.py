@@ -33,16 +33,19 @@ def choices(labels: Sequence[str]) -> str:
     """One of the labels, exactly.
 
     Raises:
-      ConfigError: no label, an empty one, or one string instead of a list.
+      ConfigError: no label, an empty one, one with spaces around it, or a string instead of a list.
     """
     if isinstance(labels, str) or not labels:
         raise ConfigError(
             "no labels to choose from", where="choices(labels)", expected="at least one",
             found=repr(labels),
         )  # fmt: skip
-    empty = [i for i, label in enumerate(labels) if not label.strip()]
-    if empty:
-        raise ConfigError("an empty label", where=f"choices(labels[{empty[0]}])")
+    for i, label in enumerate(labels):
+        if not label or label != label.strip():
+            raise ConfigError(
+                "an empty label, or one with spaces around it", where=f"choices(labels[{i}])",
+                expected="what an answer is once it is stripped", found=repr(label),
+            )  # fmt: skip
     return f"({'|'.join(dict.fromkeys(quote(label) for label in labels))})"
 
 
