@@ -218,11 +218,13 @@ def _spec(rule: Rule, path: str, shape: tuple[int, ...], sizes: dict[str, int]) 
     elif len(dims) > 1 and path.endswith(LORA_B):
         dims[-2] = ()
     dims = [()] * (len(shape) - len(dims)) + dims
+    where = f"{path} (rule {rule.pattern!r}, shape {shape})"
     if path.endswith(NF4):
         shape = (*shape[:-2], 2 * shape[-2] // NF4_BLOCK, shape[-1])
+        where = f"{where}, in blocks of {NF4_BLOCK} inputs"
     elif is_quantized(path) and path.endswith(SCALE):
         dims = [() if size == 1 else d for d, size in zip(dims, shape, strict=True)]
-    return spec_of(dims, shape, sizes, f"{path} (rule {rule.pattern!r}, shape {shape})")
+    return spec_of(dims, shape, sizes, where)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
