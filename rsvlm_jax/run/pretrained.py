@@ -3,7 +3,7 @@
     inputs = processor(images=..., text=..., return_tensors="np")
     model = rsvlm_jax.load(DIRECTORY)
     model.logits(**inputs)       [B,L,V] float32        language models and LLaVA
-    model.generate(**inputs)     greedy tokens
+    model.generate(**inputs)     tokens of the answers, greedy or as a GenerationConfig says
     model.features(pixels)       [F,P,Dv]               vision towers and LLaVA
     model.save_adapter(FOLDER)   an adapter that was kept as LoRA, as PEFT
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +25,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rsvlm_jax.config import DECODER_LINEARS, ConfigError, DataError, LoraConfig, MeshConfig
+from rsvlm_jax.config import (
+    DECODER_LINEARS,
+    ConfigError,
+    DataError,
+    GenerationConfig,
+    LoraConfig,
+    MeshConfig,
+)
 from rsvlm_jax.core.shapes import Array, Bool, Float
 from rsvlm_jax.data.batch import Batch, Images
 from rsvlm_jax.data.placeholders import Prompts, place_images
-from rsvlm_jax.generate import Generated, generate
+from rsvlm_jax.generate import Generated, TokenMachine, generate
 from rsvlm_jax.interop.families.llava import LlavaConfig
 from rsvlm_jax.interop.families.llava_original import ORIGINAL
 from rsvlm_jax.interop.huggingface import Report, config_text
@@ -107,14 +115,21 @@ class Pretrained:
         pixel_values: Any = None,
         attention_mask: Any = None,
         *,
-        max_new_tokens: int = 64,
+        max_new_tokens: int | None = None,
+        config: GenerationConfig | None = None,
         ends: tuple[int, ...] | None = None,
+        machine: TokenMachine | None = None,
+        decode: Callable[[Sequence[int]], str] | None = None,
     ) -> Generated:
-        """The most probable continuation; see `rsvlm_jax.generate`. Positions count valid tokens.
+        """What the model says; see `rsvlm_jax.generate`. Positions count valid tokens.
 
         Args:
           input_ids, pixel_values, attention_mask: as `logits`.
+          max_new_tokens: in place of that of `config`.
+          config: None: the most probable continuation.
           ends: ids that end an answer; None: those of the checkpoint; (): none.
+          machine: what the answers have to look like.
+          decode: ids to text; needed for `config.stop`.
 
         Raises:
           DataError, ConfigError: as `logits`; a text too long for the model.
@@ -123,8 +138,14 @@ class Pretrained:
         prefix, valid = _prefix(self.graphdef, self.dtype, self.params, batch)
         model = self.model
         decoder: Any = model.decoder if isinstance(model, VisionLanguageModel) else model
-        ends = self.ends if ends is None else ends
-        return generate(decoder, prefix, valid, max_new=max_new_tokens, eos=ends)
+        config = GenerationConfig() if config is None else config
+        if max_new_tokens is not None:
+            config = dataclasses.replace(config, max_new_tokens=max_new_tokens)
+        said = valid & (jnp.asarray(batch.image_slot) < 0)
+        return generate(
+            decoder, prefix, valid, config=config, eos=self.ends if ends is None else ends,
+            prompt_tokens=jnp.where(said, batch.tokens, -1), machine=machine, decode=decode,
+        )  # fmt: skip
 
     def features(self, pixel_values: Any) -> Float[Array, "F P Dv"]:
         """Tokens of images: of the feature layers of a tower, before any connector.

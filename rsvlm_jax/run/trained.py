@@ -24,7 +24,14 @@ from flax import nnx
 
 from data_zarr.cube import Cube
 from data_zarr.sampling import WindowTable
-from rsvlm_jax.config import CheckpointError, ConfigError, Experiment, MeshConfig, to_json
+from rsvlm_jax.config import (
+    CheckpointError,
+    ConfigError,
+    Experiment,
+    GenerationConfig,
+    MeshConfig,
+    to_json,
+)
 from rsvlm_jax.core import flat
 from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.data.pipeline import eval_batches
@@ -161,6 +168,7 @@ class Loaded:
         """
         made, visual, visual_valid = self._speak(question, batch)
         knowledge, has = reg_block(made, self._reg)
+        assert made.hidden is not None  # `_speak` keeps them
         encoded = Encoded(made.hidden, visual, visual_valid, knowledge, has)
         numbers = self._numbers(_head(self.graphdef, self.params, self.stats, encoded))
         answers = []
@@ -200,10 +208,11 @@ class Loaded:
             self.model.decoder,
             prefix[:, :used],
             valid[:, :used],
-            max_new=max_new,
+            config=GenerationConfig(max_new_tokens=max_new),
             eos=self.processor.tokenizer.eos,
             reg=self._reg if self.model.head is not None else None,
             banned=(self.processor.tokenizer.image,),
+            keep_hidden=True,
         )
         return made, visual, visual_valid
 
