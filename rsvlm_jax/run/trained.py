@@ -28,6 +28,7 @@ from rsvlm_jax.config import (
     CheckpointError,
     ConfigError,
     Experiment,
+    GenerationConfig,
     LoraConfig,
     MeshConfig,
     to_json,
@@ -174,6 +175,7 @@ class Loaded:
         """
         made, visual, visual_valid = self._speak(question, batch)
         knowledge, has = reg_block(made, self._reg)
+        assert made.hidden is not None  # `_speak` keeps them
         encoded = Encoded(made.hidden, visual, visual_valid, knowledge, has)
         numbers = self._numbers(_head(self.graphdef, self.params, self.stats, encoded))
         answers = []
@@ -213,10 +215,11 @@ class Loaded:
             self.model.decoder,
             prefix[:, :used],
             valid[:, :used],
-            max_new=max_new,
+            config=GenerationConfig(max_new_tokens=max_new),
             eos=self.processor.tokenizer.eos,
             reg=self._reg if self.model.head is not None else None,
             banned=(self.processor.tokenizer.image,),
+            keep_hidden=True,
         )
         return made, visual, visual_valid
 

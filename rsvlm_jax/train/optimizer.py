@@ -4,6 +4,7 @@
 
 A group is a pattern on parameter paths; the first pattern that matches wins, and parameters that
 none matches have scale 1. Scale 0 freezes: no optimiser state, no update, no part in the norm.
+Quantised weights must be frozen.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rsvlm_jax.config import ConfigError, OptimizerConfig
-from rsvlm_jax.core import base_path, flat, map_with_path
+from rsvlm_jax.config import FROZEN_CODES, ConfigError, OptimizerConfig
+from rsvlm_jax.core import base_path, flat, is_quantized, map_with_path
 
 EPS = 1e-6
 """Of Adam. Some gradients are zero but for rounding (the bias of attention keys, for one); with
@@ -37,8 +38,8 @@ def make_optimizer(
       params: arrays or shapes; only their paths are read.
 
     Raises:
-      ConfigError: a group pattern that is no regular expression or takes no parameter, or groups
-        that freeze everything.
+      ConfigError: a group pattern that is no regular expression or takes no parameter, groups
+        that freeze everything, or that do not freeze quantised weights.
     """
     return _make(config, steps, tuple(scales(config, params).items()))
 
@@ -89,6 +90,15 @@ def scales(config: OptimizerConfig, params: Any) -> dict[str, float]:
                 found=repr(config.groups[i].pattern),
                 remedy=f"paths begin with {', '.join(sorted({p.split('/')[0] for p in result}))}",
             )
+    codes = sorted(path for path, scale in result.items() if scale and is_quantized(path))
+    if codes:
+        raise ConfigError(
+            "quantised weights cannot be trained",
+            where="OptimizerConfig.groups",
+            expected="a scale of 0 for their codes and scales",
+            found=f"{result[codes[0]]:g} for {codes[0]}",
+            remedy=f"a group before the one that takes them: {FROZEN_CODES}",
+        )
     if not any(result.values()):
         raise ConfigError(
             "all parameters are frozen",
