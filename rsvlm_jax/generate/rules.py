@@ -151,10 +151,7 @@ def choose(
       step: of the token within its text.
     """
     allowed = permitted(rules, scores, memory, left)
-    if filters.draws:
-        token = draw(allowed, filters, rules.sampling, step)
-    else:
-        token = best(allowed)
+    token = draw(allowed, filters, rules.sampling, step) if filters.draws else best(allowed)
     token = jnp.where(memory.owed > 0, rules.reg, token)
     said = jnp.take_along_axis(scores, token[:, None], axis=1)[:, 0]
     return token, said - jax.nn.logsumexp(scores, axis=1), memory.after(rules, token)

@@ -12,6 +12,7 @@ from flax import nnx
 from rsvlm_jax.config import GenerationConfig, LlamaConfig
 from rsvlm_jax.generate import Generated, Stream, generate, stream
 from rsvlm_jax.models.llama import Llama
+from rsvlm_jax.nn import causal_segment_mask
 
 CONFIG = LlamaConfig(
     vocab_size=24,
@@ -65,3 +66,10 @@ def say_on(
 def silence(model: Llama, *tokens: int) -> tuple[int, ...]:
     """All ids but these: what to ban so that the model can say nothing else."""
     return tuple(i for i in range(model.config.vocab_size) if i not in tokens)
+
+
+@nnx.jit
+def uncached(model: Llama, x: jax.Array, segment: jax.Array) -> tuple[jax.Array, jax.Array]:
+    position = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32)[None], segment.shape)
+    hidden = model(x, causal_segment_mask(segment, position), position)
+    return hidden, model.logits(hidden)
