@@ -39,7 +39,7 @@ from rsvlm_jax.config import (
     ViTConfig,
     VLMConfig,
 )
-from rsvlm_jax.core import base_path, flat
+from rsvlm_jax.core import flat, is_lora
 from rsvlm_jax.interop.families.llava import LlavaConfig
 from rsvlm_jax.interop.families.llava_original import ORIGINAL
 from rsvlm_jax.interop.files import open_checkpoint
@@ -276,7 +276,7 @@ def _adapter(model: _Model, target: Path, source: Any) -> Converted:
             target, model.architecture, model.config, model.params, model.lora, whole=model.whole
         )
     arrays = flat(model.params)
-    count = sum(x.size for p, x in arrays.items() if base_path(p) != p or p in model.whole)
+    count = sum(x.size for p, x in arrays.items() if is_lora(p) or p in model.whole)
     return Converted(made, model.architecture, count, "float32", (), ())
 
 

@@ -155,7 +155,10 @@ def program_of_talk(processor: ChatProcessor, experiment: Experiment) -> Program
     """The program of a model of conversations."""
     image = processor.image_token
     return program(
-        experiment.model, image_token=-1 if image is None else image, lora=experiment.lora
+        experiment.model,
+        image_token=-1 if image is None else image,
+        lora=experiment.lora,
+        stored=experiment.base,
     )
 
 
