@@ -9,6 +9,7 @@
     vs_torch  prefill and training steps beside torch eager, the same weights (needs torch)
     import_memory  a 1.5 GB checkpoint onto 8 simulated devices: anonymous memory, time beside torch
     grammar   10,000 random answers of every grammar and tokenizer: how many are malformed
+    rsvqa     a nano LLaVA, five minutes: unseen questions about images it has seen
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
@@ -24,7 +25,7 @@ import sys
 
 NAMES = (
     *("startup", "demo", "radar", "devices", "resume"),
-    *("parity", "vs_torch", "import_memory", "grammar", "data", "biomass"),
+    *("parity", "vs_torch", "import_memory", "grammar", "rsvqa", "data", "biomass"),
 )
 
 

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from rsvlm_jax.config import LoraConfig, LoraOverride
-from rsvlm_jax.core import base_path, flat
+from rsvlm_jax.core import base_path, flat, is_lora
 
 
 def lora_of_part(lora: LoraConfig, part: str, params: Any) -> LoraConfig:
@@ -17,7 +17,7 @@ def lora_of_part(lora: LoraConfig, part: str, params: Any) -> LoraConfig:
       part: its tower, "decoder".
       params: of this tower, by its own paths.
     """
-    kernels = sorted({base_path(path) for path in flat(params) if base_path(path) != path})
+    kernels = sorted({base_path(path) for path in flat(params) if is_lora(path)})
     wholes = {kernel: f"{part}/{kernel}" for kernel in kernels}
     return LoraConfig(
         rank=lora.rank,

@@ -7,8 +7,9 @@
     mm_projector (a file)                             -> the same as safetensors (a file)
     OpenCLIP image tower (a file)                     -> CLIPVisionModelWithProjection
     llama2.c (.bin, or asset:stories260k)             -> LlamaForCausalLM
+    a run of conversations                            -> LlavaForConditionalGeneration, LoRA merged
     a run                    --part decoder | vision  -> the class of that tower, LoRA merged
-    a run with LoRA   --part decoder --to peft        -> its factors as a PEFT adapter
+    a run with LoRA   [--part decoder] --to peft      -> its factors as a PEFT adapter
 
 Of what stands beside the weights, the tokenizer, processor and generation settings are copied, by
 their names (`BESIDE`), and nothing else: what is written is often shared. Nothing is cast unless
@@ -38,7 +39,7 @@ from rsvlm_jax.config import (
     ViTConfig,
     VLMConfig,
 )
-from rsvlm_jax.core import flat
+from rsvlm_jax.core import flat, is_lora
 from rsvlm_jax.interop.families.llava import LlavaConfig
 from rsvlm_jax.interop.families.llava_original import ORIGINAL
 from rsvlm_jax.interop.files import open_checkpoint
@@ -48,11 +49,11 @@ from rsvlm_jax.interop.llava_original import is_projector, load_projector, save_
 from rsvlm_jax.interop.openclip import load_openclip
 from rsvlm_jax.interop.peft import adapter_tensors, save_adapter
 from rsvlm_jax.interop.processor import Words, words_of
-from rsvlm_jax.nn import split_lora
 
 from .adapter import lora_of_part
 from .beside import BESIDE, carry_ids, copy_beside, make_processor
 from .directory import is_pretrained, read_directory, release_over
+from .reopen import open_talk
 from .rundir import RunDir
 from .trained import load_run
 
@@ -103,13 +104,14 @@ class Converted:
 
 @dataclasses.dataclass(frozen=True)
 class _Model:
-    """What is to be written."""
+    """What is to be written; `whole`: parameters that go with the LoRA of an adapter."""
 
     architecture: str
     config: Any
     params: Any
     ignored: tuple[str, ...] = ()
     lora: LoraConfig | None = None
+    whole: tuple[str, ...] = ()
 
 
 def convert(
@@ -270,13 +272,22 @@ def _adapter(model: _Model, target: Path, source: Any) -> Converted:
             found=source,
         )  # fmt: skip
     with _writing(target):
-        made = save_adapter(target, model.architecture, model.config, model.params, model.lora)
-    count = sum(x.size for x in flat(split_lora(model.params)[1]).values())
+        made = save_adapter(
+            target, model.architecture, model.config, model.params, model.lora, whole=model.whole
+        )
+    arrays = flat(model.params)
+    count = sum(x.size for p, x in arrays.items() if is_lora(p) or p in model.whole)
     return Converted(made, model.architecture, count, "float32", (), ())
 
 
 def _of_run(path: Path, part: str | None, *, keep: bool) -> _Model:
-    model = RunDir(path).experiment().model
+    experiment = RunDir(path).experiment()
+    if experiment.conversations is not None:
+        opened = open_talk(path, merge=not keep)
+        config = LlavaConfig(experiment.model, opened.image_token or 0)
+        whole = _Model(_LLAVA, config, opened.params, (), opened.lora, opened.whole)
+        return whole if part is None else _part(whole, part)
+    model = experiment.model
     if part is None:
         raise CheckpointError(
             f"{_LLAVA} reads no cubes", where=path, expected="a model of images",

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from rsvlm_jax.config import CheckpointError, ConfigError, MeshConfig
+from rsvlm_jax.config import DECODER_LINEARS, CheckpointError, ConfigError, MeshConfig
 from rsvlm_jax.config.check import one_of
 
 from .directory import is_pretrained
@@ -31,6 +31,8 @@ def load(
     adapter: str | os.PathLike[str] | None = None,
     projector: str | os.PathLike[str] | None = None,
     merge: bool = True,
+    quantize: Literal["int8", "nf4"] | None = None,
+    quantize_targets: str = DECODER_LINEARS,
     allow_pickle: bool = False,
 ) -> Loaded | Pretrained:
     """A model with its numbers.
@@ -52,6 +54,11 @@ def load(
         (`.../q/kernel`, `.../q/kernel_lora_a`, `.../q/kernel_lora_b`), placed as their kernel is;
         `.lora` says which and how, and `.save_adapter(FOLDER)` writes them. The same holds of a
         run with LoRA, whose factors `rsvlm convert RUN DST --to peft` writes.
+      quantize: weights become "int8" or "nf4" as they are read, layer by layer, so that the float
+        model is never in memory (`rsvlm_jax.nn.quantize`). An adapter then stays beside them:
+        `merge=False`.
+      quantize_targets: which, by their paths; those of the language model's layers unless given.
+        `rsvlm_jax.config.DECODER_WEIGHTS` takes its head and its table of tokens too (int8).
       allow_pickle: read `.bin` files, through torch's weights-only loader.
 
     Raises:
@@ -75,9 +82,16 @@ def load(
             adapter=adapter,
             projector=projector,
             merge=merge,
+            quantize=quantize,
+            quantize_targets=quantize_targets,
             allow_pickle=allow_pickle,
         )
-    for name, given in (("vision", vision), ("adapter", adapter), ("projector", projector)):
+    for name, given in (
+        ("vision", vision),
+        ("adapter", adapter),
+        ("projector", projector),
+        ("quantize", quantize),
+    ):
         if given is not None:
             raise ConfigError(
                 "only for pretrained models", where=f"load({name})", expected=None, found=given

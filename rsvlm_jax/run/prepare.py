@@ -86,7 +86,7 @@ class Prepared:
     @property
     def program(self) -> Program:
         """The model that is trained on it."""
-        return program_of(self.processor, self.experiment.lora)
+        return program_of(self.processor, self.experiment.lora, self.experiment.base)
 
     def start(self, model: VisionLanguageModel) -> None:
         """Put the statistics of the training split into a model. Errors as `set_statistics`."""

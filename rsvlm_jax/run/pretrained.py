@@ -26,7 +26,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rsvlm_jax.config import ConfigError, DataError, GenerationConfig, LoraConfig, MeshConfig
+from rsvlm_jax.config import (
+    DECODER_LINEARS,
+    ConfigError,
+    DataError,
+    GenerationConfig,
+    LoraConfig,
+    MeshConfig,
+)
 from rsvlm_jax.core.shapes import Array, Bool, Float
 from rsvlm_jax.data.batch import Batch, Images
 from rsvlm_jax.data.chat import ChatProcessor
@@ -38,10 +45,12 @@ from rsvlm_jax.interop.families.llava_original import ORIGINAL
 from rsvlm_jax.interop.huggingface import Report, config_text
 from rsvlm_jax.interop.identify import known_family
 from rsvlm_jax.interop.peft import save_adapter
+from rsvlm_jax.interop.quantized import Codes
 from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.models.decoder import Decoder
 from rsvlm_jax.models.vlm import VisionLanguageModel
 from rsvlm_jax.nn import causal_segment_mask
+from rsvlm_jax.nn.quantize import Kind
 
 from .directory import end_tokens, place_parts, read_directory
 
@@ -60,7 +69,8 @@ class Pretrained:
       params: nested dict of arrays, by the paths of `rsvlm_jax.core.flat`. With an adapter that was
         kept, the kernels of the base and beside each that it takes, `.../q/kernel`, its factors
         `.../q/kernel_lora_a` [layers,in,rank] and `.../q/kernel_lora_b` [layers,rank,out].
-      dtype: of parameters (the factors of an adapter are float32) and computation.
+        Quantised weights are codes and scales, see `rsvlm_jax.nn.quantize`.
+      dtype: of parameters and computation (factors of an adapter and scales are float32).
       image_token: id of the placeholder of an image; None for a model without images.
       ends: ids of which each ends an answer.
       lora: of the adapter that was kept as LoRA; None: no factors in `params`.
@@ -312,6 +322,8 @@ def open_pretrained(
     adapter: str | os.PathLike[str] | None = None,
     projector: str | os.PathLike[str] | None = None,
     merge: bool = True,
+    quantize: Kind | None = None,
+    quantize_targets: str = DECODER_LINEARS,
     allow_pickle: bool = False,
 ) -> Pretrained:
     """Read a directory of Hugging Face, LLaVA or GeoChat.
@@ -324,9 +336,12 @@ def open_pretrained(
       adapter: directory of a PEFT adapter, or of LLaVA's LoRA over a plain language model.
       projector: file of one that was trained over a plain language model.
       merge: the adapter into the kernels; False keeps its factors, see `Pretrained.params`.
+      quantize: "int8" or "nf4": the weights that `quantize_targets` takes are quantised from the
+        numbers of the file as they are read, layer by layer.
       allow_pickle: read `.bin` and `.pt` files, through torch's weights-only loader.
 
     Raises:
+      ConfigError: an option that is none; weights that cannot be quantised so.
       CheckpointError: one line with the file, what was expected and what was found.
     """
     path = Path(path)
@@ -335,6 +350,12 @@ def open_pretrained(
         raise ConfigError(
             "not a dtype of parameters", where="load(dtype)", expected="float32 or bfloat16",
             found=getattr(dtype, "__name__", dtype), remedy="give its name, a str",
+        )  # fmt: skip
+
+    if quantize is not None and adapter is not None and merge:
+        raise ConfigError(
+            "an adapter is not merged into quantised weights", where="load(quantize)",
+            expected="merge=False: its factors stay beside the codes", found="merge=True",
         )  # fmt: skip
 
     def computing(config: Any) -> Any:
@@ -356,6 +377,7 @@ def open_pretrained(
         dtype=dtype,
         adjust=computing,
         place=place,
+        codes=None if quantize is None else Codes(quantize, quantize_targets),
         may_lack=("",) if missing == "init" else (),
     )
     llava = found.config if isinstance(found.config, LlavaConfig) else None

@@ -2,7 +2,7 @@
 
     params, stats = program.init(seed)        the base
     params = start_from(params, experiment)   filled (`rsvlm_jax.run.start`)
-    params = program.adapt(params, seed)      with what is trained beside it: LoRA's factors
+    params = program.adapt(params, seed)      quantised, and with LoRA's factors beside it
 
 Programs are cached by what they depend on: five folds of one experiment share their initialiser
 and, through `rsvlm_jax.train.step`, their compiled steps.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 from flax import nnx
@@ -20,8 +21,12 @@ from flax import nnx
 from rsvlm_jax.config import BandSetSpec, LoraConfig, VLMConfig
 from rsvlm_jax.data.processor import Processor
 from rsvlm_jax.models.vlm import VisionLanguageModel
-from rsvlm_jax.nn import add_lora, split_lora
+from rsvlm_jax.nn import add_lora, merge_lora, split_lora
+from rsvlm_jax.nn.quantize import dequantize_params, quantize, quantize_params
 from rsvlm_jax.train.state import Tree, split_model
+
+Stored = Literal["float", "int8", "nf4"]
+"""Of the kernels that LoRA takes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +34,11 @@ class Program:
     """A model without numbers.
 
     Attributes:
-      graphdef: of the model, LoRA's factors included.
+      graphdef: of the model, with codes and LoRA's factors.
       params, stats: trees of `jax.ShapeDtypeStruct`, as the graph definition has them.
       init: seed -> (params, stats) of the base, jitted.
       adapt: (params of the base, seed) -> params. Without LoRA they stay as they are.
+      plain: the way back: params -> params of the base, LoRA merged into kernels made float again.
     """
 
     graphdef: nnx.GraphDef
@@ -40,6 +46,7 @@ class Program:
     stats: Tree
     init: Callable[[int], tuple[Tree, Tree]]
     adapt: Callable[[Tree, int], Tree]
+    plain: Callable[[Tree], Tree]
 
     @property
     def parameters(self) -> int:
@@ -55,11 +62,16 @@ def program(
     reg_token: int | None = None,
     visual_tokens: int | None = None,
     lora: LoraConfig | None = None,
+    stored: Stored = "float",
 ) -> Program:
     """The program of a model; equal arguments give the same object.
 
+    Args:
+      lora, stored: `Experiment.lora` and `Experiment.base`.
+
     Raises:
-      ConfigError: a LoRA that takes no layer of it (see `rsvlm_jax.nn.add_lora`).
+      ConfigError: a LoRA that takes no layer of it (see `rsvlm_jax.nn.add_lora`), or layers that
+        cannot be quantised.
     """
 
     def base(key: jax.Array) -> VisionLanguageModel:
@@ -76,6 +88,8 @@ def program(
         model = base(key)
         if lora is None:
             return model
+        if stored != "float":
+            quantize(model, stored, targets=lora.targets)
         return add_lora(model, lora, nnx.Rngs(jax.random.fold_in(key, _FACTORS)))
 
     # Run once: an unoptimised program of many small draws compiles in a third of the time.
@@ -91,18 +105,29 @@ def program(
         return split_lora(split_model(whole(jax.random.key(seed)))[1])[1]
 
     def adapt(params: Tree, seed: int) -> Tree:
-        return params if lora is None else joined(params, factors(seed))
+        if lora is None:
+            return params
+        if stored != "float":
+            params = quantize_params(params, stored, targets=lora.targets)
+        return joined(params, factors(seed))
+
+    def plain(params: Tree) -> Tree:
+        if lora is None:
+            return params
+        return merge_lora(params if stored == "float" else dequantize_params(params), lora)
 
     graphdef, params, stats = split_model(nnx.eval_shape(lambda: whole(jax.random.key(0))))
-    return Program(graphdef, params, stats, numbers, adapt)
+    return Program(graphdef, params, stats, numbers, adapt, plain)
 
 
 _FACTORS = 0x10_4A
 """Folded into the key of the model: its factors draw from another stream than its base."""
 
 
-def program_of(processor: Processor, lora: LoraConfig | None = None) -> Program:
-    """The program that a processor belongs to."""
+def program_of(
+    processor: Processor, lora: LoraConfig | None = None, stored: Stored = "float"
+) -> Program:
+    """The program that a processor belongs to. Args as `program`."""
     return program(
         processor.config,
         processor.bandsets,
@@ -110,6 +135,7 @@ def program_of(processor: Processor, lora: LoraConfig | None = None) -> Program:
         reg_token=processor.tokenizer.reg,
         visual_tokens=processor.visual_tokens,
         lora=lora,
+        stored=stored,
     )
 
 

@@ -12,11 +12,10 @@ import os
 from pathlib import Path
 
 from rsvlm_jax.config import CheckpointError, MeshConfig
-from rsvlm_jax.core import flat
+from rsvlm_jax.core import flat, is_lora
 from rsvlm_jax.data.chat import ChatProcessor
 from rsvlm_jax.interop.huggingface import Report
 from rsvlm_jax.mesh.build import make_mesh
-from rsvlm_jax.nn import merge_lora
 from rsvlm_jax.train.checkpoint import Checkpoints
 from rsvlm_jax.train.optimizer import trained_paths
 
@@ -56,8 +55,9 @@ def open_talk(
             checkpoints, step, program, make_mesh(experiment.mesh), experiment, missing
         )
     if lora is not None and merge:
-        params, lora = merge_lora(params, lora), None
-        program = program_of_talk(processor, dataclasses.replace(experiment, lora=None))
+        params, lora = program.plain(params), None
+        experiment = dataclasses.replace(experiment, lora=None, base="float")
+        program = program_of_talk(processor, experiment)
     return Pretrained(
         path=run.path,
         architecture="LlavaForConditionalGeneration",
@@ -69,7 +69,7 @@ def open_talk(
         image_token=processor.image_token,
         ends=processor.ends,
         lora=lora,
-        whole=() if lora is None else tuple(sorted(p for p in paths if "_lora_" not in p)),
+        whole=() if lora is None else tuple(sorted(p for p in paths if not is_lora(p))),
         saved=processor,
         step=step,
     )

@@ -23,6 +23,7 @@ from rsvlm_jax.data.badlog import BadLog
 from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.data.chat import ChatProcessor
 from rsvlm_jax.data.features import check_spec, digest_of
+from rsvlm_jax.data.grouping import best_lengths
 from rsvlm_jax.data.plan import Shape
 from rsvlm_jax.data.samples import BadSample
 from rsvlm_jax.data.talk import TalkBatches, talk_batches
@@ -154,7 +155,10 @@ def program_of_talk(processor: ChatProcessor, experiment: Experiment) -> Program
     """The program of a model of conversations."""
     image = processor.image_token
     return program(
-        experiment.model, image_token=-1 if image is None else image, lora=experiment.lora
+        experiment.model,
+        image_token=-1 if image is None else image,
+        lora=experiment.lora,
+        stored=experiment.base,
     )
 
 
@@ -166,13 +170,14 @@ def tower_digest(model: VisionLanguageModel) -> str:
 
 
 def held_out_batches(source: TalkSource, batch_size: int) -> Iterator[Batch]:
-    """Each conversation once, a row each, sorted by length so that a row is seldom padded much."""
-    order = np.lexsort((np.arange(len(source)), source.tokens, source.images))
-    edge = max(8, source.config.length // 16)
+    """Each conversation once, a row each, in few shapes: sorted by length."""
+    config = source.config
+    lengths = best_lengths(source.tokens, config.buckets, config.length)
+    most = int(source.images.max(initial=0))
+    order = np.argsort(source.tokens, kind="stable")
     for first in range(0, len(order), batch_size):
         rows = order[first : first + batch_size]
-        length = min(-(-int(source.tokens[rows].max()) // edge) * edge, source.config.length)
-        shape = Shape(length, int(source.images[rows].max()))
+        shape = Shape(next(n for n in lengths if n >= source.tokens[rows].max()), most)
         filled = [(int(rows[min(i, len(rows) - 1)]),) for i in range(batch_size)]
         batch, _ = source.batch(filled, shape)
         real = np.arange(batch_size) < len(rows)

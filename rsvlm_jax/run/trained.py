@@ -44,7 +44,6 @@ from rsvlm_jax.metrics import conformal
 from rsvlm_jax.models.encoded import Encoded
 from rsvlm_jax.models.heads import Gaussian
 from rsvlm_jax.models.vlm import VisionLanguageModel, readable
-from rsvlm_jax.nn import merge_lora
 from rsvlm_jax.train.checkpoint import Checkpoints
 from rsvlm_jax.train.state import Tree, merge
 from rsvlm_jax.train.step import make_eval_step
@@ -264,7 +263,8 @@ def load_run(
       mesh: devices to place it on; None: that of the training run.
       dtype: compute type; None: that of the training run. Parameters stay float32.
       missing: "init" initialises towers that the checkpoint lacks; "error" refuses.
-      merge: LoRA into the kernels; False keeps its factors beside them.
+      merge: LoRA into the kernels, which of a quantised base are made float for it; False keeps
+        factors and codes as they were trained.
 
     Raises:
       CheckpointError: no run, no checkpoint that verifies, or one of another model; names both
@@ -300,14 +300,14 @@ def load_run(
     if mesh is not None:
         experiment = dataclasses.replace(experiment, mesh=mesh)
     lora = experiment.lora
-    program = program_of(processor, lora)
+    program = program_of(processor, lora, experiment.base)
     placed = make_mesh(experiment.mesh)
     with Checkpoints(run.checkpoints) as checkpoints:
         step = checkpoints.newest()
         params, stats = restore(checkpoints, step, program, placed, experiment, missing)
     assert step is not None  # or nothing was restored
     if lora is not None and merge:
-        params, program, lora = merge_lora(params, lora), program_of(processor), None
+        params, program, lora = program.plain(params), program_of(processor), None
     return Loaded(experiment, processor, placed, program.graphdef, params, stats, step, lora)
 
 

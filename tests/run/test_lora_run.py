@@ -21,13 +21,15 @@ from rsvlm_jax.config import (
     from_json,
     to_json,
 )
-from rsvlm_jax.core import base_path, flat
+from rsvlm_jax.core import base_path, flat, is_lora, is_quantized
+from rsvlm_jax.nn.quantize import quantize_params
 from rsvlm_jax.run.cubes import find_cube
 from rsvlm_jax.run.fit import describe, fit, initial
 from rsvlm_jax.run.load import load
 from rsvlm_jax.run.prepare import prepare
-from rsvlm_jax.run.program import program_of
+from rsvlm_jax.run.rundir import RunDir
 from rsvlm_jax.run.trained import Loaded, load_run
+from rsvlm_jax.train import Checkpoints
 
 LORA = LoraConfig(rank=4, alpha=8.0)
 BESIDE = (LORA_ONLY[0], GroupConfig("^(head|connector)/", 0.5), LORA_ONLY[1])
@@ -53,7 +55,7 @@ def kept(run: Path) -> Loaded:
 @pytest.fixture(scope="module")
 def start(adapting: Experiment) -> dict:
     prepared = prepare(adapting)
-    return flat(initial(prepared, program_of(prepared.processor, LORA))[0])
+    return flat(initial(prepared)[0])
 
 
 def test_only_factors_and_what_the_groups_name_moved(kept: Loaded, start: dict):
@@ -66,7 +68,7 @@ def test_only_factors_and_what_the_groups_name_moved(kept: Loaded, start: dict):
 
 def test_the_base_is_that_of_init_from(start: dict, experiment: Experiment):
     prepared = prepare(experiment)
-    plain = flat(initial(prepared, program_of(prepared.processor))[0])
+    plain = flat(initial(prepared)[0])
     for path, x in plain.items():
         np.testing.assert_array_equal(np.asarray(x), np.asarray(start[path]), err_msg=path)
 
@@ -101,7 +103,7 @@ def test_resume_is_bitwise(run: Path, kept: Loaded, adapting: Experiment, tmp_pa
 
 def test_a_run_starts_from_a_run_with_lora(run: Path, experiment: Experiment):
     prepared = prepare(dataclasses.replace(experiment, init_from=str(run)))
-    params = initial(prepared, program_of(prepared.processor))[0]
+    params = initial(prepared)[0]
     want = flat(load_run(run).params)
     for path, x in flat(params).items():
         np.testing.assert_array_equal(np.asarray(x), np.asarray(want[path]), err_msg=path)
@@ -158,4 +160,53 @@ def test_init_from_of_another_shape(adapting: Experiment, tmp_path: Path):
     with pytest.raises(CheckpointError) as e:
         fit(wrong, out=tmp_path / "run")
     assert "layers" in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+# ---- a quantised base ----------------------------------------------------------------------------
+
+NF4 = LoraConfig(rank=4, alpha=8.0, targets=r"^decoder/layers/(attention/[qkvo]|mlp/gate)/kernel$")
+
+
+@pytest.fixture(scope="module")
+def quantised(adapting: Experiment) -> Experiment:
+    train = dataclasses.replace(adapting.train, steps=2)
+    optimizer = dataclasses.replace(adapting.optimizer, ema=None)
+    return dataclasses.replace(adapting, lora=NF4, base="nf4", train=train, optimizer=optimizer)
+
+
+@pytest.fixture(scope="module")
+def qlora(quantised: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit(quantised, out=tmp_path_factory.mktemp("runs") / "qlora").path
+
+
+def test_codes_are_those_of_the_base_and_stay(qlora: Path, experiment: Experiment):
+    """Quantised after `init_from`, before the factors; nothing of them in the optimiser."""
+    params = flat(load_run(qlora, merge=False).params)
+    prepared = prepare(experiment)
+    base = initial(prepared)[0]
+    codes = {p: x for p, x in flat(quantize_params(base, "nf4", targets=NF4.targets)).items()
+             if is_quantized(p)}  # fmt: skip
+    assert len(codes) == 2 * 5
+    for path, x in codes.items():
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(params[path]), err_msg=path)
+    assert all(path not in params for path in {base_path(p) for p in codes})
+    with Checkpoints(RunDir(qlora).checkpoints) as checkpoints:
+        held = [p for p in checkpoints.tree() if p.startswith("opt_state/")]
+    assert any(is_lora(p) for p in held)
+    assert not any(is_quantized(p.removeprefix("opt_state/")) for p in held)
+
+
+def test_a_quantised_run_opens_as_trained_or_plain(qlora: Path):
+    kept, plain = load_run(qlora, merge=False), load_run(qlora)
+    assert all(base_path(p) == p for p in flat(plain.params))
+    batch = kept.window(find_cube("sample:slovenia_s2"), 8, 16)
+    a, b = kept.logits(batch), plain.logits(batch)
+    np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-3, atol=1e-3)
+
+
+def test_groups_that_would_train_codes(quantised: Experiment, tmp_path: Path):
+    groups = dataclasses.replace(quantised.optimizer, groups=(GroupConfig("^decoder/", 0.3),))
+    with pytest.raises(ConfigError, match="quantised weights cannot be trained") as e:
+        fit(dataclasses.replace(quantised, optimizer=groups), out=tmp_path / "run")
     assert "\n" not in str(e.value)
