@@ -20,6 +20,7 @@ from typing import Any
 VERBS = {
     "demo": "the main job on a shipped real cube: train, evaluate, map, ask",
     "train": "train an experiment; resumes by itself",
+    "features": "what a frozen vision tower makes of the images of an experiment, once",
     "predict": "a wall-to-wall map of a cube, with its interval",
     "evaluate": "metrics of a run on held-out windows, beside baselines",
     "generate": "ask a run questions about places in a cube",
@@ -68,7 +69,7 @@ OUTPUT = (
 )
 """What the system says of a full disk, of missing rights and of a place that cannot be."""
 
-COMPUTING = ("demo", "train", "predict", "evaluate")
+COMPUTING = ("demo", "train", "features", "predict", "evaluate")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

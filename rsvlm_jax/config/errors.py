@@ -7,6 +7,10 @@ line turns both into `error: <line>` and the exit code, with a traceback only un
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+E = TypeVar("E", bound="RsvlmError")
+
 
 class RsvlmError(Exception):
     """Base of all errors raised on purpose. `exit_code` is what the command line returns."""
@@ -34,6 +38,16 @@ class RsvlmError(Exception):
         if remedy is not None:
             line += f"; {remedy}"
         super().__init__(" ".join(line.split()))
+
+    def at(self: E, place: object) -> E:
+        """The same error, with the place (file, entry) that its finder did not know."""
+        return type(self)(
+            self.what,
+            where=place if self.where is None else f"{place}, {self.where}",
+            expected=self.expected,
+            found=self.found,
+            remedy=self.remedy,
+        )
 
 
 class ConfigError(RsvlmError):

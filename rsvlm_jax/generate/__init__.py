@@ -1,9 +1,31 @@
 """Text from a decoder.
 
-greedy   generate: prefix embeddings -> tokens and their hidden states, with a static KV cache;
-         reg_block: the hidden states of the `<reg>` block
+api        generate: prefix embeddings -> tokens, with a static KV cache; stream: the same in chunks
+request    what was asked, checked on the host; Plan: what of it makes the program
+engine     the decode loop and its state
+rules      what may be said next: end tokens, barred ones, `<reg>` blocks, a machine
+sampling   penalty, temperature, top-k, top-p, min-p, the draw
+beam       beam search
+stream     chunks while they come
+text       TextStream: ids to text without half characters and stop strings
+result     Generated, Chunk; reg_block: the hidden states of the `<reg>` block
+machine    TokenMachine: a finite automaton over token ids
 """
 
-from .greedy import Generated, generate, reg_block
+from .api import generate, stream
+from .machine import TokenMachine
+from .result import Chunk, Generated, reg_block
+from .stream import Stream
+from .text import TextStream, text_of
 
-__all__ = ["Generated", "generate", "reg_block"]
+__all__ = [
+    "Chunk",
+    "Generated",
+    "Stream",
+    "TextStream",
+    "TokenMachine",
+    "generate",
+    "reg_block",
+    "stream",
+    "text_of",
+]

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from typing import Any, Protocol, overload, runtime_checkable
 
-import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
 from rsvlm_jax.config import DecoderConfig
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
 from rsvlm_jax.mesh.constraints import constrain
-from rsvlm_jax.nn import Attention, Embed, KVCache, Turns, scan, window_mask
+from rsvlm_jax.nn import Attention, Embed, KVCache, Linear, Turns, scan, window_mask
 
 
 @runtime_checkable
@@ -132,12 +131,9 @@ def tied_scores(embed: Embed, hidden: Float[Array, "B *rest D"]) -> Float[Array,
     return _placed(embed.attend(hidden))
 
 
-def head_scores(
-    kernel: Float[Array, "D V"], hidden: Float[Array, "B *rest D"]
-) -> Float[Array, "B *rest V"]:
+def head_scores(head: Linear, hidden: Float[Array, "B *rest D"]) -> Float[Array, "B *rest V"]:
     """Scores of the vocabulary by a head of its own, accumulated in float32."""
-    kernel = kernel.astype(hidden.dtype)
-    return _placed(jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32))
+    return _placed(head.scores(hidden))
 
 
 def _placed(scores: Float[Array, "B *rest V"]) -> Float[Array, "B *rest V"]:

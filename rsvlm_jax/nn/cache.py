@@ -72,6 +72,25 @@ class KVCache:
         """The cache after `by` more slots were written into `k` and `v`."""
         return dataclasses.replace(self, k=k, v=v, length=self.length + by)
 
+    def tokens(self) -> Int[Array, " B"]:
+        """Valid tokens of each sample so far: the position of the next one."""
+        return self.valid.sum(axis=1, dtype=jnp.int32)
+
+    def rows(self, index: Int[Array, " R"]) -> KVCache:
+        """The cache of other samples: row r of the result is row `index[r]`."""
+        return KVCache(
+            k=jnp.take(self.k, index, axis=1),
+            v=jnp.take(self.v, index, axis=1),
+            valid=jnp.take(self.valid, index, axis=0),
+            position=jnp.take(self.position, index, axis=0),
+            length=jnp.take(self.length, index, axis=0),
+        )
+
+    def forget(self, start: Int[Array, " B"]) -> KVCache:
+        """The cache without the tokens in slots from `start` on; their slots stay taken."""
+        slot = jnp.arange(self.valid.shape[1], dtype=jnp.int32)[None, :]
+        return dataclasses.replace(self, valid=self.valid & (slot < start[:, None]))
+
 
 def _write_row(slots: Array, new: Array, at: Array) -> Array:
     """Rows [B,S] with `new` [B,L] from `at` [B] on."""

@@ -7,7 +7,9 @@
     mm_projector (a file)                             -> the same as safetensors (a file)
     OpenCLIP image tower (a file)                     -> CLIPVisionModelWithProjection
     llama2.c (.bin, or asset:stories260k)             -> LlamaForCausalLM
-    a run                    --part decoder | vision  -> the class of that tower
+    a run of conversations                            -> LlavaForConditionalGeneration, LoRA merged
+    a run                    --part decoder | vision  -> the class of that tower, LoRA merged
+    a run with LoRA   [--part decoder] --to peft      -> its factors as a PEFT adapter
 
 Of what stands beside the weights, the tokenizer, processor and generation settings are copied, by
 their names (`BESIDE`), and nothing else: what is written is often shared. Nothing is cast unless
@@ -32,11 +34,12 @@ from rsvlm_jax.config import (
     CheckpointError,
     ConfigError,
     LlamaConfig,
+    LoraConfig,
     SiglipConfig,
     ViTConfig,
     VLMConfig,
 )
-from rsvlm_jax.core import flat
+from rsvlm_jax.core import flat, is_lora
 from rsvlm_jax.interop.families.llava import LlavaConfig
 from rsvlm_jax.interop.families.llava_original import ORIGINAL
 from rsvlm_jax.interop.files import open_checkpoint
@@ -44,11 +47,13 @@ from rsvlm_jax.interop.huggingface import save_pretrained
 from rsvlm_jax.interop.llama2c import config_of_bin, load_llama2c
 from rsvlm_jax.interop.llava_original import is_projector, load_projector, save_projector
 from rsvlm_jax.interop.openclip import load_openclip
-from rsvlm_jax.interop.peft import adapter_tensors
+from rsvlm_jax.interop.peft import adapter_tensors, save_adapter
 from rsvlm_jax.interop.processor import Words, words_of
 
+from .adapter import lora_of_part
 from .beside import BESIDE, carry_ids, copy_beside, make_processor
 from .directory import is_pretrained, read_directory, release_over
+from .reopen import open_talk
 from .rundir import RunDir
 from .trained import load_run
 
@@ -99,19 +104,21 @@ class Converted:
 
 @dataclasses.dataclass(frozen=True)
 class _Model:
-    """What is to be written."""
+    """What is to be written; `whole`: parameters that go with the LoRA of an adapter."""
 
     architecture: str
     config: Any
     params: Any
     ignored: tuple[str, ...] = ()
+    lora: LoraConfig | None = None
+    whole: tuple[str, ...] = ()
 
 
 def convert(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
-    to: Literal["hf", "llava"] = "hf",
+    to: Literal["hf", "llava", "peft"] = "hf",
     part: Literal["decoder", "vision"] | None = None,
     dtype: Literal["float32", "bfloat16"] | None = None,
     vision: str | os.PathLike[str] | None = None,
@@ -125,7 +132,7 @@ def convert(
     Args:
       source: directory, file or "asset:stories260k"; see the table on top of this file.
       target: directory that does not exist or is empty; of a projector, a file.
-      to: "llava" for the original layout of a LLaVA.
+      to: "llava" for the original layout of a LLaVA; "peft" for the LoRA of a run by itself.
       part: of a run, the tower to write.
       dtype: of what is written; None: see above.
       vision: directory of the tower that an original LLaVA does not hold.
@@ -167,9 +174,11 @@ def convert(
         name = found.family.architecture
         model = _Model(_WHOLE.get(name, name), found.config, found.params, found.report.ignored)
     else:
-        model = _of_run(source_path, part)
+        model = _of_run(source_path, part, keep=to == "peft")
     if part is not None and is_pretrained(source_path):
         model = _part(model, part)
+    if to == "peft":
+        return _adapter(model, target, source)
     original = model.architecture in {f.architecture for f in ORIGINAL} and to == "hf"
     words = words_of(source_path, model.config.image_token) if original else None
     model = _laid_out(model, to, words)
@@ -256,17 +265,38 @@ def _projector(
     return Converted(made, found.family.architecture, count, stored, found.report.ignored, ())
 
 
-def _of_run(path: Path, part: str | None) -> _Model:
-    model = RunDir(path).experiment().model
+def _adapter(model: _Model, target: Path, source: Any) -> Converted:
+    if model.lora is None:
+        raise ConfigError(
+            "no LoRA to write", where="--to peft", expected="a run with Experiment.lora",
+            found=source,
+        )  # fmt: skip
+    with _writing(target):
+        made = save_adapter(
+            target, model.architecture, model.config, model.params, model.lora, whole=model.whole
+        )
+    arrays = flat(model.params)
+    count = sum(x.size for p, x in arrays.items() if is_lora(p) or p in model.whole)
+    return Converted(made, model.architecture, count, "float32", (), ())
+
+
+def _of_run(path: Path, part: str | None, *, keep: bool) -> _Model:
+    experiment = RunDir(path).experiment()
+    if experiment.conversations is not None:
+        opened = open_talk(path, merge=not keep)
+        config = LlavaConfig(experiment.model, opened.image_token or 0)
+        whole = _Model(_LLAVA, config, opened.params, (), opened.lora, opened.whole)
+        return whole if part is None else _part(whole, part)
+    model = experiment.model
     if part is None:
         raise CheckpointError(
             f"{_LLAVA} reads no cubes", where=path, expected="a model of images",
             found=f"inputs {', '.join(i.bandset for i in model.inputs)}",
             remedy="write one tower with --part decoder or --part vision",
         )  # fmt: skip
-    loaded = load_run(path)
+    loaded = load_run(path, merge=not keep)
     config = LlavaConfig(model, loaded.processor.tokenizer.image)
-    return _part(_Model(_LLAVA, config, loaded.params), part)
+    return _part(_Model(_LLAVA, config, loaded.params, lora=loaded.lora), part)
 
 
 def _part(model: _Model, part: str) -> _Model:
@@ -291,7 +321,8 @@ def _part(model: _Model, part: str) -> _Model:
         if name is None:
             raise CheckpointError("no class for this tower", where=part, found=config.kind)
     config, params = _pooled(config, model.params[part])
-    return _Model(name, config, params)
+    lora = None if model.lora is None else lora_of_part(model.lora, part, params)
+    return _Model(name, config, params, lora=lora)
 
 
 def _pooled(config: Any, params: Any) -> tuple[Any, Any]:

@@ -3,7 +3,7 @@
     inputs = processor(images=..., text=..., return_tensors="np")
     model = rsvlm_jax.load(DIRECTORY)
     model.logits(**inputs)       [B,L,V] float32        language models and LLaVA
-    model.generate(**inputs)     greedy tokens
+    model.generate(**inputs)     tokens of the answers, greedy or as a GenerationConfig says
     model.features(pixels)       [F,P,Dv]               vision towers and LLaVA
     model.save_adapter(FOLDER)   an adapter that was kept as LoRA, as PEFT
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,20 +25,30 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rsvlm_jax.config import ConfigError, DataError, LoraConfig, MeshConfig
+from rsvlm_jax.config import (
+    DECODER_LINEARS,
+    ConfigError,
+    DataError,
+    GenerationConfig,
+    LoraConfig,
+    MeshConfig,
+)
 from rsvlm_jax.core.shapes import Array, Bool, Float
 from rsvlm_jax.data.batch import Batch, Images
+from rsvlm_jax.data.chat import ChatProcessor
 from rsvlm_jax.data.placeholders import Prompts, place_images
-from rsvlm_jax.generate import Generated, generate
+from rsvlm_jax.generate import Generated, TokenMachine, generate
 from rsvlm_jax.interop.families.llava import LlavaConfig
 from rsvlm_jax.interop.families.llava_original import ORIGINAL
 from rsvlm_jax.interop.huggingface import Report, config_text
 from rsvlm_jax.interop.identify import known_family
 from rsvlm_jax.interop.peft import save_adapter
+from rsvlm_jax.interop.quantized import Codes
 from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.models.decoder import Decoder
 from rsvlm_jax.models.vlm import VisionLanguageModel
 from rsvlm_jax.nn import causal_segment_mask
+from rsvlm_jax.nn.quantize import Kind
 
 from .directory import end_tokens, place_parts, read_directory
 
@@ -56,11 +67,14 @@ class Pretrained:
       params: nested dict of arrays, by the paths of `rsvlm_jax.core.flat`. With an adapter that was
         kept, the kernels of the base and beside each that it takes, `.../q/kernel`, its factors
         `.../q/kernel_lora_a` [layers,in,rank] and `.../q/kernel_lora_b` [layers,rank,out].
-      dtype: of parameters (the factors of an adapter are float32) and computation.
+        Quantised weights are codes and scales, see `rsvlm_jax.nn.quantize`.
+      dtype: of parameters and computation (factors of an adapter and scales are float32).
       image_token: id of the placeholder of an image; None for a model without images.
       ends: ids of which each ends an answer.
       lora: of the adapter that was kept as LoRA; None: no factors in `params`.
       whole: paths of the parameters that this adapter holds whole (a projector).
+      processor: that a run of conversations was trained with; None: of a directory.
+      step: of that run.
     """
 
     path: Path
@@ -74,6 +88,8 @@ class Pretrained:
     ends: tuple[int, ...]
     lora: LoraConfig | None = None
     whole: tuple[str, ...] = ()
+    processor: ChatProcessor | None = None
+    step: int | None = None
 
     @functools.cached_property
     def model(self) -> Any:
@@ -104,14 +120,21 @@ class Pretrained:
         pixel_values: Any = None,
         attention_mask: Any = None,
         *,
-        max_new_tokens: int = 64,
+        max_new_tokens: int | None = None,
+        config: GenerationConfig | None = None,
         ends: tuple[int, ...] | None = None,
+        machine: TokenMachine | None = None,
+        decode: Callable[[Sequence[int]], str] | None = None,
     ) -> Generated:
-        """The most probable continuation; see `rsvlm_jax.generate`. Positions count valid tokens.
+        """What the model says; see `rsvlm_jax.generate`. Positions count valid tokens.
 
         Args:
           input_ids, pixel_values, attention_mask: as `logits`.
+          max_new_tokens: in place of that of `config`.
+          config: None: the most probable continuation.
           ends: ids that end an answer; None: those of the checkpoint; (): none.
+          machine: what the answers have to look like.
+          decode: ids to text; needed for `config.stop`.
 
         Raises:
           DataError, ConfigError: as `logits`; a text too long for the model.
@@ -120,8 +143,14 @@ class Pretrained:
         prefix, valid = _prefix(self.graphdef, self.dtype, self.params, batch)
         model = self.model
         decoder: Any = model.decoder if isinstance(model, VisionLanguageModel) else model
-        ends = self.ends if ends is None else ends
-        return generate(decoder, prefix, valid, max_new=max_new_tokens, eos=ends)
+        config = GenerationConfig() if config is None else config
+        if max_new_tokens is not None:
+            config = dataclasses.replace(config, max_new_tokens=max_new_tokens)
+        said = valid & (jnp.asarray(batch.image_slot) < 0)
+        return generate(
+            decoder, prefix, valid, config=config, eos=self.ends if ends is None else ends,
+            prompt_tokens=jnp.where(said, batch.tokens, -1), machine=machine, decode=decode,
+        )  # fmt: skip
 
     def features(self, pixel_values: Any) -> Float[Array, "F P Dv"]:
         """Tokens of images: of the feature layers of a tower, before any connector.
@@ -239,6 +268,8 @@ def open_pretrained(
     adapter: str | os.PathLike[str] | None = None,
     projector: str | os.PathLike[str] | None = None,
     merge: bool = True,
+    quantize: Kind | None = None,
+    quantize_targets: str = DECODER_LINEARS,
     allow_pickle: bool = False,
 ) -> Pretrained:
     """Read a directory of Hugging Face, LLaVA or GeoChat.
@@ -251,9 +282,12 @@ def open_pretrained(
       adapter: directory of a PEFT adapter, or of LLaVA's LoRA over a plain language model.
       projector: file of one that was trained over a plain language model.
       merge: the adapter into the kernels; False keeps its factors, see `Pretrained.params`.
+      quantize: "int8" or "nf4": the weights that `quantize_targets` takes are quantised from the
+        numbers of the file as they are read, layer by layer.
       allow_pickle: read `.bin` and `.pt` files, through torch's weights-only loader.
 
     Raises:
+      ConfigError: an option that is none; weights that cannot be quantised so.
       CheckpointError: one line with the file, what was expected and what was found.
     """
     path = Path(path)
@@ -262,6 +296,12 @@ def open_pretrained(
         raise ConfigError(
             "not a dtype of parameters", where="load(dtype)", expected="float32 or bfloat16",
             found=getattr(dtype, "__name__", dtype), remedy="give its name, a str",
+        )  # fmt: skip
+
+    if quantize is not None and adapter is not None and merge:
+        raise ConfigError(
+            "an adapter is not merged into quantised weights", where="load(quantize)",
+            expected="merge=False: its factors stay beside the codes", found="merge=True",
         )  # fmt: skip
 
     def computing(config: Any) -> Any:
@@ -283,6 +323,7 @@ def open_pretrained(
         dtype=dtype,
         adjust=computing,
         place=place,
+        codes=None if quantize is None else Codes(quantize, quantize_targets),
         may_lack=("",) if missing == "init" else (),
     )
     llava = found.config if isinstance(found.config, LlavaConfig) else None

@@ -3,9 +3,9 @@
     clip by global norm -> Adam -> + weight decay on kernels -> * schedule -> * scale of the group
 
 A group is a pattern on parameter paths; the first pattern that matches wins, and parameters that
-none matches have scale 1. Scale 0 freezes: no optimiser state, no update, no part in the norm. The
-layers before a group's `from_layer` share an array with trained ones: no update and no part in the
-norm, but optimiser state (zeros).
+none matches have scale 1. Scale 0 freezes: no optimiser state, no update, no part in the norm.
+Quantised weights must be frozen. The layers before a group's `from_layer` share an array with
+trained ones: no update and no part in the norm, but optimiser state (zeros).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rsvlm_jax.config import ConfigError, GroupConfig, OptimizerConfig
-from rsvlm_jax.core import base_path, flat, map_with_path
+from rsvlm_jax.config import FROZEN_CODES, ConfigError, GroupConfig, OptimizerConfig
+from rsvlm_jax.core import base_path, flat, is_quantized, map_with_path
 
 EPS = 1e-6
 """Of Adam. Some gradients are zero but for rounding (the bias of attention keys, for one); with
@@ -39,8 +39,9 @@ def make_optimizer(
       params: arrays or shapes; only their paths are read, and of some the number of layers.
 
     Raises:
-      ConfigError: a group pattern that is no regular expression or takes no parameter, groups that
-        freeze everything, or a `from_layer` of what has not so many layers.
+      ConfigError: a group pattern that is no regular expression or takes no parameter, groups
+        that freeze everything, or that do not freeze quantised weights, or a `from_layer` of what
+        has not so many layers.
     """
     firsts = _first_layers(config, params)
     return _make(config, steps, tuple(scales(config, params).items()), tuple(firsts.items()))
@@ -66,6 +67,15 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 def scales(config: OptimizerConfig, params: Any) -> dict[str, float]:
     """Factor on the learning rate by parameter path; 0 is frozen. Errors as `make_optimizer`."""
     result = {path: g.scale if g else 1.0 for path, g in _groups(config, params).items()}
+    codes = sorted(path for path, scale in result.items() if scale and is_quantized(path))
+    if codes:
+        raise ConfigError(
+            "quantised weights cannot be trained",
+            where="OptimizerConfig.groups",
+            expected="a scale of 0 for their codes and scales",
+            found=f"{result[codes[0]]:g} for {codes[0]}",
+            remedy=f"a group before the one that takes them: {FROZEN_CODES}",
+        )
     if not any(result.values()):
         raise ConfigError(
             "all parameters are frozen",
