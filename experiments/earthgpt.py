@@ -30,7 +30,6 @@ from rsvlm_jax.config import (
     Experiment,
     GroupConfig,
     LoraConfig,
-    LossConfig,
     MeshConfig,
     MixedConfig,
     OptimizerConfig,
@@ -68,7 +67,6 @@ def experiment(stage: int = STAGE) -> Experiment:
             b2=0.95,
             groups=LORA_ONLY if stage == 2 else (*map(GroupConfig, opened), GroupConfig("", 0.0)),
         ),
-        loss=LossConfig(text=1.0),
         train=TrainConfig(
             steps=10_000 if stage == 1 else 1_005_842 // BATCH, batch_size=BATCH, save_every=500
         ),

@@ -26,7 +26,6 @@ from rsvlm_jax.config import (
     ConversationConfig,
     Experiment,
     LoraConfig,
-    LossConfig,
     MeshConfig,
     OptimizerConfig,
     TrainConfig,
@@ -56,7 +55,6 @@ def experiment(stage: int = STAGE) -> Experiment:
         optimizer=OptimizerConfig(
             learning_rate=2e-4, warmup=0.03, weight_decay=0.0, b2=0.999, groups=LORA_ONLY
         ),
-        loss=LossConfig(text=1.0),
         train=TrainConfig(steps={1: 2400, 2: 1600}[stage], batch_size=144, save_every=400),
         mesh=MeshConfig(fsdp=-1),
         init_from={1: LLAVA, 2: "runs/geochat_1"}[stage],

@@ -35,8 +35,9 @@ EVA_G = Dinov2Config(
 
 Not a `ViTConfig`: it has a patch bias and no norm before its layers. It is DINOv2's transformer
 with layer scales of one (frozen, they stay so) and, in its checkpoints, keys without bias: the last
-hidden state is that of `transformers.InstructBlipVisionModel`. What follows there, a LayerNorm
-between tower and Q-Former (`ln_vision`), is not built, and no table reads its weights yet."""
+hidden state is that of `transformers.InstructBlipVisionModel` (tests/parity/test_eva.py). What
+follows there, a LayerNorm between tower and Q-Former (`ln_vision`), is not built, and no table
+reads its weights yet."""
 
 
 def nano(inputs: tuple[InputConfig, ...] = (), *, image_size: int = 8, patch_size: int = 4):

@@ -15,6 +15,7 @@ with one exception: the shipped decoder ties its embeddings, so there is no `dec
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from .conversation import ConversationConfig
 from .language import DecoderConfig, GPT2Config
@@ -103,7 +104,8 @@ def tiny_optimizer(optimizer: OptimizerConfig, model: VLMConfig) -> OptimizerCon
 
 
 def _first_layer(group: GroupConfig, model: VLMConfig, small: VLMConfig) -> int:
-    whole, part = model, small
+    whole: Any = model
+    part: Any = small
     for word in group.pattern.removeprefix("^").split("/"):
         if not dataclasses.is_dataclass(getattr(whole, word, None)):
             break

@@ -3,9 +3,9 @@
     clip by global norm -> Adam -> + weight decay on kernels -> * schedule -> * scale of the group
 
 A group is a pattern on parameter paths; the first pattern that matches wins, and parameters that
-none matches have scale 1. Scale 0 freezes: no optimiser state, no update, no part in the norm. The
-layers before a group's `from_layer` share an array with trained ones: no update and no part in the
-norm, but optimiser state (zeros). Quantised weights must be frozen.
+none matches have scale 1. Scale 0 freezes: no optimiser state, no update, no part in the norm.
+Quantised weights must be frozen. The layers before a group's `from_layer` share an array with
+trained ones: no update and no part in the norm, but optimiser state (zeros).
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def make_optimizer(
       params: arrays or shapes; only their paths are read, and of some the number of layers.
 
     Raises:
-      ConfigError: a group pattern that is no regular expression or takes no parameter, groups that
-        freeze everything or do not freeze quantised weights, or a `from_layer` of what has not so
-        many layers.
+      ConfigError: a group pattern that is no regular expression or takes no parameter, groups
+        that freeze everything, or that do not freeze quantised weights, or a `from_layer` of what
+        has not so many layers.
     """
     firsts = _first_layers(config, params)
     return _make(config, steps, tuple(scales(config, params).items()), tuple(firsts.items()))
