@@ -11,7 +11,7 @@ from flax import nnx
 
 from rsvlm_jax.config import ConfigError, GenerationConfig
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
-from rsvlm_jax.models.decoder import Decoder
+from rsvlm_jax.models.decoder import Decoder, unstacked
 from rsvlm_jax.nn import KVCache
 
 from .machine import TokenMachine
@@ -102,7 +102,7 @@ def make_request(
                     expected="num_beams = 1", found=config.num_beams,
                 )  # fmt: skip
     slots = _slots(decoder, prefix, valid, new, cache, cache_length)
-    graphdef, params = nnx.split(decoder)
+    graphdef, params = nnx.split(unstacked(decoder))
     states = keep_hidden or reg is not None
     return Request(
         graphdef=graphdef,
