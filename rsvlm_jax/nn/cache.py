@@ -114,14 +114,18 @@ class KVCache:
     def grown(self, slots: int) -> KVCache:
         """The cache with `slots` slots, if it has fewer."""
         more = max(slots - self.valid.shape[1], 0)
-        room = ((0, 0), (0, more))
+        is_slots = lambda x: isinstance(x, Slots)  # noqa: E731
         return dataclasses.replace(
             self,
-            k=jnp.pad(self.k, ((0, 0), *room, (0, 0), (0, 0))),
-            v=jnp.pad(self.v, ((0, 0), *room, (0, 0), (0, 0))),
-            valid=jnp.pad(self.valid, room),
-            position=jnp.pad(self.position, room),
+            slots=jax.tree.map(lambda s: s.grown(more), self.slots, is_leaf=is_slots),
+            valid=jnp.pad(self.valid, ((0, 0), (0, more))),
+            position=jnp.pad(self.position, ((0, 0), (0, more))),
         )
+
+    def rewound(self, used: Int[Array, ""]) -> KVCache:
+        """The cache as it was when `used` slots were written."""
+        start = jnp.broadcast_to(used, self.valid.shape[:1])
+        return dataclasses.replace(self.forget(start), used=used)
 
     def forget(self, start: Int[Array, " B"]) -> KVCache:
         """The cache without the tokens in slots from `start` on; their slots stay taken."""

@@ -178,11 +178,10 @@ class ImageChat:
         if self._cache is None or kept == 0:
             slots = -(-more // STEP) * STEP
             return model.decoder.empty_cache(1, slots, model.dtype)
-        cache = self._cache
-        last = np.flatnonzero(np.asarray(cache.valid[0]))[kept - 1] + 1
-        start = jnp.asarray([last], jnp.int32)
-        cache = dataclasses.replace(cache.forget(start), length=start)
-        return cache.grown(-(-(int(last) + more) // STEP) * STEP)
+        valid = np.asarray(self._cache.valid[0])
+        used = int(np.flatnonzero(valid)[kept - 1]) + 1
+        cache = self._cache.rewound(jnp.int32(used))
+        return cache.grown(-(-(used + more) // STEP) * STEP)
 
 
 class CubeChat:
