@@ -72,7 +72,7 @@ class Slots:
                 return None
             return jnp.pad(x, [(0, more if i == x.ndim + axis else 0) for i in range(x.ndim)])
 
-        return Slots(pad(self.k, -1), pad(self.v, -2), pad(self.k_scale, -1), pad(self.v_scale, -1))
+        return Slots(pad(self.k, -1), pad(self.v, -2), pad(self.k_scale, -1), pad(self.v_scale, -1))  # type: ignore[arg-type]
 
     def write(
         self,
