@@ -31,7 +31,7 @@ class Plan:
       last: whether the last token is read too: for its hidden state, or for the cache.
       dtype: of the computation.
       beams: 1: no beam search.
-      ends: number of end tokens.
+      ends: number of end tokens, which beam search has to know.
     """
 
     new: int
@@ -115,7 +115,7 @@ def make_request(
             last=states or keep_cache,
             dtype=prefix.dtype.name,
             beams=config.num_beams,
-            ends=len(ends),
+            ends=len(ends) if config.num_beams > 1 else 0,
         ),
         rules=Rules.of(config, vocabulary, ends, reg, banned, machine),
         prefix=prefix,
