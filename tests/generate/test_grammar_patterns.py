@@ -38,7 +38,7 @@ def compiled(pattern: str) -> Automaton:
     return automaton(parse(pattern))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data(), pattern=PATTERNS)
 def test_accepts_what_re_accepts(data: st.DataObject, pattern: str) -> None:
     oracle, ours = re.compile(pattern, re.ASCII), compiled(pattern)
