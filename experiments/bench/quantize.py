@@ -12,8 +12,8 @@ So small a model is the hardest case: a rounding error has few others to average
 follow what was measured when they were set, with room for another version of XLA.
 
 On a synthetic Llama of 0.2 GB: the anonymous memory that reading takes at most, over the bytes of
-the float model (`import_memory` says how it is counted), and beside it that of the few programs which
-make codes, compiled before: a matter of their number, not of the model's size.
+the float model (`import_memory` says how it is counted), and beside it that of the few programs
+which make codes, compiled before: a matter of their number, not of the model's size.
 """
 
 from __future__ import annotations

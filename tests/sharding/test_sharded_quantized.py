@@ -1,4 +1,4 @@
-"""QLoRA on one device and on eight: the same losses, codes untouched, checkpoints that hold them."""
+"""QLoRA on one device and on eight: the same losses, codes untouched, saved and read again."""
 
 from __future__ import annotations
 
