@@ -186,11 +186,10 @@ def _advance(
         step = s.read + 1
         scores = decoder.logits(hidden)[:, 0]
         token, said, memory = choose(rules, plan.filters, scores, s.memory, step, plan.new - step)
-        token = jnp.where(s.done, rules.eos, token)
-        said = jnp.where(s.done, 0.0, said)
-        done = s.done | jnp.take(jnp.asarray(rules.ends), token)
-        if stopped is not None:
-            done |= stopped
+        over = s.done if stopped is None else s.done | stopped
+        token = jnp.where(over, rules.eos, token)
+        said = jnp.where(over, 0.0, said)
+        done = over | jnp.take(jnp.asarray(rules.ends), token)
         return State(
             read=step,
             token=token,
@@ -219,23 +218,23 @@ def _view(new: int, state: State) -> View:
 
 
 @jax.jit
-def cut(state: State, length: Int[Array, " B"], eos: Int[Array, ""]) -> tuple[State, View]:
-    """The text as if nothing had been said from `length` on, in states and cache too."""
+def cut(
+    state: State, stopped: Bool[Any, " B"], length: Int[Any, " B"], eos: Int[Any, ""]
+) -> tuple[State, View]:
+    """The text as if samples that have stopped had said nothing from `length` on."""
     new = state.tokens.shape[1] - 1
-    gone = jnp.arange(new + 1, dtype=jnp.int32)[None, :] >= length[:, None]
-    # An end token stands at `length` and counts; what was said behind a stop string does not.
-    unsaid = gone & (state.length > length)[:, None]
+    at = jnp.arange(new + 1, dtype=jnp.int32)[None, :]
+    unsaid = stopped[:, None] & (at >= length[:, None])
     hidden = state.hidden
     if hidden is not None:
-        hidden = jnp.where(gone[:, :new, None], jnp.zeros_like(hidden), hidden)
-    first = state.cache.length - state.read
+        hidden = jnp.where(unsaid[:, :new, None], jnp.zeros_like(hidden), hidden)
+    read = state.cache.length - state.read + jnp.where(stopped, length, state.read)
     state = dataclasses.replace(
         state,
-        done=state.done | (state.length > length),
-        length=length,
+        length=jnp.where(stopped, length, state.length),
         tokens=jnp.where(unsaid, eos, state.tokens),
         said=jnp.where(unsaid, 0.0, state.said),
         hidden=hidden,
-        cache=state.cache.forget(first + length),
+        cache=state.cache.forget(read),
     )
     return state, _view(new, state)

@@ -29,7 +29,7 @@ from .sampling import Filters, Host, Sampling, best, draw, penalise
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """`size` is Q, and 0 where there is no `<reg>`. `eos` is what fills the tokens after the end."""
+    """`size` is Q, 0 where there is no `<reg>`. `eos` fills the tokens after the end."""
 
     eos: Int[Host, ""]
     ends: Bool[Host, " V"]
@@ -151,10 +151,7 @@ def choose(
       step: of the token within its text.
     """
     allowed = permitted(rules, scores, memory, left)
-    if filters.draws:
-        token = draw(allowed, filters, rules.sampling, step)
-    else:
-        token = best(allowed)
+    token = draw(allowed, filters, rules.sampling, step) if filters.draws else best(allowed)
     token = jnp.where(memory.owed > 0, rules.reg, token)
     said = jnp.take_along_axis(scores, token[:, None], axis=1)[:, 0]
     return token, said - jax.nn.logsumexp(scores, axis=1), memory.after(rules, token)

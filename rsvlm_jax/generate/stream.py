@@ -3,9 +3,9 @@
     for chunk in stream(decoder, prefix, valid, config=config, eos=2, decode=tokenizer.decode):
         print(chunk.text[0], end="", flush=True)
 
-The first chunk is one token, so that it comes as soon as the prompt is read. While a chunk is looked
-at the next one is already under way; only where stop strings are in use does it wait for the look,
-because a text that ends must not cost a chunk more.
+The first chunk is one token, so that it comes as soon as the prompt is read. While a chunk is
+looked at the next one is already under way; only where stop strings are in use does it wait for the
+look, because a text that ends must not cost a chunk more.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Stream:
         self._state, self._view = start(request)
         rows = self._view.tokens.shape[0]
         self._texts = None if decode is None else [TextStream(decode, stop) for _ in range(rows)]
-        self._stopped = np.zeros(rows, bool)
-        self._length = np.full(rows, request.plan.new, np.int32)
+        self._stopped = np.zeros(rows, bool)  # by a stop string, and after how many tokens
+        self._length = np.zeros(rows, np.int32)
         self._chunks = self._run()
         self._result: Generated | None = None
 
@@ -57,8 +57,8 @@ class Stream:
                 self._go_on(self._request.plan.reads)
             state, view = self._state, self._view
             if self._stopped.any():
-                length = np.minimum(self._length, np.asarray(view.length))
-                state, view = cut(state, length, self._request.rules.eos)
+                eos = self._request.rules.eos
+                state, view = cut(state, self._stopped, self._length, eos)
             self._result = result(self._request, state, view)
         return self._result
 

@@ -6,25 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
-from talker import ALL, EOS, NEW, PREFIX, REG, made, say, silence
+from talker import ALL, EOS, NEW, PREFIX, REG, made, say, silence, uncached
 
 from rsvlm_jax.generate import reg_block
 from rsvlm_jax.models.llama import Llama
-from rsvlm_jax.nn import causal_segment_mask
 
 
 @pytest.fixture(scope="module")
 def decoder() -> Llama:
     """Random, with variables large enough that what was said changes what is said."""
     return made(Llama, seed=2)
-
-
-@nnx.jit
-def uncached(model: Llama, x: jax.Array, segment: jax.Array) -> tuple[jax.Array, jax.Array]:
-    position = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32)[None], segment.shape)
-    hidden = model(x, causal_segment_mask(segment, position), position)
-    return hidden, model.logits(hidden)
 
 
 def by_hand(model: Llama, prefix: jax.Array) -> tuple[list[int], np.ndarray]:
