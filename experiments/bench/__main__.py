@@ -10,6 +10,7 @@
     import_memory  a 1.5 GB checkpoint onto 8 simulated devices: anonymous memory, time beside torch
     grammar   10,000 random answers of every grammar and tokenizer: how many are malformed
     rsvqa     a nano LLaVA, five minutes: unseen questions about images it has seen
+    quantize  int8 and nf4 weights: perplexity, agreement, bytes, memory while reading
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
@@ -25,7 +26,8 @@ import sys
 
 NAMES = (
     *("startup", "demo", "radar", "devices", "resume"),
-    *("parity", "vs_torch", "import_memory", "grammar", "rsvqa", "data", "biomass"),
+    *("parity", "vs_torch", "import_memory", "grammar", "quantize", "rsvqa", "data"),
+    "biomass",
 )
 
 
