@@ -17,7 +17,7 @@ import pytest
 import sentencepiece
 from small_tokenizers import llama_directory, sentencepiece_model
 
-from rsvlm_jax.config import LlamaConfig, VLMConfig, ViTConfig
+from rsvlm_jax.config import LlamaConfig, ViTConfig, VLMConfig
 from rsvlm_jax.data.chat import ChatProcessor
 from rsvlm_jax.data.messages import Message
 from rsvlm_jax.data.templates import SYSTEM
