@@ -17,28 +17,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from rsvlm_jax.config import ConfigError, DataError, DecoderConfig, VLMConfig, from_dict, to_json
+from rsvlm_jax.config import ConfigError, DataError, DecoderConfig, VLMConfig, to_json
 from rsvlm_jax.config.check import one_of, positive
 from rsvlm_jax.config.conversation import TEMPLATES, ImageConfig, Template
 from rsvlm_jax.core.shapes import Float
 
-from . import chat_source, chat_template, pictures, templates
-from .batch import Batch, Images
+from . import chat_saved, chat_source, chat_template, pictures, templates
+from .batch import Batch
 from .messages import IMAGE, Message, check_turns, split_images
+from .padding import pad_rows
 from .pieces import Row, Widths, encode, fit
 from .tokenizer import Tokenizer
-
-VERSION = 1
-"""Of `chat.json`. Raised when a field changes its meaning."""
-
-_FILE = "chat.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +115,7 @@ class ChatProcessor:
         Raises:
           DataError: files that are missing or damaged. ConfigError: what does not fit the model.
         """
-        if source == chat_source.ASSET or not (Path(source) / _FILE).exists():
+        if source == chat_source.ASSET or not chat_saved.there(source):
             return cls(
                 **chat_source.from_source(
                     source, model, template=template, image=image, length=length
@@ -244,83 +238,21 @@ class ChatProcessor:
         Raises:
           DataError: no rows, other images than the rows name, a row longer than `length`.
         """
-        one_of(side, ("right", "left"), "batch.side")
-        if not rows:
-            raise DataError("a batch without rows", where="batch", expected="one or more")
-        images = images or [[] for _ in rows]
-        counts = [row.images for row in rows]
-        if [len(x) for x in images] != counts:
-            raise DataError(
-                "the placeholders are not those of the images", where="batch",
-                expected=f"images of each row {counts}", found=[len(x) for x in images],
-            )  # fmt: skip
-        n = np.array([len(row.ids) for row in rows])
-        length = int(n.max()) if length is None else length
-        if n.max() > length:
-            raise DataError(
-                "a row longer than the batch", where=f"row {int(n.argmax())}",
-                expected=f"<= {length} tokens", found=int(n.max()),
-            )  # fmt: skip
-        b, column = len(rows), np.arange(length)
-        first = (length - n if side == "left" else np.zeros_like(n))[:, None]
-        valid = (column >= first) & (column < first + n[:, None])
-        ids, weight = np.zeros((b, length), np.int32), np.zeros((b, length), np.float32)
-        ids[valid] = [i for row in rows for i in row.ids]
-        weight[valid] = [w for row in rows for w in row.weight]
-        visual = valid & (ids == (-1 if self.image_token is None else self.image_token))
-        return Batch(
-            obs={},
-            tokens=np.where(visual, 0, ids).astype(np.int32),
-            segment=valid.astype(np.int32),
-            position=np.where(valid, column - first, 0).astype(np.int32),
-            weight=weight,
-            image_slot=np.where(visual, np.cumsum(visual, axis=1) - 1, -1).astype(np.int32),
-            target=np.zeros((b, 0), np.float32),
-            target_valid=np.zeros((b, 0), bool),
-            sample=np.arange(b, dtype=np.int32),
-            images=self._images(images),
+        size = 0 if self.image is None else self.image.size
+        return pad_rows(
+            rows, images, image_token=self.image_token, size=size, side=side, length=length
         )
 
     # ---- the folder ----------------------------------------------------------------------------
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write the tokenizer's files and, last, `chat.json`."""
-        folder = Path(directory)
-        self.tokenizer.save(folder)
-        part = folder / f".{_FILE}.part"
-        part.write_text(to_json(self._saved()), encoding="utf-8")
-        os.replace(part, folder / _FILE)
+        chat_saved.write(self._saved(), self.tokenizer, directory)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> ChatProcessor:
-        """Read what `save` wrote.
-
-        Raises:
-          DataError: a file is missing, or the tokenizer is not the one that was saved.
-          ConfigError: another version, an unknown or missing key, a wrong type.
-        """
-        folder = Path(directory)
-        path = folder / _FILE
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
-            raise DataError("no readable processor", where=str(path), found=e) from e
-        if not isinstance(data, dict) or data.get("version") != VERSION:
-            raise ConfigError(
-                "a processor of another version", where=str(path), expected=VERSION,
-                found=data.get("version") if isinstance(data, dict) else type(data).__name__,
-                remedy="load it with the release that wrote it",
-            )  # fmt: skip
-        missing = [f.name for f in dataclasses.fields(Saved) if f.name not in data]
-        if missing:
-            raise ConfigError("missing keys", where=str(path), expected=", ".join(missing))
-        saved = from_dict(Saved, data, where=str(path))
-        tokenizer = Tokenizer.from_directory(folder, image_token=saved.image_token)
-        if tokenizer.digest() != saved.tokenizer_sha256:
-            raise DataError(
-                "not the tokenizer that was saved", where=str(folder / "tokenizer.json"),
-                expected=f"SHA-256 {saved.tokenizer_sha256[:12]}", found=tokenizer.digest()[:12],
-            )  # fmt: skip
+        """Read what `save` wrote; errors as in `chat_saved.read`."""
+        saved, tokenizer = chat_saved.read(directory)
         fields = {f.name: getattr(saved, f.name) for f in dataclasses.fields(saved)}
         del fields["version"], fields["tokenizer_sha256"]
         return cls(tokenizer=tokenizer, **fields)
@@ -329,10 +261,10 @@ class ChatProcessor:
         """SHA-256 of all that is saved."""
         return hashlib.sha256(to_json(self._saved()).encode()).hexdigest()
 
-    def _saved(self) -> Saved:
+    def _saved(self) -> chat_saved.Saved:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del fields["tokenizer"]
-        return Saved(tokenizer_sha256=self.tokenizer.digest(), **fields)
+        return chat_saved.Saved(tokenizer_sha256=self.tokenizer.digest(), **fields)
 
     def _with_images(
         self, messages: Sequence[Message], images: int | None
@@ -351,35 +283,3 @@ class ChatProcessor:
                 remedy=f"write {IMAGE} once for each image, \\{IMAGE} for the word itself",
             )  # fmt: skip
         return messages, named
-
-    def _images(self, images: Sequence[Sequence[np.ndarray]]) -> Images | None:
-        flat = [x for row in images for x in row]
-        if not flat:
-            return None
-        size = 0 if self.image is None else self.image.size
-        for x in flat:
-            if x.shape != (size, size, 3):
-                raise DataError(
-                    "not an image of `pixels`", where="batch.images",
-                    expected=f"[{size},{size},3]", found=x.shape,
-                )  # fmt: skip
-        counts = np.array([len(row) for row in images])
-        first, index = np.cumsum(counts) - counts, np.arange(counts.max())
-        of = np.where(index < counts[:, None], first[:, None] + index, -1).astype(np.int32)
-        return Images(np.stack(flat).astype(np.float32), of)
-
-
-@dataclasses.dataclass(frozen=True)
-class Saved:
-    """The keys of `chat.json`; see `ChatProcessor`."""
-
-    template: Template
-    image: ImageConfig | None
-    image_token: int | None
-    per_image: int
-    vocab_size: int
-    length: int
-    ends: tuple[int, ...]
-    per_reg: int
-    tokenizer_sha256: str
-    version: int = VERSION

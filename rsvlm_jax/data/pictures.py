@@ -84,7 +84,7 @@ def prepare(source: Picture, config: ImageConfig) -> Float[np.ndarray, "S S 3"]:
         left, top = ((edge - config.size) // 2 for edge in image.size)
         image = image.crop((left, top, left + config.size, top + config.size))
     x = (np.asarray(image).astype(np.float64) * (1 / 255)).astype(np.float32)
-    return (x - np.float32(config.mean)) / np.float32(config.std)
+    return (x - np.array(config.mean, np.float32)) / np.array(config.std, np.float32)
 
 
 def pad_to_square(image: Image.Image, mean: tuple[float, float, float]) -> Image.Image:

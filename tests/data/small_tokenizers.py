@@ -14,7 +14,8 @@ import tokenizers
 
 WORDS = (
     "▁a", "th", "the", "er", "US", "ER", "USER", "▁the", "IS", "AN", "▁in", "▁s", "ou", "▁c", "▁l",
-    "▁la", "▁lak", "▁lake", "at", "▁w", "▁wh", "▁what", "▁is", "▁yes", "▁y", "es", "us", "user", "▁[",
+    "▁la", "▁lak", "▁lake", "at", "▁w", "▁wh", "▁what", "▁is", "▁yes", "▁y", "es", "us", "user",
+    "▁[",
 )  # fmt: skip
 CHARACTERS = "▁abcdefghijklmnopqrstuvwxyzUSERAITNVB:.,?'["
 
