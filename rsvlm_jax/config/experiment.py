@@ -92,8 +92,8 @@ class DataConfig:
       mixture: further cubes that training windows come from, each with its weight beside the 1 of
         `cube`. They need the same inputs and target, and are split in the same way; statistics
         and evaluation are of `cube` alone.
-      tokenizer: "asset:stories260k", or the directory of the decoder's (Hugging Face); `<image>` and
-        `<reg>` get the ids after its last one, so that `vocab_size` is its size and two, or that
+      tokenizer: "asset:stories260k", or the directory of the decoder's (Hugging Face). `<image>`
+        and `<reg>` get the ids after its last one, so `vocab_size` is its size and two, or that
         rounded up to a multiple of 64.
     """
 

@@ -30,8 +30,8 @@ from rsvlm_jax.config.conversation import ImageConfig
 from rsvlm_jax.core.shapes import Float
 
 MAX_PIXELS = 1 << 27
-"""Pixels of a picture at most, as it is read and after padding or resizing (11,585 squared): more is
-a bomb, or a scene to be cut into tiles."""
+"""Pixels of a picture at most (11,585 squared), as it is read and after padding or resizing: more
+is a bomb, or a scene to be cut into tiles."""
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _WIDE = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")

@@ -1,4 +1,4 @@
-"""The processor's folder: `processor.json` and the tokenizer's files, written whole, read strictly."""
+"""The processor's folder: `processor.json` and the tokenizer's, written whole, read strictly."""
 
 from __future__ import annotations
 
