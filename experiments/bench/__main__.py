@@ -9,6 +9,7 @@
     vs_torch  prefill and training steps beside torch eager, the same weights (needs torch)
     import_memory  a 1.5 GB checkpoint onto 8 simulated devices: anonymous memory, time beside torch
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
+    talkdata  conversations: real tokens packed, grouped, padded; pictures a second
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
 Without names: all but `biomass`. `--short`: a smaller `data`.
@@ -23,7 +24,7 @@ import sys
 
 NAMES = (
     *("startup", "demo", "radar", "devices", "resume"),
-    *("parity", "vs_torch", "import_memory", "data", "biomass"),
+    *("parity", "vs_torch", "import_memory", "data", "talkdata", "biomass"),
 )
 
 
