@@ -92,6 +92,9 @@ class DataConfig:
       mixture: further cubes that training windows come from, each with its weight beside the 1 of
         `cube`. They need the same inputs and target, and are split in the same way; statistics
         and evaluation are of `cube` alone.
+      tokenizer: "asset:stories260k", or the directory of the decoder's (Hugging Face). `<image>`
+        and `<reg>` get the ids after its last one, so `vocab_size` is its size and two, or that
+        rounded up to a multiple of 64.
     """
 
     cube: str = "sample:slovenia_s2"
@@ -108,6 +111,7 @@ class DataConfig:
     blocks: int = 16
     buckets: tuple[int, ...] = ()
     mixture: tuple[tuple[str, float], ...] = ()
+    tokenizer: str = "asset:stories260k"
 
     def __post_init__(self) -> None:
         if self.window < 1 or self.stride < 1:

@@ -29,7 +29,7 @@ from rsvlm_jax.config.check import one_of, positive
 from rsvlm_jax.config.conversation import TEMPLATES, ImageConfig, Template
 from rsvlm_jax.core.shapes import Float
 
-from . import chat_template, pictures, templates
+from . import chat_source, chat_template, pictures, templates
 from .batch import Batch, Images
 from .messages import IMAGE, Message, check_turns, split_images
 from .pieces import Row, Widths, encode, fit
@@ -121,9 +121,19 @@ class ChatProcessor:
         Raises:
           DataError: files that are missing or damaged. ConfigError: what does not fit the model.
         """
-        from .chat_source import from_source
-
-        return cls(**from_source(source, model, template=template, image=image, length=length))
+        if source == chat_source.ASSET or not (Path(source) / _FILE).exists():
+            return cls(
+                **chat_source.from_source(
+                    source, model, template=template, image=image, length=length
+                )
+            )
+        saved = cls.load(source)
+        chat_source.check_saved(saved, model)
+        asked = {"template": template, "image": image, "length": length}
+        made = dataclasses.replace(saved, **{k: v for k, v in asked.items() if v is not None})
+        if made.image is not None and isinstance(model, VLMConfig):
+            chat_source.check_size(made.image, model)
+        return made
 
     # ---- text ----------------------------------------------------------------------------------
 

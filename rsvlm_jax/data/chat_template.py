@@ -19,13 +19,14 @@ from typing import Any
 
 from rsvlm_jax.config import ConfigError
 
-from .messages import Message
+from .messages import Message, split_images
 from .pieces import Piece, text
 from .templates import answer, question
 from .tokenizer import Tokenizer
 
 _MARK = "\ufdd1{}\ufdd2"
 _MARKS = re.compile("\ufdd1([0-9]+)\ufdd2")
+_PARTS = re.compile(r"""\[\s*['"]type['"]\s*\]|\.type\b|\(\s*['"]type['"]""")
 
 
 def lay_out(
@@ -46,38 +47,80 @@ def lay_out(
     Raises:
       ConfigError: a template that raises, or that does not write each message once, in order.
     """
-    said = _render(tokenizer, messages, messages[-1].role == "user")
-    found = [int(m[1]) for m in _MARKS.finditer(said)]
-    if found != list(range(len(messages))):
+    prompt = messages[-1].role == "user"
+    # Templates of models with images ask for the parts of a message, most others for its text.
+    parts_first = images and bool(_PARTS.search(tokenizer.chat_template or ""))
+    for by_parts in (parts_first, not parts_first):
+        said, filling = _marked(messages, by_parts, reg)
+        whole = _render(tokenizer, said, prompt, last=by_parts != parts_first)
+        spots = list(_MARKS.finditer(whole or ""))
+        if whole is not None and [int(m[1]) for m in spots] == list(range(len(filling))):
+            break
+    else:
         raise ConfigError(
-            "the template does not write each message once, in order", where="chat template",
-            expected=f"messages 0 .. {len(messages) - 1}", found=found,
+            "the chat template does not write each text once, in order", where="tokenizer",
+            expected=f"texts 0 .. {len(filling) - 1}", found=[int(m[1]) for m in spots],
         )  # fmt: skip
-    spots = list(_MARKS.finditer(said))
     pieces: list[Piece] = []
-    at, learning = 0, False
-    for i, (message, spot) in enumerate(zip(messages, spots, strict=True)):
-        before = said[at : spot.start()]
-        if learning:
+    at, learnt = 0, False
+    for spot, (i, words) in zip(spots, filling, strict=True):
+        before = whole[at : spot.start()]
+        answers = messages[i].role == "assistant"
+        if learnt:
             pieces += _closing(tokenizer, before, ends)
-        elif message.role == "assistant":
-            prompt = _render(tokenizer, messages[:i], True)
-            own = len(prompt) - at if said.startswith(prompt) else len(before)
+        elif answers:
+            opened = _render(tokenizer, said[:i], True) or whole
+            own = len(opened) - at if whole.startswith(opened) else len(before)
             pieces += _parsed(tokenizer, before[:own])
             pieces += _parsed(tokenizer, before[own:], answer=True)
         else:
             pieces += _parsed(tokenizer, before)
-        learning = message.role == "assistant"
+        pieces += words
+        at, learnt = spot.end(), answers
+    rest = whole[at:]
+    pieces += _closing(tokenizer, rest, ends) if learnt else _parsed(tokenizer, rest)
+    begins = next((p for p in pieces if p.kind != "text" or p.text), None)
+    written = begins is not None and begins.kind == "token" and begins.token == tokenizer.bos
+    return pieces, images and tokenizer.starts and not written
+
+
+def _marked(
+    messages: Sequence[Message], by_parts: bool, reg: bool
+) -> tuple[list[dict[str, Any]], list[tuple[int, list[Piece]]]]:
+    """The messages with marks for their texts, and for each mark its message and what it hides.
+
+    Args:
+      by_parts: a message is a list of images and texts, and the template writes the images.
+    """
+    said: list[dict[str, Any]] = []
+    filling: list[tuple[int, list[Piece]]] = []
+
+    def mark(i: int, pieces: list[Piece]) -> str:
+        filling.append((i, pieces))
+        return _MARK.format(len(filling) - 1)
+
+    for i, message in enumerate(messages):
         content = message.content.strip()
-        if learning:
-            pieces += answer(content, reg)
+        if message.role == "assistant":
+            pieces = answer(content, reg)
+        elif message.role == "user" and not by_parts:
+            pieces = question(content)
         else:
-            pieces += _question(content) if message.role == "user" else [text(content)]
-        at = spot.end()
-    rest = said[at:]
-    pieces += _closing(tokenizer, rest, ends) if learning else _parsed(tokenizer, rest)
-    begins = bool(pieces) and pieces[0].kind == "token" and pieces[0].token == tokenizer.bos
-    return pieces, images and tokenizer.starts and not begins
+            pieces = [text("".join(split_images(content)))]
+        if not by_parts:
+            said.append({"role": message.role, "content": mark(i, pieces)})
+            continue
+        texts = split_images(content) if message.role == "user" else [content]
+        parts: list[dict[str, str]] = []
+        for k, words in enumerate(texts):
+            if k:
+                parts.append({"type": "image"})
+            words = words.strip() if len(texts) == 2 else words
+            if words:
+                hidden = [text(words)] if message.role == "user" else pieces
+                parts.append({"type": "text", "text": mark(i, hidden)})
+        said.append({"role": message.role, "content": parts})
+    return said, filling
 
 
 def _closing(tokenizer: Tokenizer, said: str, ends: Collection[int]) -> list[Piece]:
@@ -88,11 +131,6 @@ def _closing(tokenizer: Tokenizer, said: str, ends: Collection[int]) -> list[Pie
         return pieces
     learnt = [Piece(p.kind, p.text, p.token, True) for p in pieces[: end + 1]]
     return [*learnt, *pieces[end + 1 :]]
-
-
-def _question(content: str) -> list[Piece]:
-    # Images that the template writes itself are in the text around the marks.
-    return question(content)
 
 
 def _parsed(tokenizer: Tokenizer, said: str, *, answer: bool = False) -> list[Piece]:
@@ -121,20 +159,25 @@ def _specials(tokenizer: Tokenizer) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, longest_first)))
 
 
-def _render(tokenizer: Tokenizer, messages: Sequence[Message], prompt: bool) -> str:
+def _render(
+    tokenizer: Tokenizer, said: Sequence[dict[str, Any]], prompt: bool, *, last: bool = True
+) -> str | None:
+    """The template's text; None where it raises and another form is still to be tried."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    template = tokenizer.chat_template
-    assert template is not None
-    turns: list[dict[str, Any]] = [
-        {"role": m.role, "content": _MARK.format(i)} for i, m in enumerate(messages)
-    ]
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
     known = {n: tokenizer.roles[n] for n in names if tokenizer.roles.get(n) is not None}
     try:
         rendered, _ = render_jinja_template(
-            [turns], chat_template=template, add_generation_prompt=prompt, **known
+            [list(said)],
+            chat_template=tokenizer.chat_template,
+            add_generation_prompt=prompt,
+            **known,
         )
     except Exception as e:  # jinja's many, and what a template raises itself
-        raise ConfigError("the chat template refuses these messages", where="tokenizer", found=e) from e
+        if not last:
+            return None
+        raise ConfigError(
+            "the chat template refuses these messages", where="tokenizer", found=e
+        ) from e
     return rendered[0]

@@ -75,9 +75,9 @@ def check_turns(messages: Sequence[Message]) -> None:
     for i, message in enumerate(turns):
         where, expected = f"messages[{i + shift}]", ("user", "assistant")[i % 2]
         if message.role != expected:
-            what = "a system message among the turns" if message.role == "system" else (
-                f"two {message.role} turns in a row" if i else "a conversation begins with an answer"
-            )  # fmt: skip
+            what = f"two {message.role} turns in a row" if i else "an answer before any question"
+            if message.role == "system":
+                what = "a system message among the turns"
             raise DataError(what, where=where, expected=expected, found=message.role)
         if not message.content.strip():
             raise DataError("an empty turn", where=where, expected="some words")

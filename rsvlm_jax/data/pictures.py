@@ -11,7 +11,9 @@ as `transformers.image_utils.load_image` does; an image that is given as such is
 their processors do. LLaVA's own training code ignores orientation.
 
 Every mode becomes RGB as Pillow's `convert` makes it (transparency is dropped, palettes are looked
-up), but for 16-bit and floating-point pictures, which `convert` would clip: they are refused.
+up), which is what LLaVA's code and `load_image` do; the processors of transformers 5, given an
+image with transparency as such, put white behind it. 16-bit and floating-point pictures, all of
+which but the darkest 255 steps `convert` would make white, are refused.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ from rsvlm_jax.config import DataError
 from rsvlm_jax.config.conversation import ImageConfig
 from rsvlm_jax.core.shapes import Float
 
-MAX_PIXELS = 1 << 28
-"""Pixels of a file at most (16,384 squared): more is a bomb, or a scene to be cut into tiles."""
+MAX_PIXELS = 1 << 27
+"""Pixels of a picture at most (11,585 squared), as it is read and after padding or resizing: more
+is a bomb, or a scene to be cut into tiles."""
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _WIDE = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
@@ -70,10 +73,13 @@ def prepare(source: Picture, config: ImageConfig) -> Float[np.ndarray, "S S 3"]:
       DataError: see `read_picture`.
     """
     image = read_picture(source)
+    where = "image" if isinstance(source, (Image.Image, np.ndarray)) else str(source)
     if config.fit == "pad":
+        _check_size((max(image.size), max(image.size)), f"{where}, padded to a square")
         image = pad_to_square(image, config.mean)
-    resample = _FILTERS[config.resample]
-    image = image.resize(_size(image.size, config), resample)
+    size = _size(image.size, config)
+    _check_size(size, f"{where}, resized")
+    image = image.resize(size, _FILTERS[config.resample])
     if config.fit == "crop":
         left, top = ((edge - config.size) // 2 for edge in image.size)
         image = image.crop((left, top, left + config.size, top + config.size))
@@ -107,7 +113,11 @@ def _rgb(image: Image.Image, where: str) -> Image.Image:
             "more than 8 bits a channel", where=where, expected="8-bit RGB, grey or palette",
             found=image.mode, remedy="stretch it to 8 bits, or make a cube of it",
         )  # fmt: skip
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode == "RGB":
+        return image
+    with warnings.catch_warnings():  # of palettes with transparency, which is dropped
+        warnings.simplefilter("ignore", UserWarning)
+        return image.convert("RGB")
 
 
 def _of_array(x: np.ndarray) -> Image.Image:

@@ -4,8 +4,8 @@ A template writes pieces, not a string: text that a user wrote stays text, whate
 texts between two images or special tokens are one section, encoded at once, as LLaVA encodes a
 conversation at once::
 
-    text "... USER: " | image | text "\\nwhat? ASSISTANT:" text " a lake" (answer) | token </s> (answer)
-    `- a section ---'          `- a section ----------------------------'
+    "... USER: " | image | "\\nwhat? ASSISTANT:" " a lake" (answer) | token </s> (answer)
+    `- section -'          `------------- section ----------'
 
 A token is supervised if its first character stands in an answer. The space before an answer belongs
 to it: Llama writes " a" as one token.
@@ -79,9 +79,7 @@ class Widths:
     fresh: bool = True
 
 
-def encode(
-    tokenizer: Tokenizer, pieces: Sequence[Piece], widths: Widths, *, bos: bool
-) -> Row:
+def encode(tokenizer: Tokenizer, pieces: Sequence[Piece], widths: Widths, *, bos: bool) -> Row:
     """Ids and weights of a prompt.
 
     Args:

@@ -154,10 +154,13 @@ class Tokenizer:
         check_text(text)
         if not text:
             return [], []
-        made = self._plain.encode(text if first else _MARK + text, add_special_tokens=False)
-        ids, starts = made.ids, [start for start, _ in made.offsets]
+        before = "" if first else _MARK
+        if text[0] in " ▁" and (self._prepends == "always" or (first and self._prepends)):
+            before += " "  # SentencePiece puts its own before it, Metaspace does not
+        made = self._plain.encode(before + text, add_special_tokens=False)
+        ids, starts = made.ids, [max(at - len(before), 0) for at, _ in made.offsets]
         if not first:
-            ids, starts = ids[1:], [start - 1 for start in starts[1:]]
+            ids, starts = ids[1:], starts[1:]
         if not self.control.isdisjoint(ids):
             token = self._inner.id_to_token(next(i for i in ids if i in self.control))
             raise DataError(
@@ -183,11 +186,21 @@ class Tokenizer:
     @functools.cached_property
     def control(self) -> frozenset[int]:
         """Ids that no text may become: all special ones but that of unknown characters."""
-        ids = {self._inner.token_to_id(token) for token in self.specials}
         unknown = json.loads(self.text).get("model", {}).get("unk_token")
         unknown = unknown if isinstance(unknown, str) else self.roles.get("unk_token", "<unk>")
-        mine = {self.bos, self.eos, self.image, self.reg}
-        return frozenset((ids - {self._inner.token_to_id(str(unknown))} | mine) - {None})
+        ids = {self._inner.token_to_id(token) for token in self.specials if token != unknown}
+        return frozenset(
+            i for i in ids | {self.bos, self.eos, self.image, self.reg} if i is not None
+        )
+
+    @functools.cached_property
+    def _prepends(self) -> str | None:
+        """How a Metaspace pre-tokenizer puts a space before a text: "first", "always" or not."""
+        steps = json.loads(self.text).get("pre_tokenizer") or {}
+        for step in steps.get("pretokenizers", [steps]):
+            if step.get("type") == "Metaspace" and step.get("prepend_scheme") != "never":
+                return step.get("prepend_scheme", "always")
+        return None
 
     @property
     def text_size(self) -> int:

@@ -184,7 +184,7 @@ def prepare(experiment: Experiment) -> Prepared:
         data=data,
         bandsets=specs,
         target=target,
-        tokenizer=Tokenizer.shipped(),
+        tokenizer=Tokenizer.of(data.tokenizer),
         visual_tokens=visual_tokens(experiment, cube, specs),
         facts=facts(cube, specs, data.window, [i.dates for i in model.inputs]),
     )
