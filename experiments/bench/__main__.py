@@ -10,6 +10,7 @@
     import_memory  a 1.5 GB checkpoint onto 8 simulated devices: anonymous memory, time beside torch
     rsvqa     a nano LLaVA, five minutes: unseen questions about images it has seen
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
+    talkdata  conversations: real tokens packed, grouped, padded; pictures a second
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
 Without names: all but `biomass`. `--short`: a smaller `data`.
@@ -24,7 +25,7 @@ import sys
 
 NAMES = (
     *("startup", "demo", "radar", "devices", "resume"),
-    *("parity", "vs_torch", "import_memory", "rsvqa", "data", "biomass"),
+    *("parity", "vs_torch", "import_memory", "rsvqa", "data", "talkdata", "biomass"),
 )
 
 
