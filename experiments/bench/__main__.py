@@ -9,6 +9,7 @@
     vs_torch  prefill and training steps beside torch eager, the same weights (needs torch)
     import_memory  a 1.5 GB checkpoint onto 8 simulated devices: anonymous memory, time beside torch
     rsvqa     a nano LLaVA, five minutes: unseen questions about images it has seen
+    quantize  int8 and nf4 weights: perplexity, agreement, bytes, memory while reading
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
     talkdata  conversations: real tokens packed, grouped, padded; pictures a second
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
@@ -25,7 +26,7 @@ import sys
 
 NAMES = (
     *("startup", "demo", "radar", "devices", "resume"),
-    *("parity", "vs_torch", "import_memory", "rsvqa", "data", "talkdata", "biomass"),
+    *("parity", "vs_torch", "import_memory", "quantize", "rsvqa", "data", "talkdata", "biomass"),
 )
 
 

@@ -11,7 +11,7 @@ from flax import nnx
 
 from rsvlm_jax.config import ConfigError, GenerationConfig
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
-from rsvlm_jax.models.decoder import Decoder
+from rsvlm_jax.models.decoder import Decoder, unstacked
 from rsvlm_jax.nn import KVCache
 
 from .machine import TokenMachine
@@ -31,7 +31,7 @@ class Plan:
       last: whether the last token is read too: for its hidden state, or for the cache.
       dtype: of the computation.
       beams: 1: no beam search.
-      ends: number of end tokens.
+      ends: number of end tokens, which beam search has to know.
     """
 
     new: int
@@ -101,7 +101,7 @@ def make_request(
                     expected="num_beams = 1", found=config.num_beams,
                 )  # fmt: skip
     slots = _slots(decoder, prefix, valid, new, cache, cache_length)
-    graphdef, params = nnx.split(decoder)
+    graphdef, params = nnx.split(unstacked(decoder))
     states = keep_hidden or reg is not None
     return Request(
         graphdef=graphdef,
@@ -114,7 +114,7 @@ def make_request(
             last=states or keep_cache,
             dtype=prefix.dtype.name,
             beams=config.num_beams,
-            ends=len(ends),
+            ends=len(ends) if config.num_beams > 1 else 0,
         ),
         rules=Rules.of(config, vocabulary, ends, reg, banned, machine),
         prefix=prefix,

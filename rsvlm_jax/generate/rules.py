@@ -29,7 +29,7 @@ from .sampling import Filters, Host, Sampling, best, draw, penalise
 @pytree_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """`size` is Q, and 0 where there is no `<reg>`. `eos` is what fills the tokens after the end."""
+    """`size` is Q, 0 where there is no `<reg>`. `eos` fills the tokens after the end."""
 
     eos: Int[Host, ""]
     ends: Bool[Host, " V"]

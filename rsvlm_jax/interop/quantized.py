@@ -10,10 +10,10 @@ process reads all of a kernel, whatever part of its codes it keeps: the same num
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rsvlm_jax.config import DECODER_LINEARS
@@ -47,11 +47,18 @@ def read(found: Match, theirs: Mapping[str, Lazy], ours: Wanted) -> Iterator[tup
         codes.setdefault(base_path(path), {})[path] = ours[path]
     plain = {path: source for path, source in found.sources.items() if path not in codes}
     yield from rows.read(Match(plain, (), ()), theirs, ours)
+    codes = {path: wanted for path, wanted in codes.items() if path in found.sources}
+    # One buffer for all: what an allocator is given back in pieces it keeps.
+    room = aligned((max((_layer(found, theirs, path) for path in codes), default=0),), np.float32)
     for path, wanted in codes.items():
-        if path in found.sources:
-            made = _encoded(path, rows.read_layers(found, theirs, path), wanted)
-            for name in wanted:
-                yield name, _placed(made.pop(name), wanted[name])
+        made = _encoded(path, rows.read_layers(found, theirs, path, room), wanted)
+        for name in wanted:
+            yield name, _placed(made.pop(name), wanted[name])
+
+
+def _layer(found: Match, theirs: Mapping[str, Lazy], path: str) -> int:
+    """Numbers in one layer of a kernel, or more, where it is a part of an array there."""
+    return math.prod(theirs[found.sources[path][1][0]].shape)
 
 
 def _encoded(path: str, layers: Iterator[np.ndarray], wanted: Wanted) -> dict[str, np.ndarray]:
@@ -59,9 +66,9 @@ def _encoded(path: str, layers: Iterator[np.ndarray], wanted: Wanted) -> dict[st
     parent, slash, leaf = path.rpartition("/")
     out = {name: aligned(tuple(x.shape), np.dtype(x.dtype)) for name, x in wanted.items()}
     for i, layer in enumerate(layers):
-        for name, x in encode(leaf, jnp.asarray(layer), kind).items():
+        for name, x in encode(leaf, jax.device_put(layer), kind).items():
             whole = out[f"{parent}{slash}{name}"]
-            put(whole if whole.ndim == x.ndim else whole[i], np.asarray(x))
+            put(whole if whole.ndim == x.ndim else whole[i], np.asarray(x))  # waits
     return out
 
 

@@ -233,12 +233,19 @@ def read(
         )
 
 
-def read_layers(found: Match, theirs: Mapping[str, Lazy], path: str) -> Iterator[np.ndarray]:
-    """One of our arrays, whole, float32, a layer at a time; the array, where it is not stacked."""
+def read_layers(
+    found: Match, theirs: Mapping[str, Lazy], path: str, room: np.ndarray
+) -> Iterator[np.ndarray]:
+    """One of our arrays, whole, a layer at a time; all of it, where it is not stacked.
+
+    Args:
+      room: [n] in the dtype that is wanted, n the size of a layer at least: each lies there, until
+        the next.
+    """
     row, names = found.sources[path]
     for name in names:
         made = row.how.read(np.asarray(theirs[name][_part(row, theirs[name].shape)]))
-        out = aligned(made.shape, np.float32)
+        out = room[: made.size].reshape(made.shape)
         put(out, made)
         yield out
 

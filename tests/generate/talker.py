@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from rsvlm_jax.config import GenerationConfig, LlamaConfig
-from rsvlm_jax.generate import Generated, Stream, generate, stream
+from rsvlm_jax.generate import Generated, Stream, TokenMachine, generate, stream
 from rsvlm_jax.models.llama import Llama
 from rsvlm_jax.nn import causal_segment_mask
 
@@ -73,3 +73,35 @@ def uncached(model: Llama, x: jax.Array, segment: jax.Array) -> tuple[jax.Array,
     position = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32)[None], segment.shape)
     hidden = model(x, causal_segment_mask(segment, position), position)
     return hidden, model.logits(hidden)
+
+
+def log_probability(model: Llama, prefix: jax.Array, tokens: list[int]) -> float:
+    """Of a text after a prompt [1,L,D], without a cache."""
+    x = jnp.concatenate([prefix, model.embed(jnp.asarray([tokens], jnp.int32))], axis=1)
+    _, logits = uncached(model, x, jnp.ones(x.shape[:2], jnp.int32))
+    said = jax.nn.log_softmax(logits[0, prefix.shape[1] - 1 : -1])
+    return float(said[jnp.arange(len(tokens)), jnp.asarray(tokens)].sum())
+
+
+def machine(
+    *words: tuple[int, ...], rows: int = CONFIG.vocab_size, end: bool = True
+) -> TokenMachine:
+    """A machine that writes one of some words (tuples of tokens)."""
+    states: dict[tuple[int, ...], int] = {(): 0}
+    for word in words:
+        for n in range(1, len(word) + 1):
+            states.setdefault(word[:n], len(states))
+    classes = np.zeros(rows, np.int32)
+    for i, token in enumerate(sorted({token for word in words for token in word})):
+        classes[token] = i + 1
+    following = np.full((len(states), classes.max() + 1), -1, np.int32)
+    need = np.full(len(states), 2**30, np.int32)
+    for prefix, state in states.items():
+        if prefix:
+            following[states[prefix[:-1]], classes[prefix[-1]]] = state
+        if end:
+            rest = [len(word) - len(prefix) for word in words if word[: len(prefix)] == prefix]
+            need[state] = min(rest, default=2**30)
+    return TokenMachine(
+        jnp.asarray(classes), jnp.asarray(following), jnp.asarray(need), jnp.int32(0)
+    )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from talker import ALL, EOS, NEW, PREFIX, made, say, say_on
-from test_requests import machine
+from talker import ALL, EOS, NEW, PREFIX, log_probability, machine, made, say, say_on
 
 from rsvlm_jax.generate import Generated
 from rsvlm_jax.models.llama import Llama
@@ -59,8 +58,6 @@ def test_streams_and_penalties_keep_to_the_machine(decoder: Llama) -> None:
 @pytest.mark.parametrize("beams", [2, 4])
 def test_beams_find_the_most_probable_of_all_words(decoder: Llama, beams: int) -> None:
     """With the sum of log-probabilities as rank, and as many beams as words: the best one."""
-    from test_cache_continuation import log_probability
-
     out = say(decoder, machine=MACHINE, num_beams=beams, length_penalty=0.0)
     assert set(texts(out)) <= set(WORDS)
     for row, said in enumerate(texts(out)):

@@ -5,38 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from talker import ALL, CONFIG, EOS, PREFIX, REG, made, say, say_on
+from talker import ALL, EOS, PREFIX, REG, machine, made, say, say_on
 
 from rsvlm_jax.config import ConfigError
-from rsvlm_jax.generate import TokenMachine
 from rsvlm_jax.models.llama import Llama
-
-HERE = {"where": r"in generate\("}
-
-
-def machine(*words: tuple[int, ...], rows: int = CONFIG.vocab_size, end: bool = True) -> Any:
-    """A machine that writes one of some words (tuples of tokens)."""
-    states: dict[tuple[int, ...], int] = {(): 0}
-    for word in words:
-        for n in range(1, len(word) + 1):
-            states.setdefault(word[:n], len(states))
-    classes = np.zeros(rows, np.int32)
-    for i, token in enumerate(sorted({token for word in words for token in word})):
-        classes[token] = i + 1
-    following = np.full((len(states), classes.max() + 1), -1, np.int32)
-    need = np.full(len(states), 2**30, np.int32)
-    for prefix, state in states.items():
-        if prefix:
-            following[states[prefix[:-1]], classes[prefix[-1]]] = state
-        if end:
-            rest = [len(word) - len(prefix) for word in words if word[: len(prefix)] == prefix]
-            need[state] = min(rest, default=2**30)
-    return TokenMachine(
-        jnp.asarray(classes), jnp.asarray(following), jnp.asarray(need), jnp.int32(0)
-    )
-
 
 WORDS = machine((7, 8, 9), (7, 3, 4, 5))
 
@@ -68,7 +41,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no_block": ({"reg": (23, 0)}, r"not a size in generate\(reg\); expected Q > 0; found 0"),
     "empty_row": (
-        {"valid": ALL.at[1].set(False)}, r"a prompt without a token in generate\(prefix_valid\[1\]\)",
+        {"valid": ALL.at[1].set(False)},
+        r"a prompt without a token in generate\(prefix_valid\[1\]\)",
     ),
     "machine_of_another_vocabulary": (
         {"machine": machine((7, 8), rows=30)},

@@ -105,7 +105,7 @@ def test_draws_do_not_depend_on_chunks(decoder: Llama) -> None:
 
 def test_the_score_is_the_log_probability_of_the_text(decoder: Llama) -> None:
     """The decoder's own, whatever was asked of the draw; the end token counts."""
-    out = say(decoder, **HOT, seed=3)
+    out = say(decoder, **HOT, seed=3, eos=(1, 10))
     x = jnp.concatenate([PREFIX, decoder.embed(out.tokens)], axis=1)
     _, logits = uncached(decoder, x, jnp.ones(x.shape[:2], jnp.int32))
     said = jax.nn.log_softmax(logits[:, 4:-1])

@@ -41,7 +41,7 @@ def test_chunks_make_the_whole(decoder: Llama, chunk: int) -> None:
     whole = say(decoder, keep_hidden=True, keep_cache=True)
     streamed = say_on(decoder, chunk=chunk, decode=decode, keep_hidden=True, keep_cache=True)
     chunks = list(streamed)
-    assert [c.tokens.shape[1] for c in chunks][0] == 1
+    assert chunks[0].tokens.shape[1] == 1
     assert all(c.tokens.shape[1] <= chunk for c in chunks)
     tokens = np.concatenate([c.tokens for c in chunks], axis=1)
     np.testing.assert_array_equal(tokens, whole.tokens[:, : tokens.shape[1]])
