@@ -28,7 +28,7 @@ def experiment() -> Experiment:
             files=(("sample:rsvqa_lr", 1.0),),
             template="mistral",  # the shortest
             image=ImageConfig(size=64, fit="squash"),
-            length=128,
+            length=160,
             held_out=0.2,
             held_out_by="question",
         ),

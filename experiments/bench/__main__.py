@@ -8,6 +8,7 @@
     parity    imported models against the torch originals: the largest differences (needs torch)
     vs_torch  prefill and training steps beside torch eager, the same weights (needs torch)
     import_memory  a 1.5 GB checkpoint onto 8 simulated devices: anonymous memory, time beside torch
+    rsvqa     a nano LLaVA, five minutes: unseen questions about images it has seen
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
@@ -23,7 +24,7 @@ import sys
 
 NAMES = (
     *("startup", "demo", "radar", "devices", "resume"),
-    *("parity", "vs_torch", "import_memory", "data", "biomass"),
+    *("parity", "vs_torch", "import_memory", "rsvqa", "data", "biomass"),
 )
 
 
