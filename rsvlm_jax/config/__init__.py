@@ -40,7 +40,7 @@ from .model import (
     VLMConfig,
 )
 from .optimizer import GroupConfig, OptimizerConfig
-from .presets import PRESETS, STORIES260K, llava15_7b, llava15_13b, nano
+from .presets import EVA_G, PRESETS, STORIES260K, llava15_7b, llava15_13b, nano
 from .resampler import (
     ConnectorConfig,
     PerceiverConfig,
@@ -61,6 +61,7 @@ from .vision import (
 __all__ = [
     "DECODER_LINEARS",
     "DECODER_WEIGHTS",
+    "EVA_G",
     "FROZEN_CODES",
     "LORA_ONLY",
     "PRESETS",

@@ -16,6 +16,7 @@ from .errors import ConfigError
 from .lora import LORA_ONLY, LoraConfig
 from .model import VLMConfig
 from .optimizer import OptimizerConfig
+from .tiny import tiny_conversations, tiny_lora, tiny_model, tiny_optimizer, tiny_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,15 +326,32 @@ class Experiment:
             )
 
     def tiny(self) -> Experiment:
-        """The same experiment in seconds on a CPU: a few steps of small batches."""
+        """The same experiment in seconds on a CPU: a few steps of small batches.
+
+        One of conversations gets a tiny model of the same kind, on one device, and the shipped
+        sample (`rsvlm_jax.config.tiny`); nothing that its pages name has to be there.
+        """
+        small = 8 if self.conversations is None else 4
         train = dataclasses.replace(
             self.train,
             steps=min(self.train.steps, 6),
-            batch_size=min(self.train.batch_size, 8),
+            batch_size=min(self.train.batch_size, small),
             save_every=3,
             log_every=1,
         )
-        cube = self.data.cube.replace("world:full", "world:small")
+        if self.conversations is None:
+            cube = self.data.cube.replace("world:full", "world:small")
+            data = dataclasses.replace(self.data, cube=cube)
+            return dataclasses.replace(self, train=train, data=data)
+        model = tiny_model(self.model)
         return dataclasses.replace(
-            self, train=train, data=dataclasses.replace(self.data, cube=cube)
+            self,
+            train=train,
+            model=model,
+            conversations=tiny_conversations(self.conversations, model),
+            lora=None if self.lora is None else tiny_lora(self.lora),
+            optimizer=tiny_optimizer(self.optimizer, self.model),
+            mesh=MeshConfig(),
+            init_from=tiny_start(model),
+            init_missing="init",
         )
