@@ -12,6 +12,7 @@
     rsvqa     a nano LLaVA, five minutes: unseen questions about images it has seen
     quantize  int8 and nf4 weights: perplexity, agreement, bytes, memory while reading
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
+    talkdata  conversations: real tokens packed, grouped, padded; pictures a second
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
 Without names: all but `biomass`. `--short`: a smaller `data`.
@@ -26,7 +27,7 @@ import sys
 
 NAMES = (
     *("startup", "demo", "radar", "devices", "resume"),
-    *("parity", "vs_torch", "import_memory", "grammar", "quantize", "rsvqa", "data"),
+    *("parity", "vs_torch", "import_memory", "grammar", "quantize", "rsvqa", "talkdata", "data"),
     "biomass",
 )
 

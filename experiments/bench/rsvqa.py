@@ -1,7 +1,7 @@
 """The nano LLaVA of `experiments/rsvqa_tiny.py`: unseen questions about images that it has seen.
 
 Beside it the most frequent answer of the training questions, over all and by type of question (the
-harder baseline: it knows the type). Answers are generated greedily and compared as they are written.
+harder baseline: it knows the type). Answers are generated greedily and compared word by word.
 
 `python -m experiments.bench.rsvqa validate` scores choices on a part of the training questions:
 what the figure is about is not looked at.
@@ -120,7 +120,7 @@ def majorities(
 
 
 def validation(made: Experiment, out: Path) -> dict[str, float]:
-    """Scores of a choice on questions that its training does not show and the figure does not use."""
+    """Scores of a choice on questions that neither its training nor the figure uses."""
     assert made.conversations is not None
     kept = prepare_talk(made).test
     assert kept is not None

@@ -7,10 +7,6 @@ line turns both into `error: <line>` and the exit code, with a traceback only un
 
 from __future__ import annotations
 
-from typing import TypeVar
-
-E = TypeVar("E", bound="RsvlmError")
-
 
 class RsvlmError(Exception):
     """Base of all errors raised on purpose. `exit_code` is what the command line returns."""
@@ -39,7 +35,7 @@ class RsvlmError(Exception):
             line += f"; {remedy}"
         super().__init__(" ".join(line.split()))
 
-    def at(self: E, place: object) -> E:
+    def at(self, place: object) -> RsvlmError:
         """The same error, with the place (file, entry) that its finder did not know."""
         return type(self)(
             self.what,

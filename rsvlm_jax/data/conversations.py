@@ -231,7 +231,7 @@ def _message(turn: Any, at: str) -> Message:
     if not isinstance(turn, Mapping) or not {"from", "value"} <= set(turn):
         raise DataError("not a turn", where=at, expected='{"from", "value"}', found=repr(turn)[:60])
     speaker, value = turn["from"], turn["value"]
-    if speaker not in SPEAKERS:
+    if not isinstance(speaker, str) or speaker not in SPEAKERS:
         raise DataError(
             "unknown role", where=at, expected="human | gpt | system", found=repr(speaker),
             remedy=near_or_none(str(speaker), tuple(SPEAKERS)),

@@ -136,7 +136,14 @@ class Features:
 
     def _map(self, shard: str) -> np.ndarray:
         if shard not in self._maps:  # two threads may both open it: no harm
-            self._maps[shard] = np.load(self.folder / f"{shard}.npy", mmap_mode="r")
+            path = self.folder / f"{shard}.npy"
+            try:
+                self._maps[shard] = np.load(path, mmap_mode="r")
+            except (OSError, ValueError) as error:
+                raise DataError(
+                    "damaged features", where=path, found=error,
+                    remedy=f"delete {shard}.json and compute them again",
+                ) from error  # fmt: skip
         return self._maps[shard]
 
     def _open(self) -> None:

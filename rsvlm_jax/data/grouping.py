@@ -12,8 +12,9 @@ import numpy as np
 
 from rsvlm_jax.core.shapes import Int
 
-WINDOW = 50
-"""Batches whose rows are sorted together, at most; an epoch has four such windows at least."""
+WINDOW, LEAST = 50, 8
+"""Batches whose rows are sorted together: a quarter of an epoch, but so many at most and at least.
+A larger window leaves less padding and more often the same rows together."""
 GROUP_STREAM = 2**31 + 1
 """Keeps the draws of the order of grouped batches apart from those of `permutation`."""
 
@@ -47,7 +48,7 @@ def grouping(
     order = np.arange(n)
     head = min(-offset % batch, n)
     batches = (n - head) // batch
-    window = max(1, min(WINDOW, batches // 4))
+    window = min(WINDOW, max(LEAST, batches // 4))
     for number, first in enumerate(range(0, batches, window)):
         count = min(window, batches - first)
         rows = np.arange(head + first * batch, head + (first + count) * batch)

@@ -143,7 +143,7 @@ class TalkSource:
             shape.length,
             vocabulary=processor.vocab_size,
             image_token=processor.image_token,
-            per_image=processor.per_image,
+            per_image=max(1, processor.per_image),  # 0 without images
         )
         gallery = self.gallery
         pictures = np.zeros((len(rows), shape.images, *gallery.shape), gallery.dtype)
@@ -166,7 +166,7 @@ class TalkSource:
         index = np.arange(shape.images)
         of = (first + np.arange(len(rows)))[:, None] * shape.images + index
         of = np.where(index < laid.images[:, None], of, -1).astype(np.int32)
-        flat = pictures.reshape(-1, *pictures.shape[2:])
+        flat = pictures.reshape(len(rows) * shape.images, *gallery.shape)
         images = None
         if shape.images:
             read = gallery.features is None

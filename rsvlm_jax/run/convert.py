@@ -34,7 +34,6 @@ from rsvlm_jax.config import (
     CheckpointError,
     ConfigError,
     LlamaConfig,
-    LoraConfig,
     SiglipConfig,
     ViTConfig,
     VLMConfig,
@@ -50,12 +49,9 @@ from rsvlm_jax.interop.openclip import load_openclip
 from rsvlm_jax.interop.peft import adapter_tensors, save_adapter
 from rsvlm_jax.interop.processor import Words, words_of
 
-from .adapter import lora_of_part
 from .beside import BESIDE, carry_ids, copy_beside, make_processor
 from .directory import is_pretrained, read_directory, release_over
-from .reopen import open_talk
-from .rundir import RunDir
-from .trained import load_run
+from .written import LLAVA, Written, of_run, part_of, pooled
 
 _WHOLE = {
     "CLIPModel": "CLIPVisionModelWithProjection",
@@ -64,17 +60,10 @@ _WHOLE = {
 }
 """Classes whose text tower or classifier is not kept."""
 
-_LLAVA = "LlavaForConditionalGeneration"
 _ORIGINAL = {
     "llama": "LlavaLlamaForCausalLM",
     "mistral": "LlavaMistralForCausalLM",
     "qwen2": "LlavaQwenForCausalLM",
-}
-_DECODERS = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
 }
 _ROWS = 64
 """A vocabulary that grows becomes a multiple of this, as in the published conversions."""
@@ -100,18 +89,6 @@ class Converted:
     ignored: tuple[str, ...]
     beside: tuple[str, ...]
     notes: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Model:
-    """What is to be written; `whole`: parameters that go with the LoRA of an adapter."""
-
-    architecture: str
-    config: Any
-    params: Any
-    ignored: tuple[str, ...] = ()
-    lora: LoraConfig | None = None
-    whole: tuple[str, ...] = ()
 
 
 def convert(
@@ -159,7 +136,7 @@ def convert(
     _only_for(asset, source_path, part=part, vision=vision, adapter=adapter)
     if asset:
         source_path = STORIES260K_DIR
-        model = _Model("LlamaForCausalLM", STORIES260K, load_llama2c(STORIES260K))
+        model = Written("LlamaForCausalLM", STORIES260K, load_llama2c(STORIES260K))
     elif source_path.is_file():
         if not _is_llama2c(source_path):
             opened = open_checkpoint(source_path, allow_pickle=allow_pickle)
@@ -172,11 +149,11 @@ def convert(
             source_path, vision=vision, adapter=adapter, allow_pickle=allow_pickle, dtype=stored
         )
         name = found.family.architecture
-        model = _Model(_WHOLE.get(name, name), found.config, found.params, found.report.ignored)
+        model = Written(_WHOLE.get(name, name), found.config, found.params, found.report.ignored)
     else:
-        model = _of_run(source_path, part, keep=to == "peft")
+        model = of_run(source_path, part, keep=to == "peft")
     if part is not None and is_pretrained(source_path):
-        model = _part(model, part)
+        model = part_of(model, part)
     if to == "peft":
         return _adapter(model, target, source)
     original = model.architecture in {f.architecture for f in ORIGINAL} and to == "hf"
@@ -234,13 +211,15 @@ def _only_for(asset: bool, path: Path, **options: Any) -> None:
             )  # fmt: skip
 
 
-def _of_file(path: Path, activation: Any, allow_pickle: bool) -> _Model:
+def _of_file(path: Path, activation: Any, allow_pickle: bool) -> Written:
     """llama2.c's own format, or an OpenCLIP tower; both may end in `.bin`."""
     if _is_llama2c(path):
         config = config_of_bin(path)
-        return _Model("LlamaForCausalLM", config, load_llama2c(config, path))
+        return Written("LlamaForCausalLM", config, load_llama2c(config, path))
     found = load_openclip(path, activation=activation, allow_pickle=allow_pickle)
-    return _Model("CLIPVisionModelWithProjection", found.config, found.params, found.report.ignored)
+    return Written(
+        "CLIPVisionModelWithProjection", found.config, found.params, found.report.ignored
+    )
 
 
 def _is_llama2c(path: Path) -> bool:
@@ -265,7 +244,7 @@ def _projector(
     return Converted(made, found.family.architecture, count, stored, found.report.ignored, ())
 
 
-def _adapter(model: _Model, target: Path, source: Any) -> Converted:
+def _adapter(model: Written, target: Path, source: Any) -> Converted:
     if model.lora is None:
         raise ConfigError(
             "no LoRA to write", where="--to peft", expected="a run with Experiment.lora",
@@ -280,63 +259,7 @@ def _adapter(model: _Model, target: Path, source: Any) -> Converted:
     return Converted(made, model.architecture, count, "float32", (), ())
 
 
-def _of_run(path: Path, part: str | None, *, keep: bool) -> _Model:
-    experiment = RunDir(path).experiment()
-    if experiment.conversations is not None:
-        opened = open_talk(path, merge=not keep)
-        config = LlavaConfig(experiment.model, opened.image_token or 0)
-        whole = _Model(_LLAVA, config, opened.params, (), opened.lora, opened.whole)
-        return whole if part is None else _part(whole, part)
-    model = experiment.model
-    if part is None:
-        raise CheckpointError(
-            f"{_LLAVA} reads no cubes", where=path, expected="a model of images",
-            found=f"inputs {', '.join(i.bandset for i in model.inputs)}",
-            remedy="write one tower with --part decoder or --part vision",
-        )  # fmt: skip
-    loaded = load_run(path, merge=not keep)
-    config = LlavaConfig(model, loaded.processor.tokenizer.image)
-    return _part(_Model(_LLAVA, config, loaded.params, lora=loaded.lora), part)
-
-
-def _part(model: _Model, part: str) -> _Model:
-    """One tower of a whole model, as the class that it has by itself."""
-    if not isinstance(model.config, LlavaConfig):
-        raise ConfigError("the checkpoint is one tower", where="--part", found=part)
-    config = getattr(model.config.model, part)
-    if part not in model.params or config is None:
-        raise CheckpointError(f"the model has no {part}", found=", ".join(model.params))
-    if isinstance(config, LlamaConfig):
-        name = _DECODERS[config.family]
-    elif isinstance(config, ViTConfig):
-        name = "CLIPVisionModelWithProjection" if config.projection_dim else "CLIPVisionModel"
-        config = dataclasses.replace(config, keep_cls=True)
-    else:
-        name = {
-            "gpt2": "GPT2LMHeadModel",
-            "siglip": "SiglipVisionModel",
-            "dinov2": "Dinov2Model",
-            "convnext": "ConvNextModel",
-        }.get(config.kind)
-        if name is None:
-            raise CheckpointError("no class for this tower", where=part, found=config.kind)
-    config, params = _pooled(config, model.params[part])
-    lora = None if model.lora is None else lora_of_part(model.lora, part, params)
-    return _Model(name, config, params, lora=lora)
-
-
-def _pooled(config: Any, params: Any) -> tuple[Any, Any]:
-    """A vision tower with the final norm that its class loads and nobody of ours reads."""
-    if not isinstance(config, ViTConfig) or config.pool:
-        return config, params
-    norm = {
-        "scale": jnp.ones((config.width,), jnp.float32),
-        "bias": jnp.zeros((config.width,), jnp.float32),
-    }
-    return dataclasses.replace(config, pool=True), {**params, "post_norm": norm}
-
-
-def _laid_out(model: _Model, to: str, words: Words | None) -> _Model:
+def _laid_out(model: Written, to: str, words: Words | None) -> Written:
     config = model.config
     if to == "llava":
         if not isinstance(config, LlavaConfig):
@@ -357,13 +280,13 @@ def _laid_out(model: _Model, to: str, words: Words | None) -> _Model:
         return model
     vision, params = config.model.vision, model.params
     if isinstance(vision, ViTConfig | SiglipConfig):
-        vision, tower = _pooled(vision, params["vision"])
+        vision, tower = pooled(vision, params["vision"])
         params = {**params, "vision": tower}
     whole = dataclasses.replace(config.model, vision=vision)
     image = config.image_token if words is None else words.image_id
     config = LlavaConfig(whole, image)
     config, params = _with_rows(config, params, words)
-    return dataclasses.replace(model, architecture=_LLAVA, config=config, params=params)
+    return dataclasses.replace(model, architecture=LLAVA, config=config, params=params)
 
 
 def _with_rows(config: LlavaConfig, params: Any, words: Words | None) -> tuple[LlavaConfig, Any]:

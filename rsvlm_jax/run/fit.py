@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from rsvlm_jax.config import Experiment
 from rsvlm_jax.data.badlog import BadLog
@@ -128,10 +128,13 @@ def held_out_losses(
     if work.held_out() is None:
         return None
     measure = make_loss_step(work.program.graphdef, work.experiment, mesh, state)
+    place = batch_sharding(mesh)
 
     def losses(state: TrainState) -> dict[str, float]:
         sums: dict[str, np.ndarray] = {}
         for batch in work.held_out() or ():
+            if jax.process_count() > 1:  # each brings its part of what all have read
+                batch = jax.tree.map(lambda x: _shared(x, place), batch)
             found = jax.device_get(measure(eval_params(state), state.stats, batch))
             for name, parts in found.items():
                 sums[name] = sums.get(name, np.zeros(2)) + np.asarray(parts, np.float64)
@@ -139,6 +142,10 @@ def held_out_losses(
         return {**means, "weight": float(sum(w for _, w in sums.values()))}
 
     return losses
+
+
+def _shared(x: np.ndarray, place: NamedSharding) -> jax.Array:
+    return jax.make_array_from_callback(x.shape, place, lambda index: x[index])
 
 
 def describe(experiment: Experiment) -> dict[str, object]:

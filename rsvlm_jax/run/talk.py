@@ -61,7 +61,8 @@ class PreparedTalk:
         """
         features = self.train.gallery.features
         if features is not None:
-            check_spec(features.spec, features.folder, tower_digest(model))
+            pixels = digest_of(self.processor.image)
+            check_spec(features.spec, features.folder, tower_digest(model), pixels)
 
     def batches(
         self, sharding: NamedSharding | None = None, log: BadLog | None = None
@@ -98,10 +99,9 @@ class PreparedTalk:
 
     def facts(self) -> dict[str, Any]:
         """What is trained on, for `describe`."""
-        with self.batches() as batches:
-            plan = batches.plan
-            count = min(plan.epoch_batches(), _COUNTED)
-            tokens = [plan.tokens(k) for k in range(count)]
+        plan = self.batches().plan  # nothing is drawn: there is nothing to close
+        count = min(plan.epoch_batches(), _COUNTED)
+        tokens = [plan.tokens(k) for k in range(count)]
         real, padded = sum(t.real for t in tokens), sum(t.padded for t in tokens)
         return {
             "files": [name for name, _ in self.train.config.files],

@@ -1,4 +1,4 @@
-"""A step of conversations, packed, with LoRA, on one device and on eight; what a step leaves out."""
+"""A step of packed conversations with LoRA: on one device and on eight; what it leaves out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.mesh import make_mesh
 from rsvlm_jax.run.fit import initial
 from rsvlm_jax.run.talk import PreparedTalk, held_out_batches, prepare_talk
-from rsvlm_jax.train import init_state, make_optimizer, make_train_step
+from rsvlm_jax.train import init_state, make_optimizer, make_train_step, merge
 from rsvlm_jax.train.step import make_loss_step
 
 VISION = ViTConfig(
@@ -127,6 +127,4 @@ def test_a_frozen_tower_has_no_backward_pass(work: PreparedTalk, batches: list[B
 
 
 def _tower(graphdef, params, pixels):
-    from rsvlm_jax.train import merge
-
     return merge(graphdef, params, {}).tower_features(pixels)
