@@ -1,7 +1,7 @@
-"""From cubes and words to batches.
+"""From cubes, pictures and words to batches.
 
 batch       Observation, Batch: what the model reads
-tokenizer   ids of words, <image> and <reg>
+tokenizer   ids of words, <image> and <reg>; tokenizer_files: directories of Hugging Face
 questions   what is asked, about the target and about other things
 text        prompts as fixed-length arrays; numbers as words
 specs       what a model may know of a cube: bands, target, facts
@@ -13,11 +13,19 @@ samples     samples put together, filled up, merged
 stream      the endless training order of a cube or of a mixture; crops: blocks read once
 pipeline    batches in order, resumable, on grain; buffers: what it holds; badlog: what was unread
 chance      random numbers by position
+
+chat        messages and pictures -> batches, for one talking model; chat_source: what a checkpoint
+            says of it; chat_saved: its folder
+messages    what is said;   templates, chat_template: how it is laid out, in pieces
+pieces      ids and labels of a prompt;   padding: rows side by side
+pictures    as a vision tower reads them;   boxes: in text
 """
 
 from .badlog import BadLog, read_bad
 from .batch import Batch, Observation, to_days
 from .buffers import Buffers
+from .chat import ChatProcessor
+from .messages import Message
 from .pipeline import Batches, eval_batches, train_batches
 from .processor import Processor
 from .questions import QA, Facts, Questions
@@ -35,9 +43,11 @@ __all__ = [
     "Batch",
     "Batches",
     "Buffers",
+    "ChatProcessor",
     "CubeSource",
     "CubeStream",
     "Facts",
+    "Message",
     "Mixture",
     "Observation",
     "Processor",
