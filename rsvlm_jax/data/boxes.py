@@ -31,6 +31,8 @@ from rsvlm_jax.core.shapes import Float
 GRID = 100
 """Steps of a coordinate across the image."""
 
+Number = int | float
+
 _BRACED = re.compile(r"\{[^{}]*\}")
 _NUMBER = r"<\s*(-?\d+(?:\.\d+)?)\s*>"
 _BOX = re.compile(r"\{\s*" + r"\s*".join([_NUMBER] * 4) + r"\s*(?:\|\s*" + _NUMBER + r")?\s*\}")
@@ -46,11 +48,11 @@ class Box:
       angle: degrees; None for a box without one.
     """
 
-    x1: float
-    y1: float
-    x2: float
-    y2: float
-    angle: float | None = None
+    x1: Number
+    y1: Number
+    x2: Number
+    y2: Number
+    angle: Number | None = None
 
     def __str__(self) -> str:
         corners = "".join(f"<{round(v)}>" for v in (self.x1, self.y1, self.x2, self.y2))
@@ -162,7 +164,7 @@ def write_boxes(boxes: Sequence[Box], phrase: str | None = None) -> str:
     return said if phrase is None else f"<p>{phrase}</p> {said}"
 
 
-def _problem(x1: float, y1: float, x2: float, y2: float, angle: float | None) -> str:
+def _problem(x1: Number, y1: Number, x2: Number, y2: Number, angle: Number | None) -> str:
     if not all(0 <= v <= GRID for v in (x1, y1, x2, y2)):
         return f"a coordinate outside 0 .. {GRID}"
     if x1 > x2 or y1 > y2:

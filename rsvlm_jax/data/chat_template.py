@@ -47,20 +47,16 @@ def lay_out(
     Raises:
       ConfigError: a template that raises, or that does not write each message once, in order.
     """
-    prompt = messages[-1].role == "user"
     # Templates of models with images ask for the parts of a message, most others for its text.
     parts_first = images and bool(_PARTS.search(tokenizer.chat_template or ""))
-    for by_parts in (parts_first, not parts_first):
-        said, filling = _marked(messages, by_parts, reg)
-        whole = _render(tokenizer, said, prompt, last=by_parts != parts_first)
-        spots = list(_MARKS.finditer(whole or ""))
-        if whole is not None and [int(m[1]) for m in spots] == list(range(len(filling))):
-            break
-    else:
-        raise ConfigError(
-            "the chat template does not write each text once, in order", where="tokenizer",
-            expected=f"texts 0 .. {len(filling) - 1}", found=[int(m[1]) for m in spots],
-        )  # fmt: skip
+    try:
+        said, filling, whole = _marked(messages, parts_first, reg, tokenizer)
+    except ConfigError as problem:
+        try:
+            said, filling, whole = _marked(messages, not parts_first, reg, tokenizer)
+        except ConfigError:
+            raise problem from None
+    spots = _MARKS.finditer(whole)
     pieces: list[Piece] = []
     at, learnt = 0, False
     for spot, (i, words) in zip(spots, filling, strict=True):
@@ -69,7 +65,7 @@ def lay_out(
         if learnt:
             pieces += _closing(tokenizer, before, ends)
         elif answers:
-            opened = _render(tokenizer, said[:i], True) or whole
+            opened = _render(tokenizer, said[:i], True)
             own = len(opened) - at if whole.startswith(opened) else len(before)
             pieces += _parsed(tokenizer, before[:own])
             pieces += _parsed(tokenizer, before[own:], answer=True)
@@ -85,9 +81,10 @@ def lay_out(
 
 
 def _marked(
-    messages: Sequence[Message], by_parts: bool, reg: bool
-) -> tuple[list[dict[str, Any]], list[tuple[int, list[Piece]]]]:
-    """The messages with marks for their texts, and for each mark its message and what it hides.
+    messages: Sequence[Message], by_parts: bool, reg: bool, tokenizer: Tokenizer
+) -> tuple[list[dict[str, Any]], list[tuple[int, list[Piece]]], str]:
+    """The messages with marks for their texts; the message of each mark and what it hides; all of
+    it rendered.
 
     Args:
       by_parts: a message is a list of images and texts, and the template writes the images.
@@ -120,7 +117,14 @@ def _marked(
                 hidden = [text(words)] if message.role == "user" else pieces
                 parts.append({"type": "text", "text": mark(i, hidden)})
         said.append({"role": message.role, "content": parts})
-    return said, filling
+    whole = _render(tokenizer, said, messages[-1].role == "user")
+    found = [int(m[1]) for m in _MARKS.finditer(whole)]
+    if found != list(range(len(filling))):
+        raise ConfigError(
+            "the chat template does not write each text once, in order", where="tokenizer",
+            expected=f"texts 0 .. {len(filling) - 1}", found=found,
+        )  # fmt: skip
+    return said, filling, whole
 
 
 def _closing(tokenizer: Tokenizer, said: str, ends: Collection[int]) -> list[Piece]:
@@ -159,10 +163,7 @@ def _specials(tokenizer: Tokenizer) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, longest_first)))
 
 
-def _render(
-    tokenizer: Tokenizer, said: Sequence[dict[str, Any]], prompt: bool, *, last: bool = True
-) -> str | None:
-    """The template's text; None where it raises and another form is still to be tried."""
+def _render(tokenizer: Tokenizer, said: Sequence[dict[str, Any]], prompt: bool) -> str:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -175,8 +176,6 @@ def _render(
             **known,
         )
     except Exception as e:  # jinja's many, and what a template raises itself
-        if not last:
-            return None
         raise ConfigError(
             "the chat template refuses these messages", where="tokenizer", found=e
         ) from e

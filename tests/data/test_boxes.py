@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsvlm_jax.config import DataError
@@ -35,6 +35,7 @@ def test_a_polygon_is_that_of_geochats_demonstration():
     np.testing.assert_allclose(Box(x1, y1, x2, y2, 33).polygon(100, 100), wanted, atol=1e-9)
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 99), st.integers(0, 99), st.integers(1, 100), st.integers(1, 100),
     st.one_of(st.none(), st.integers(-179, 180)),

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import sentencepiece
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_tokenizers import CHARACTERS, SIZE, byte_directory, llama_directory, sentencepiece_model
 
@@ -84,12 +84,14 @@ def llama(request: pytest.FixtureRequest, tmp_path_factory) -> Tokenizer:
     return Tokenizer.from_directory(llama_directory(folder, legacy=request.param))
 
 
+@settings(deadline=None)
 @given(SPOKEN)
 def test_a_first_text_is_that_of_sentencepiece(llama: Tokenizer, text: str):
     theirs = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model())
     assert llama.plain(text)[0] == theirs.encode(text)
 
 
+@settings(deadline=None)
 @given(SPOKEN)
 def test_a_later_text_has_a_space_in_front_where_legacy(llama: Tokenizer, text: str):
     legacy = llama._prepends == "always"
@@ -100,6 +102,7 @@ def test_a_later_text_has_a_space_in_front_where_legacy(llama: Tokenizer, text: 
     assert llama.plain(text, first=False)[0] == theirs.encode(text)
 
 
+@settings(deadline=None)
 @given(SPOKEN, st.booleans())
 def test_starts_are_those_of_the_tokens(llama: Tokenizer, text: str, first: bool):
     ids, starts = llama.plain(text, first=first)
