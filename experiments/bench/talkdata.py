@@ -4,8 +4,8 @@ share      positions that are no padding, of an epoch: rows of one length ("padd
            batches of similar length, packed into rows of 2,048. On the shipped RSVQA questions, and
            on lengths drawn like those of LLaVA-1.5's mixture: 576 visual tokens and a text of
            log-normal length, one in sixteen of text alone.
-rows       packed rows over the fewest that any packing could need (the bound L2 of Martello and
-           Toth 1990, without regard to order): first-fit places 1,024 conversations at a time
+rows       packed rows over a bound below which no packing comes (Fekete and Schepers 2001, the
+           dual feasible functions u_k); first-fit places 1,024 conversations at a time
 programs   shapes of the batches of an epoch: each compiles once
 pictures   frames of the packed batches that hold a picture; the others give all batches one shape
 rate       conversations a second by two threads: tokens, PNG of 256 x 256 decoded, resized to 336
@@ -84,19 +84,13 @@ def _shares(name: str, tokens: np.ndarray, images: np.ndarray, batch: int) -> It
 
 
 def _fewest_rows(tokens: np.ndarray) -> int:
-    """L2: for each a <= L/2, conversations above L - a have a row of their own, those above L/2 one
-    that none of the others above L/2 shares, and what of those from a to L/2 fits into none of
-    these rows needs more of them."""
-    sizes = np.sort(tokens)
-    before = np.concatenate([[0], np.cumsum(sizes)])
-    half = int(np.searchsorted(sizes, LENGTH // 2, "right"))
-    fewest = -(-int(sizes.sum()) // LENGTH)
-    for a in np.unique(sizes[:half]).tolist():
-        alone = int(np.searchsorted(sizes, LENGTH - a, "right"))
-        low = int(np.searchsorted(sizes, a))
-        room = (alone - half) * LENGTH - int(before[alone] - before[half])
-        rest = int(before[half] - before[low]) - room
-        fewest = max(fewest, len(sizes) - half + max(0, -(-rest // LENGTH)))
+    """Of a row of length 1, u_k counts x as floor((k+1) x) / k, and as x where (k+1) x is whole: no
+    row can hold more than 1 of that either. (k = 2: two at most that are longer than a third.)"""
+    fewest = -(-int(tokens.sum()) // LENGTH)
+    for k in range(1, 21):
+        times, rest = np.divmod((k + 1) * tokens, LENGTH)
+        counted = np.where(rest == 0, tokens / LENGTH, times / k)
+        fewest = max(fewest, int(np.ceil(counted.sum() - 1e-6)))
     return fewest
 
 
