@@ -55,8 +55,8 @@ class ConversationConfig:
       tokenizer: directory with the tokenizer (a Hugging Face checkpoint), or "asset:stories260k".
       template: how a conversation is laid out.
       image: preprocessing; None: the tower's size, mean and std, padded to a square.
-      length: L, tokens of a row, visual ones included. A longer conversation is cut after its last
-        turn that fits, and refused where an image does not fit.
+      length: L, tokens of a row, visual ones included. A longer conversation is cut at the right,
+        as LLaVA cuts it, and refused where an image does not fit.
       pack: several conversations in a row, told apart by their segment.
       group: batches of similar lengths and of one modality (LLaVA's group_by_modality_length).
       buckets: lengths that grouped batches may have, at most, each a program of its own. Which

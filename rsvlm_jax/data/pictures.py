@@ -6,7 +6,7 @@
 
 Equal to their Pillow variants ("slow" up to transformers 4, `...ImageProcessorPil` in 5), which
 LLaVA and GeoChat were trained with. The torchvision variants ("fast") resize with torch, whose
-bicubic filter rounds differently: by up to two of 255 steps. A file's EXIF orientation is applied,
+bicubic filter rounds differently; they are not reproduced. A file's EXIF orientation is applied,
 as `transformers.image_utils.load_image` does; an image that is given as such is taken as it is, as
 their processors do. LLaVA's own training code ignores orientation.
 
