@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -42,14 +43,21 @@ def unstack(layers: nnx.Module) -> nnx.Module:
     graphdef, state = nnx.split(layers)
     leaves, tree = jax.tree.flatten(state)
     count = leaves[0].shape[0]
-    # The device, not the sharding: that of a mesh of one device is of a stack's rank.
-    whole = [(np.asarray(x), next(iter(x.devices())) if x.committed else None) for x in leaves]
+    whole = [(np.asarray(leaf), _of_block(leaf) if leaf.committed else None) for leaf in leaves]
 
     def block(i: int) -> nnx.Module:
         parts = [jax.device_put(x[i], place, may_alias=True) for x, place in whole]
         return nnx.merge(graphdef, jax.tree.unflatten(tree, parts))
 
     return nnx.List([block(i) for i in range(count)])
+
+
+def _of_block(leaf: jax.Array) -> Any:
+    """Where one block of a stack lies: a placement by axes loses that of the stack."""
+    place = leaf.sharding
+    if isinstance(place, NamedSharding):
+        return NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))
+    return place
 
 
 def scan(

@@ -37,7 +37,8 @@ from rsvlm_jax.run.pretrained import Pretrained
 from rsvlm_jax.run.talk import prepare_talk
 from rsvlm_jax.run.trained import load_run
 
-RSVQA = sample_questions("rsvqa_lr")[0].image.parent
+QUESTIONS = sample_questions("rsvqa_lr")
+IMAGES = QUESTIONS[0].image.parent
 QUESTION = "<image>\nIs there a road?\nAnswer the question using a single word or phrase."
 VISION = ViTConfig(
     image_size=16,
@@ -51,14 +52,28 @@ VISION = ViTConfig(
 
 
 @pytest.fixture(scope="module")
-def talking() -> Experiment:
-    """A tower of four tokens, one layer of the shipped decoder's shape."""
+def talking(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """A tower of four tokens, one layer of the shipped decoder's shape, fifty questions."""
+    file = tmp_path_factory.mktemp("talk") / "few.json"
+    file.write_text(json.dumps([
+        {"image": q.image.name, "conversations": [
+            {"from": "human", "value": f"<image>\n{q.question}"},
+            {"from": "gpt", "value": q.answer},
+        ]}
+        for q in QUESTIONS[::48]
+    ]))  # fmt: skip
     decoder = dataclasses.replace(STORIES260K, layers=1)
     return Experiment(
         name="talking",
         model=VLMConfig(vision=VISION, decoder=decoder, head=None),
         conversations=ConversationConfig(
-            template="mistral", length=128, held_out=0.25, held_out_by="question", buckets=1
+            files=((str(file), 1.0),),
+            images=str(IMAGES),
+            template="mistral",
+            length=128,
+            held_out=0.25,
+            held_out_by="question",
+            buckets=1,
         ),
         optimizer=OptimizerConfig(learning_rate=3e-3),
         train=TrainConfig(steps=6, batch_size=4, save_every=2, eval_every=3, log_every=1),
@@ -260,7 +275,7 @@ def test_training_on_features_is_training_behind_a_frozen_tower(
     made = compute_features(frozen, out=tmp_path / "features", dtype="float32")
     again = compute_features(frozen, out=tmp_path / "features", dtype="float32")
     assert (again.images, again.before) == (0, made.images)
-    assert made.images == len(list(Path(RSVQA).glob("*.png")))
+    assert made.images == len({q.image for q in QUESTIONS[::48]})
     before = fit(frozen, out=tmp_path / "pixels").path
     after = fit(talk(frozen, features=str(tmp_path / "features")), out=tmp_path / "by").path
     for a, b in zip(rows(before, timed=False), rows(after, timed=False), strict=True):
