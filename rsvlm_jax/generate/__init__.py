@@ -9,11 +9,15 @@ beam       beam search
 stream     chunks while they come
 text       TextStream: ids to text without half characters and stop strings
 result     Generated, Chunk; reg_block: the hidden states of the `<reg>` block
+prefix     encode_prefix: one prompt read once, shared by many texts
+rank       rank: log-likelihoods of given answers
 machine    TokenMachine: a finite automaton over token ids
 """
 
 from .api import generate, stream
 from .machine import TokenMachine
+from .prefix import encode_prefix
+from .rank import Ranked, rank
 from .result import Chunk, Generated, reg_block
 from .stream import Stream
 from .text import TextStream, text_of
@@ -21,10 +25,13 @@ from .text import TextStream, text_of
 __all__ = [
     "Chunk",
     "Generated",
+    "Ranked",
     "Stream",
     "TextStream",
     "TokenMachine",
+    "encode_prefix",
     "generate",
+    "rank",
     "reg_block",
     "stream",
     "text_of",

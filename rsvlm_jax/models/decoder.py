@@ -33,6 +33,7 @@ from rsvlm_jax.nn import (
     unstack,
     window_mask,
 )
+from rsvlm_jax.nn.slots import AllSlots, by_layer, in_a_stack
 
 
 @runtime_checkable
@@ -147,7 +148,7 @@ def _through_slots(
     cache: KVCache,
     turns: Turns | None,
     window: int | None,
-) -> tuple[Array, Slots | tuple[Slots, ...]]:
+) -> tuple[Array, AllSlots]:
     """The last layer's output, and the slots of all with the new tokens in them."""
     at, shared = cache.used, cache.shared
     if shared is not None:
@@ -159,9 +160,9 @@ def _through_slots(
         return None if slots is None else Readable(slots, reach)
 
     if isinstance(layers, nnx.List):
-        common = (None,) * len(layers) if shared is None else shared.each
+        common = (None,) * len(layers) if shared is None else by_layer(shared.slots)
         written = []
-        for layer, own, prefix in zip(layers, cache.each, common, strict=True):
+        for layer, own, prefix in zip(layers, by_layer(cache.slots), common, strict=True):
             x, slots = layer.cached(x, mask, turns, own, at, prefix=before(prefix))
             written.append(slots)
         return x, tuple(written)
@@ -170,9 +171,10 @@ def _through_slots(
         x, slots = carry
         return layer.cached(x, mask, turns, slots, at, index, before(prefix)), None
 
-    stack = cache.stack
+    stack = in_a_stack(cache.slots)
+    common = None if shared is None else in_a_stack(shared.slots)
     index = jnp.arange(stack.k.shape[0], dtype=jnp.int32)
-    carry, _ = scan(layers, block, (x, stack), index, None if shared is None else shared.stack)
+    carry, _ = scan(layers, block, (x, stack), index, common)
     return carry
 
 
