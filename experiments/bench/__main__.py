@@ -8,7 +8,11 @@
     parity    imported models against the torch originals: the largest differences (needs torch)
     vs_torch  prefill and training steps beside torch eager, the same weights (needs torch)
     import_memory  a 1.5 GB checkpoint onto 8 simulated devices: anonymous memory, time beside torch
+    grammar   10,000 random answers of every grammar and tokenizer: how many are malformed
+    rsvqa     a nano LLaVA, five minutes: unseen questions about images it has seen
+    quantize  int8 and nf4 weights: perplexity, agreement, bytes, memory while reading
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
+    talkdata  conversations: real tokens packed, grouped, padded; pictures a second
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
 Without names: all but `biomass`. `--short`: a smaller `data`.
@@ -23,7 +27,8 @@ import sys
 
 NAMES = (
     *("startup", "demo", "radar", "devices", "resume"),
-    *("parity", "vs_torch", "import_memory", "data", "biomass"),
+    *("parity", "vs_torch", "import_memory", "grammar", "quantize", "rsvqa", "talkdata", "data"),
+    "biomass",
 )
 
 

@@ -25,6 +25,7 @@ from rsvlm_jax.nn import (
     Attention,
     Embed,
     KVCache,
+    Linear,
     Readable,
     Slots,
     Turns,
@@ -183,12 +184,9 @@ def tied_scores(embed: Embed, hidden: Float[Array, "B *rest D"]) -> Float[Array,
     return _placed(embed.attend(hidden))
 
 
-def head_scores(
-    kernel: Float[Array, "D V"], hidden: Float[Array, "B *rest D"]
-) -> Float[Array, "B *rest V"]:
+def head_scores(head: Linear, hidden: Float[Array, "B *rest D"]) -> Float[Array, "B *rest V"]:
     """Scores of the vocabulary by a head of its own, accumulated in float32."""
-    kernel = kernel.astype(hidden.dtype)
-    return _placed(jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32))
+    return _placed(head.scores(hidden))
 
 
 def _placed(scores: Float[Array, "B *rest V"]) -> Float[Array, "B *rest V"]:

@@ -97,6 +97,22 @@ class KVCache:
             position=jnp.take(self.position, index, axis=0),
         )
 
+    def grown(self, slots: int) -> KVCache:
+        """The cache with `slots` slots, if it has fewer."""
+        more = max(slots - self.valid.shape[1], 0)
+        is_slots = lambda x: isinstance(x, Slots)  # noqa: E731
+        return dataclasses.replace(
+            self,
+            slots=jax.tree.map(lambda s: s.grown(more), self.slots, is_leaf=is_slots),
+            valid=jnp.pad(self.valid, ((0, 0), (0, more))),
+            position=jnp.pad(self.position, ((0, 0), (0, more))),
+        )
+
+    def rewound(self, used: Int[Array, ""]) -> KVCache:
+        """The cache as it was when `used` slots were written."""
+        start = jnp.broadcast_to(used, self.valid.shape[:1])
+        return dataclasses.replace(self.forget(start), used=used)
+
     def forget(self, start: Int[Array, " B"]) -> KVCache:
         """The cache without the tokens in slots from `start` on; their slots stay taken."""
         slot = jnp.arange(self.valid.shape[1], dtype=jnp.int32)[None, :]

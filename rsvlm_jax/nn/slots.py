@@ -64,6 +64,16 @@ class Slots:
         axis = self.k.ndim - 4
         return jax.tree.map(lambda x: jnp.take(x, index, axis=axis), self)
 
+    def grown(self, more: int) -> Slots:
+        """With `more` empty slots behind the others."""
+
+        def pad(x: Array | None, axis: int) -> Array | None:
+            if x is None:
+                return None
+            return jnp.pad(x, [(0, more if i == x.ndim + axis else 0) for i in range(x.ndim)])
+
+        return Slots(pad(self.k, -1), pad(self.v, -2), pad(self.k_scale, -1), pad(self.v_scale, -1))  # type: ignore[arg-type]
+
     def write(
         self,
         k: Float[Array, "B L Hkv Dh"],
