@@ -6,7 +6,7 @@
     devices   1 device against 8 simulated ones (2x2x2), five steps
     resume    kill -9 and run again: the loss sequence, bit by bit
     parity    imported models against the torch originals: the largest differences (needs torch)
-    vs_torch  prefill, training steps and greedy text beside torch eager, the same weights (needs torch)
+    vs_torch  prefill, training and greedy text beside torch eager, the same weights (needs torch)
     decode    a step beside the memory-bandwidth floor; ten questions on one image; int8 slots
     import_memory  a 1.5 GB checkpoint onto 8 simulated devices: anonymous memory, time beside torch
     grammar   10,000 random answers of every grammar and tokenizer: how many are malformed
@@ -16,7 +16,8 @@
     talkdata  conversations: real tokens packed, grouped, padded; pictures a second
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
-Without names: all but `biomass`. On a GPU: `python -m experiments.bench.gpu generate`. `--short`: a smaller `data`.
+Without names: all but `biomass`. `--short`: a smaller `data`.
+On a GPU: `python -m experiments.bench.gpu generate`.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from typing import Any, Protocol, overload, runtime_checkable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from rsvlm_jax.config import DecoderConfig
@@ -210,7 +211,7 @@ def unstacked(decoder: Decoder) -> Decoder:
     if not isinstance(layers, nnx.Module) or isinstance(layers, nnx.List):
         return decoder
     for leaf in jax.tree.leaves(nnx.state(layers)):
-        if isinstance(leaf, jax.core.Tracer) or {d.platform for d in leaf.devices()} != {"cpu"}:
+        if isinstance(leaf, Tracer) or {d.platform for d in leaf.devices()} != {"cpu"}:
             return decoder
         if len(leaf.devices()) > 1:
             return decoder
