@@ -9,6 +9,8 @@ beam       beam search
 chunks     while they come
 text       TextStream: ids to text without half characters and stop strings
 result     Generated, Chunk; reg_block: the hidden states of the `<reg>` block
+prefix     encode_prefix: one prompt read once, shared by many texts
+rank       rank: log-likelihoods of given answers
 machine    TokenMachine: a finite automaton over token ids; join: one of several, row by row
 grammar/   what such a machine is made of: labels, numbers, boxes, regular expressions
 """
@@ -16,17 +18,22 @@ grammar/   what such a machine is made of: labels, numbers, boxes, regular expre
 from .api import generate, stream
 from .chunks import Stream
 from .machine import TokenMachine, join
+from .prefix import encode_prefix
+from .rank import Ranked, rank
 from .result import Chunk, Generated, reg_block
 from .text import TextStream, text_of
 
 __all__ = [
     "Chunk",
     "Generated",
+    "Ranked",
     "Stream",
     "TextStream",
     "TokenMachine",
+    "encode_prefix",
     "generate",
     "join",
+    "rank",
     "reg_block",
     "stream",
     "text_of",

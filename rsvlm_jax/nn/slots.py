@@ -115,3 +115,21 @@ def _codes(x: Array) -> tuple[Array, Array]:
     scale = jnp.abs(x).max(axis=-1) / 127.0
     codes = jnp.round(x / jnp.where(scale > 0, scale, 1.0)[..., None])
     return codes.astype(jnp.int8), scale
+
+
+AllSlots = Slots | tuple[Slots, ...]
+"""Of all layers: a stack, which a scan carries, or one after the other, for unrolled layers."""
+
+
+def by_layer(slots: AllSlots) -> tuple[Slots, ...]:
+    """The slots of each layer."""
+    if isinstance(slots, tuple):
+        return slots
+    return tuple(slots.layer(i) for i in range(slots.k.shape[0]))
+
+
+def in_a_stack(slots: AllSlots) -> Slots:
+    """The slots of all layers, with a leading axis."""
+    if isinstance(slots, Slots):
+        return slots
+    return jax.tree.map(lambda *layers: jnp.stack(layers), *slots)

@@ -4,6 +4,7 @@
     model = rsvlm_jax.load(DIRECTORY)
     model.logits(**inputs)       [B,L,V] float32        language models and LLaVA
     model.generate(**inputs)     tokens of the answers, greedy or as a GenerationConfig says
+    model.prefix(**inputs)       an image and its instructions, read once for many questions
     model.chat(question, *pictures)                      text
     model.features(pixels)       [F,P,Dv]               vision towers and LLaVA
     model.save_adapter(FOLDER)   an adapter that was kept as LoRA, as PEFT
@@ -39,7 +40,7 @@ from rsvlm_jax.data.batch import Batch, Images
 from rsvlm_jax.data.chat import ChatProcessor
 from rsvlm_jax.data.messages import Message
 from rsvlm_jax.data.placeholders import Prompts, place_images
-from rsvlm_jax.generate import Generated, TokenMachine, generate
+from rsvlm_jax.generate import Generated, TokenMachine, encode_prefix, generate
 from rsvlm_jax.interop.families.llava import LlavaConfig
 from rsvlm_jax.interop.families.llava_original import ORIGINAL
 from rsvlm_jax.interop.huggingface import Report, config_text
@@ -49,7 +50,7 @@ from rsvlm_jax.interop.quantized import Codes
 from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.models.decoder import Decoder
 from rsvlm_jax.models.vlm import VisionLanguageModel
-from rsvlm_jax.nn import causal_segment_mask
+from rsvlm_jax.nn import SharedPrefix, causal_segment_mask
 from rsvlm_jax.nn.quantize import Kind
 
 from .directory import end_tokens, place_parts, read_directory
@@ -178,6 +179,7 @@ class Pretrained:
         *,
         max_new_tokens: int | None = None,
         config: GenerationConfig | None = None,
+        prefix: SharedPrefix | None = None,
         ends: tuple[int, ...] | None = None,
         machine: TokenMachine | None = None,
         decode: Callable[[Sequence[int]], str] | None = None,
@@ -188,6 +190,8 @@ class Pretrained:
           input_ids, pixel_values, attention_mask: as `logits`.
           max_new_tokens: in place of that of `config`.
           config: None: the most probable continuation.
+          prefix: what stands before every prompt, made by `prefix`. A repetition penalty does not
+            look into it.
           ends: ids that end an answer; None: those of the checkpoint; (): none.
           machine: what the answers have to look like.
           decode: ids to text; needed for `config.stop`.
@@ -196,15 +200,45 @@ class Pretrained:
           DataError, ConfigError: as `logits`; a text too long for the model.
         """
         batch = self._batch(input_ids, pixel_values, attention_mask)
-        prefix, valid = self.embed_prompts(batch)
+        embeds, valid = self.embed_prompts(batch)
         config = GenerationConfig() if config is None else config
         if max_new_tokens is not None:
             config = dataclasses.replace(config, max_new_tokens=max_new_tokens)
+        cache = None
+        if prefix is not None:
+            cache = prefix.cache(len(valid), valid.shape[1] + config.max_new_tokens)
         said = valid & (jnp.asarray(batch.image_slot) < 0)
         return generate(
-            self.decoder, prefix, valid, config=config, eos=self.ends if ends is None else ends,
+            self.decoder, embeds, valid, config=config, eos=self.ends if ends is None else ends,
             prompt_tokens=jnp.where(said, batch.tokens, -1), machine=machine, decode=decode,
+            cache=cache,
         )  # fmt: skip
+
+    def prefix(
+        self,
+        input_ids: Any,
+        pixel_values: Any = None,
+        attention_mask: Any = None,
+        *,
+        dtype: Literal["float32", "bfloat16", "int8"] | None = None,
+    ) -> SharedPrefix:
+        """One prompt's beginning read once: `generate(questions, prefix=...)` goes on after it.
+
+        Args:
+          input_ids, pixel_values, attention_mask: as `logits`, of one row.
+          dtype: of keys and values, those of the answers included; None: that of the model.
+
+        Raises:
+          DataError, ConfigError: as `logits`; more rows than one; a text too long for the model.
+        """
+        batch = self._batch(input_ids, pixel_values, attention_mask)
+        if len(batch.tokens) != 1:
+            raise DataError(
+                "a prefix is one text", where="input_ids", expected="one row",
+                found=len(batch.tokens),
+            )  # fmt: skip
+        embeds, valid = self.embed_prompts(batch)
+        return encode_prefix(self.decoder, embeds, valid, dtype=dtype)
 
     def features(self, pixel_values: Any) -> Float[Array, "F P Dv"]:
         """Tokens of images: of the feature layers of a tower, before any connector.
