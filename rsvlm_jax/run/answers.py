@@ -47,8 +47,8 @@ def image_answers(
     Args:
       folder: that images are named in.
       machine: what the answers have to look like.
-      batch_size: every call is one batch of so many prompts: a shorter one is filled up, so that
-        the last does not need a program of its own.
+      batch_size: of every call: a shorter one is filled up, so that the last does not need a
+        program of its own. Where all of it is about the same images, they are read once.
       strict: a prompt that cannot be answered raises.
     """
 
@@ -60,7 +60,11 @@ def image_answers(
         filled = [*prompts, *[prompts[-1]] * (batch_size - len(prompts))]
         texts = [[Message("user", _marked(p))] for p in filled]
         looked = [[pixels(name) for name in p.images] for p in filled]
-        said = speaker.answer(texts, looked, config=config, machine=machine, ready=True)
+        shared = len(filled) > 1 and len({p.images for p in filled}) == 1 and bool(filled[0].images)
+        said = speaker.answer(
+            texts, looked, config=config, machine=machine, ready=True,
+            shared=shared and all(IMAGE not in p.text for p in filled),
+        )  # fmt: skip
         return said[: len(prompts)]
 
     def answers(prompts: Sequence[Prompt]) -> list[Answer]:

@@ -26,7 +26,7 @@ import numpy as np
 
 from rsvlm_jax.config import ConfigError, DataError, GenerationConfig
 from rsvlm_jax.data.chat import Row
-from rsvlm_jax.data.messages import IMAGE, Message
+from rsvlm_jax.data.messages import IMAGE, Message, escape
 from rsvlm_jax.generate import stream
 from rsvlm_jax.nn import KVCache
 
@@ -125,7 +125,7 @@ class ImageChat:
         finally:
             pieces.close()
             self._pictures, self._waiting = pictures, []
-            self.messages = [*messages, Message("assistant", "".join(said))]
+            self.messages = [*messages, Message("assistant", escape("".join(said)))]
 
     def _stream(
         self, row: Row, pictures: list[np.ndarray], config: GenerationConfig

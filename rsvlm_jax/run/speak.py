@@ -21,8 +21,9 @@ from rsvlm_jax.core.shapes import Array, Int
 from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.data.chat import ChatProcessor, Row
 from rsvlm_jax.data.messages import Message
-from rsvlm_jax.generate import TokenMachine, generate, stream, text_of
+from rsvlm_jax.generate import TokenMachine, encode_prefix, generate, stream, text_of
 from rsvlm_jax.generate.grammar import compile_grammar, token_bytes
+from rsvlm_jax.nn import KVCache
 
 from .pretrained import Pretrained
 
@@ -52,6 +53,7 @@ class Speaker:
         config: GenerationConfig = GREEDY,
         machine: TokenMachine | None = None,
         ready: bool = False,
+        shared: bool = False,
     ) -> list[str]:
         """An answer to each conversation, whose last message is the user's.
 
@@ -61,6 +63,8 @@ class Speaker:
             of the text and stands before it then.
           machine: what the answers have to look like; see `machine`.
           ready: the pictures are those of `ChatProcessor.pixels` already.
+          shared: the same pictures everywhere: they, and the words that all begin with, are read
+            once for all conversations.
 
         Raises:
           DataError: a conversation or a picture that cannot be, or a prompt that is too long.
@@ -74,20 +78,53 @@ class Speaker:
                 expected=f"{len(conversations)} lists", found=len(looked),
             )  # fmt: skip
         rows = [self.encode(c, len(p)) for c, p in zip(conversations, looked, strict=True)]
+        config = self.stopping(config)
+        cache, words = None, None
+        if shared:
+            cache, rows, looked, words = self._after_shared(rows, looked, ready, config)
         pixels = looked if ready else [[self.processor.pixels(p) for p in some] for some in looked]
         batch = self.batch(rows, pixels, room=config.max_new_tokens)
         prefix, valid = self.model.embed_prompts(batch)
         made = generate(
-            self.model.decoder, prefix, valid, config=self.stopping(config), eos=self.ends,
-            banned=self.barred, prompt_tokens=words_of(batch), machine=machine,
-            decode=self.processor.decode,
+            self.model.decoder, prefix, valid, config=config, eos=self.ends, banned=self.barred,
+            prompt_tokens=words_of(batch) if words is None else words, machine=machine,
+            cache=cache, decode=self.processor.decode,
         )  # fmt: skip
         tokens, length = np.asarray(made.tokens), np.asarray(made.length)
-        stop = self.stopping(config).stop
         return [
-            text_of(t[:n].tolist(), self.processor.decode, stop).strip()
+            text_of(t[:n].tolist(), self.processor.decode, config.stop).strip()
             for t, n in zip(tokens, length, strict=True)
         ]
+
+    def _after_shared(
+        self,
+        rows: Sequence[Row],
+        pictures: Sequence[Sequence[Picture]],
+        ready: bool,
+        config: GenerationConfig,
+    ) -> tuple[KVCache, list[Row], list[list[Picture]], Int[Array, "B L"]]:
+        """What all begin with, read once: a cache, what is left of the prompts, all words."""
+        image, ids = self.processor.image_token, [row.ids for row in rows]
+        images = rows[0].images
+        kept = same_beginning(ids)
+        first = ids[0]
+        if any(row.images != images for row in rows) or image in first[kept:]:
+            raise ConfigError(
+                "pictures that are not shared", where="answer(shared)",
+                expected="the same pictures, before anything that differs",
+                found=f"{images} images",
+            )  # fmt: skip
+        pixels = list(pictures[0]) if ready else [self.processor.pixels(p) for p in pictures[0]]
+        beginning = Row(first[:kept], [0.0] * kept, images)
+        batch = self.batch([beginning], [pixels], room=config.max_new_tokens)
+        prefix = encode_prefix(self.model.decoder, *self.model.embed_prompts(batch))
+        rest = [Row(row.ids[kept:], row.weight[kept:], 0) for row in rows]
+        length = rounded(max(len(row.ids) for row in rest))
+        words = np.full((len(rows), kept + length), -1, np.int32)
+        for out, row in zip(words, rows, strict=True):
+            out[: len(row.ids)] = [-1 if i == image else i for i in row.ids]
+        cache = prefix.cache(len(rows), length + config.max_new_tokens)
+        return cache, rest, [[] for _ in rest], jnp.asarray(words)
 
     def stream(
         self,
@@ -166,6 +203,13 @@ def rounded(n: int) -> int:
         if n <= length:
             return length
     return -(-n // 128) * 128
+
+
+def same_beginning(ids: Sequence[Sequence[int]]) -> int:
+    """Tokens that all of several prompts begin with; of each at least one is left."""
+    least = min(len(row) for row in ids) - 1
+    first = ids[0]
+    return next((i for i in range(least) if any(row[i] != first[i] for row in ids)), least)
 
 
 def words_of(batch: Batch) -> Int[Array, "B L"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -80,6 +81,18 @@ def test_a_streamed_answer_is_the_answer(speaker):
         pieces = list(speaker.stream("Look!", [picture(1)], config=config))
         assert "".join(pieces) == whole
         assert len(pieces) > 1
+
+
+def test_questions_about_shared_pictures_are_answered_as_each_alone(speaker):
+    looked = [picture(1), picture(2)]
+    asked = ["What do these show?", "What do you see?", "Is it?", ONCE]
+    asked = [f"<image>\n<image>\n{q}" for q in asked]
+    config = dataclasses.replace(FEW, repetition_penalty=1.2)
+    together = speaker.answer(asked, [looked] * 4, config=config, shared=True)
+    assert together == [speaker.model.chat(q, *looked, config=config) for q in asked]
+    assert len(set(together)) > 1
+    with pytest.raises(ConfigError, match="pictures that are not shared"):
+        speaker.answer(["<image>\na", "b <image>"], [looked[:1]] * 2, shared=True)
 
 
 def test_pieces_have_no_white_space_at_either_end():
