@@ -92,7 +92,7 @@ def test_questions_about_shared_pictures_are_answered_as_each_alone(speaker):
     assert together == [speaker.model.chat(q, *looked, config=config) for q in asked]
     assert len(set(together)) > 1
     with pytest.raises(ConfigError, match="pictures that are not shared"):
-        speaker.answer(["<image>\na", "b <image>"], [looked[:1]] * 2, shared=True)
+        speaker.answer(["<image>\na", "<image> b <image>"], [looked[:1], looked], shared=True)
 
 
 def test_pieces_have_no_white_space_at_either_end():
