@@ -72,7 +72,7 @@ def _shares(name: str, tokens: np.ndarray, images: np.ndarray, batch: int) -> It
         seconds = time.perf_counter() - begun
         total = sum((plan.tokens(k) for k in range(whole)), Tokens(0, 0, 0, 0))
         found[kind] = total.share
-        goal = {"padded": None, "grouped": found["padded"], "packed": found.get("grouped")}[kind]
+        goal = None if kind == "padded" else found["padded"]
         yield Figure(f"talkdata.share.{name}.{kind}", total.share, "-", goal)
         programs = {plan.shape(k) for k in range(whole)}
         yield Figure(f"talkdata.programs.{name}.{kind}", len(programs))
