@@ -79,14 +79,15 @@ class TokenMachine:
             that cannot end within `new` tokens.
         """
         start = np.atleast_1d(np.asarray(self.start))
-        for what, where, expected, found in (
-            ("vocabulary", "machine", vocabulary, self.token_class.shape[0]),
-            ("batch", "machine.start", rows, rows if self.start.ndim == 0 else len(start)),
+        for what, where, unit, expected, found in (
+            ("vocabulary", "machine", "tokens", vocabulary, self.token_class.shape[0]),
+            ("batch", "machine.start", "rows", rows, rows if self.start.ndim == 0 else len(start)),
         ):
             if found != expected:
                 remedy = "compile_grammar(..., rows=decoder.config.vocab_size)"
                 raise ConfigError(
-                    f"a machine of another {what}", where=f"generate({where})", expected=expected,
+                    f"a machine of another {what}", where=f"generate({where})",
+                    expected=f"{expected} {unit}",
                     found=found, remedy=remedy if what == "vocabulary" else None,
                 )  # fmt: skip
         if not (np.asarray(self.next_state)[start] >= 0).any(axis=1).all():

@@ -235,7 +235,9 @@ def test_a_table_smaller_than_the_tokenizer(vocabulary: TokenBytes) -> None:
 def test_a_machine_for_another_vocabulary_size(vocabulary: TokenBytes) -> None:
     machine = compile_grammar("yes", vocabulary, rows=PADDED)
     machine.check(PADDED, 2, 3)
-    with pytest.raises(ConfigError, match=f"of another vocabulary.*expected 640; found {PADDED}"):
+    with pytest.raises(
+        ConfigError, match=f"of another vocabulary.*expected 640 tokens; found {PADDED}"
+    ):
         machine.check(640, 2, 3)
 
 
