@@ -69,16 +69,18 @@ def rounded(images: int) -> int:
 def best_lengths(tokens: Sequence[int] | np.ndarray, count: int, limit: int) -> tuple[int, ...]:
     """At most `count` lengths that leave the least padding when each row takes the next longer.
 
-    They are multiples of a power of two, a thirty-second of `limit` or less, or `limit` itself.
+    They are multiples of a power of two from 8 to 128, at most a thirty-second of the longest row,
+    or `limit` itself.
     Exact, by dynamic programming over the lengths that occur.
 
     Returns:
       ascending; the last holds the longest row.
     """
+    sizes = np.asarray(tokens, np.int64)
     step = 8
-    while step < 128 and step * 64 <= limit:
+    while step < 128 and step * 64 <= sizes.max():
         step *= 2
-    padded = np.minimum(-(-np.asarray(tokens, np.int64) // step) * step, limit)
+    padded = np.minimum(-(-sizes // step) * step, limit)
     edges, rows = np.unique(padded, return_counts=True)
     before = np.concatenate([[0], np.cumsum(rows)])
     m = len(edges)

@@ -175,7 +175,11 @@ class Plan:
 
     def epoch_batches(self) -> int:
         """Batches in which the first epoch is done."""
-        return -(-len(self._epoch(0)) // self._size)
+        return -(-self.epoch_rows() // self._size)
+
+    def epoch_rows(self) -> int:
+        """Rows of the first epoch."""
+        return len(self._epoch(0))
 
     def _parts(self, k: int) -> list[tuple[Epoch, int, int]]:
         """(epoch, first row, last row) of the rows of batch k."""

@@ -138,7 +138,7 @@ def test_best_lengths_are_the_best(tokens: list[int], count: int):
 
 
 def test_lengths_are_multiples_of_what_suits_their_size():
-    assert best_lengths([1000, 1100, 2048], 3, 2048) == (1024, 1152, 2048)
+    assert best_lengths([1000, 1100, 2048], 3, 4096) == (1024, 1152, 2048)
     assert best_lengths([17], 4, 20) == (20,)
 
 
