@@ -343,7 +343,7 @@ class Experiment:
             cube = self.data.cube.replace("world:full", "world:small")
             data = dataclasses.replace(self.data, cube=cube)
             return dataclasses.replace(self, train=train, data=data)
-        model = tiny_model(self.model)
+        model = tiny_model(self.model, self.base)
         return dataclasses.replace(
             self,
             train=train,

@@ -15,7 +15,7 @@ with one exception: the shipped decoder ties its embeddings, so there is no `dec
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from .conversation import ConversationConfig
 from .language import DecoderConfig, GPT2Config
@@ -26,20 +26,27 @@ from .presets import STORIES260K
 from .resampler import PerceiverConfig, PixelShuffleConfig, QFormerConfig, ResamplerConfig
 from .vision import ConvNextConfig, Dinov2Config, MixedConfig, SiglipConfig, VisionConfig, ViTConfig
 
+Base = Literal["float", "int8", "nf4"]
+
 _LAYERS = 4
 _PATCH = 8
 _RANK = 4
 
 
-def tiny_model(model: VLMConfig) -> VLMConfig:
-    """A model of the same kind, of less than a million parameters, in float32."""
+def tiny_model(model: VLMConfig, base: Base = "float") -> VLMConfig:
+    """A model of the same kind, of less than a million parameters, in float32.
+
+    Args:
+      base: `Experiment.base`; nf4 cuts the inputs of kernels into blocks, which the MLP of the
+        shipped decoder does not allow.
+    """
     resampler = None if model.resampler is None else _resampler(model.resampler)
     side = 2 * resampler.factor if isinstance(resampler, PixelShuffleConfig) else 4
     return dataclasses.replace(
         model,
         vision=_vision(model.vision, side),
         resampler=resampler,
-        decoder=None if model.decoder is None else _decoder(model.decoder),
+        decoder=None if model.decoder is None else _decoder(model.decoder, base),
         dtype="float32",
     )
 
@@ -193,7 +200,7 @@ def _resampler(resampler: ResamplerConfig) -> ResamplerConfig:
             return resampler
 
 
-def _decoder(decoder: DecoderConfig) -> DecoderConfig:
+def _decoder(decoder: DecoderConfig, base: Base) -> DecoderConfig:
     """The shipped one, with the parts that `decoder` has beyond it."""
     vocab = STORIES260K.vocab_size
     if isinstance(decoder, GPT2Config):
@@ -204,6 +211,7 @@ def _decoder(decoder: DecoderConfig) -> DecoderConfig:
     return dataclasses.replace(
         STORIES260K,
         family=decoder.family,
+        mlp_dim=192 if base == "nf4" else STORIES260K.mlp_dim,
         qkv_bias=decoder.qkv_bias,
         o_bias=decoder.o_bias,
         mlp_bias=decoder.mlp_bias,

@@ -199,3 +199,10 @@ def test_an_experiment_of_a_cube_keeps_its_model():
     assert small.model == whole.model
     assert (small.train.steps, small.train.batch_size) == (6, 8)
     assert small.data == whole.data
+
+
+def test_nf4_has_whole_blocks():
+    small = recipe(base="nf4").tiny()
+    assert small.model.decoder.mlp_dim % 64 == 0
+    assert (small.base, small.init_from) == ("nf4", None)
+    assert recipe(base="int8").tiny().init_from == "decoder=asset:stories260k"
