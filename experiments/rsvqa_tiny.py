@@ -1,4 +1,4 @@
-"""A nano LLaVA learns to answer questions about Landsat-sized views: RSVQA-LR, the shipped sample.
+"""A nano LLaVA learns to answer questions about Sentinel-2 views: RSVQA-LR, the shipped sample.
 
     rsvlm train experiments/rsvqa_tiny.py --out runs/rsvqa          # five minutes on two CPU cores
     python -m experiments.bench rsvqa                               # accuracy beside the majority's
@@ -12,7 +12,6 @@ from rsvlm_jax.config import (
     STORIES260K,
     ConversationConfig,
     Experiment,
-    GroupConfig,
     ImageConfig,
     OptimizerConfig,
     TrainConfig,
@@ -35,7 +34,7 @@ def experiment() -> Experiment:
         model=VLMConfig(
             vision=ViTConfig(
                 image_size=64,
-                patch_size=16,
+                patch_size=32,
                 width=64,
                 layers=2,
                 heads=4,
@@ -45,7 +44,7 @@ def experiment() -> Experiment:
             decoder=STORIES260K,
             head=None,
         ),
-        optimizer=OptimizerConfig(learning_rate=2e-3, groups=(GroupConfig("^decoder/", 0.5),)),
-        train=TrainConfig(steps=1500, batch_size=16, save_every=500, eval_every=250),
+        optimizer=OptimizerConfig(learning_rate=3e-3, ema=0.99),
+        train=TrainConfig(steps=2000, batch_size=16, save_every=500),
         init_from="asset:stories260k",
     )
