@@ -97,7 +97,6 @@ def _random(make: Callable[[], Any]) -> Any:
 def _decode(size: Size, rate: float, tiny: bool) -> Iterator[Figure]:
     import jax
     import jax.numpy as jnp
-    import numpy as np
     from flax import nnx
 
     from rsvlm_jax.config import GenerationConfig, LlamaConfig
@@ -113,7 +112,7 @@ def _decode(size: Size, rate: float, tiny: bool) -> Iterator[Figure]:
 
     for rows, slots, goal in size.decode:
         x = jnp.ones((rows, 1, config.width), jnp.bfloat16)
-        valid = np.ones((rows, 1), bool)
+        valid = jnp.ones((rows, 1), bool)
         filled = slots - NEW - 2
         cache = decoder.empty_cache(rows, slots, jnp.bfloat16)
         bytes_of_slots = sum(x.nbytes for x in jax.tree.leaves(cache.slots))

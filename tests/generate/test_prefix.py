@@ -25,13 +25,14 @@ KINDS = {
     "window": (Llama, dataclasses.replace(CONFIG, sliding_window=6)),
     "gpt2": (GPT2, GPT2Config(vocab_size=24, width=16, layers=2, heads=4, mlp_dim=24)),
 }
+SEED = {"llama": 2, "window": 2, "gpt2": 7}  # of which each says several things
 VALID = ALL.at[0, 3:].set(False).at[2, 0].set(False)
 
 
-def made(name: str, seed: int = 2) -> Llama | GPT2:
+def made(name: str) -> Llama | GPT2:
     kind, config = KINDS[name]
     graphdef, state = nnx.split(nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0))))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED[name])
     return nnx.merge(
         graphdef,
         jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), state),
@@ -52,11 +53,11 @@ def whole(valid: jax.Array = VALID) -> tuple[jax.Array, jax.Array]:
 def test_greedy_text_and_states_after_a_prefix_equal_those_without(decoder: Llama) -> None:
     prefix = encode_prefix(decoder, jnp.where(SEEN[..., None], IMAGE, jnp.nan), SEEN)
     wanted = say(decoder, *whole(), keep_hidden=True)
-    assert len(set(wanted.tokens[0].tolist())) > 2  # a text that says something
+    assert len(set(np.asarray(wanted.tokens).ravel().tolist())) > 3  # a text that says something
     cache = prefix.cache(3, 5 + NEW)
     got = say(decoder, PREFIX, VALID, cache=cache, keep_hidden=True, keep_cache=True)
     np.testing.assert_array_equal(got.tokens, wanted.tokens)
-    np.testing.assert_allclose(got.hidden, wanted.hidden, atol=1e-5)
+    np.testing.assert_allclose(got.hidden, wanted.hidden, rtol=1e-5, atol=1e-5)
     logits = [np.asarray(decoder.logits(x.hidden)) for x in (got, wanted)]
     assert np.abs(logits[0] - logits[1]).max() <= 1e-5 * np.abs(logits[1]).max()
     again = say(decoder, PREFIX, VALID, cache=cache)  # the prefix was not used up
@@ -109,7 +110,7 @@ def test_what_stands_in_slots_that_are_not_valid_changes_no_bit(decoder: Llama) 
             prefix, slots=tuple(junk(s, prefix.valid) for s in by_layer(prefix.slots))
         ),
     )
-    x, position = PREFIX[:, :2], jnp.full((3, 2), 9, jnp.int32) + jnp.arange(2, dtype=jnp.int32)
+    x, position = PREFIX[:, :2], jnp.asarray([[9, 10]] * 3, jnp.int32)
 
     @nnx.jit
     def read(decoder: Llama, cache: object) -> jax.Array:
