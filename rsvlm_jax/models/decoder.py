@@ -205,12 +205,15 @@ def unstacked(decoder: Decoder) -> Decoder:
 
     XLA copies a layer out of its stack before each product on a CPU, which is twice the traffic of
     a decode step; GPUs and TPUs read it where it lies. The layers are views of the same memory
-    (`rsvlm_jax.nn.unstack`). The price is a program that is as long as the model is deep.
+    (`rsvlm_jax.nn.unstack`). The price is a program that is as long as the model is deep. Quantised
+    layers stay a stack: of unrolled ones XLA makes the floats before the loop, all of them.
     """
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nnx.Module) or isinstance(layers, nnx.List):
         return decoder
     for leaf in jax.tree.leaves(nnx.state(layers)):
+        if jnp.issubdtype(leaf.dtype, jnp.integer):
+            return decoder
         if isinstance(leaf, Tracer) or {d.platform for d in leaf.devices()} != {"cpu"}:
             return decoder
         if len(leaf.devices()) > 1:

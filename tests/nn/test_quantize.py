@@ -27,6 +27,7 @@ from rsvlm_jax.config import (
 )
 from rsvlm_jax.core import LORA_B, base_path, flat, is_quantized, map_with_path
 from rsvlm_jax.mesh import Rule, make_mesh, resolve
+from rsvlm_jax.models.decoder import unstacked
 from rsvlm_jax.models.llama import Llama
 from rsvlm_jax.nn import (
     add_lora,
@@ -292,6 +293,13 @@ def test_neither_pass_makes_a_stack_of_float_weights(kind):
     text = jax.jit(jax.grad(loss)).lower(lora, base).compile().as_text()
     stacks = {f"f32[{','.join(map(str, s))}]" for s in ((3, 64, 64), (3, 64, 128), (3, 128, 64))}
     assert not {stack for stack in stacks if stack in text}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoding_keeps_codes_in_a_stack(kind):
+    """Unrolled, XLA would take their conversion out of the loop: a whole float model."""
+    decoder = nnx.merge(*quantized(kind), {})
+    assert unstacked(decoder) is decoder
 
 
 @pytest.mark.parametrize("kind", KINDS)
