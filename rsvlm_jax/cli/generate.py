@@ -68,9 +68,9 @@ def run(args: Sequence[str]) -> dict[str, object]:
             for i, text in enumerate(options.ask)
         )
         prompts = (*asked, *(read_prompts(options.prompts) if options.prompts else ()))
-        answers, model_id = _who_answers(options)
+        answers, model_id, step = _who_answers(options)
         if options.out is None:
-            return {"answers": _print(prompts, answers, options.batch_size)}
+            return {"step": step, "answers": _print(prompts, answers, options.batch_size)}
 
         from .progress import Bars
 
@@ -86,10 +86,16 @@ def run(args: Sequence[str]) -> dict[str, object]:
                 stop=stop,
             )
     say(f"{made} answers, {len(prompts)} in all: {options.out}")
-    return {"out": str(options.out), "answered": made, "prompts": len(prompts)}
+    return {
+        "step": step,
+        "out": str(options.out),
+        "answered": made,
+        "prompts": len(prompts),
+    }
 
 
-def _who_answers(options: Options) -> tuple[Any, str]:
+def _who_answers(options: Options) -> tuple[Any, str, int | None]:
+    """The answers, what the model is called, and the step of a run."""
     from rsvlm_jax.run.answers import cube_answers, image_answers
     from rsvlm_jax.run.load import load
     from rsvlm_jax.run.speak import Speaker
@@ -101,7 +107,7 @@ def _who_answers(options: Options) -> tuple[Any, str]:
         if options.choices or options.pattern is not None:
             raise ConfigError("a run on cubes takes no grammar", where="--choices, --pattern")
         answers = cube_answers(model, options.cube, options.at, strict=options.out is None)
-        return answers, f"{options.model}@{model.step}"
+        return answers, f"{options.model}@{model.step}", model.step
     if options.cube is not None:
         raise ConfigError(
             "the model reads images, not cubes", where="--cube", remedy="rsvlm chat draws cubes"
@@ -116,7 +122,8 @@ def _who_answers(options: Options) -> tuple[Any, str]:
         batch_size=options.batch_size,
         strict=options.out is None,
     )
-    return answers, str(options.model) + (f"+{options.adapter}" if options.adapter else "")
+    name = str(options.model) if model.step is None else f"{options.model}@{model.step}"
+    return answers, name + (f"+{options.adapter}" if options.adapter else ""), model.step
 
 
 def _machine(options: Options, speaker: Any) -> Any:

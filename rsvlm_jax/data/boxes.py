@@ -91,9 +91,15 @@ class Box:
         angle = math.degrees(math.atan2(along[1], along[0]))
         sx, sy = GRID / width, GRID / height
         values = ((x - w / 2) * sx, (y - h / 2) * sy, (x + w / 2) * sx, (y + h / 2) * sy)
+        values = tuple(_on_grid(v) for v in values)
         if reason := _problem(*values, angle):
             raise DataError(reason, where="Box.of_polygon", found=values)
         return cls(*values, angle)
+
+
+def _on_grid(value: float) -> float:
+    """An edge of the image is on the grid, whatever rounding says."""
+    return min(max(value, 0.0), GRID) if -1e-9 < value < GRID + 1e-9 else value
 
 
 @dataclasses.dataclass(frozen=True)
