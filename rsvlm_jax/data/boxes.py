@@ -90,11 +90,11 @@ class Box:
         x, y = (float(v) for v in corners.mean(axis=0))
         angle = math.degrees(math.atan2(along[1], along[0]))
         sx, sy = GRID / width, GRID / height
-        values = ((x - w / 2) * sx, (y - h / 2) * sy, (x + w / 2) * sx, (y + h / 2) * sy)
-        values = tuple(_on_grid(v) for v in values)
-        if reason := _problem(*values, angle):
-            raise DataError(reason, where="Box.of_polygon", found=values)
-        return cls(*values, angle)
+        x1, x2 = (_on_grid((x + side) * sx) for side in (-w / 2, w / 2))
+        y1, y2 = (_on_grid((y + side) * sy) for side in (-h / 2, h / 2))
+        if reason := _problem(x1, y1, x2, y2, angle):
+            raise DataError(reason, where="Box.of_polygon", found=(x1, y1, x2, y2))
+        return cls(x1, y1, x2, y2, angle)
 
 
 def _on_grid(value: float) -> float:

@@ -22,15 +22,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from rsvlm_jax.core import pytree_dataclass
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
-from rsvlm_jax.models.decoder import Decoder
 from rsvlm_jax.nn import KVCache
 
 from .engine import read_prompt, read_token
-from .request import Plan, Request
+from .request import Plan, Program, Request
 from .result import Generated
 from .rules import Memory, Rules, permitted
 from .sampling import Host
@@ -70,16 +68,15 @@ def search(request: Request, length_penalty: float, early_stopping: bool) -> Gen
     """The best hypothesis of each sample."""
     r = request
     return _search(
-        r.graphdef, r.plan, r.params, r.rules, np.float32(length_penalty), np.bool_(early_stopping),
+        r.program, r.leaves, r.rules, np.float32(length_penalty), np.bool_(early_stopping),
         r.prefix, r.valid, r.prompt_tokens, r.cache,
     )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def _search(
-    graphdef: Any,
-    plan: Plan,
-    params: Any,
+    program: Program,
+    leaves: list[Array],
     rules: Rules,
     length_penalty: Host,
     early: Host,
@@ -88,7 +85,7 @@ def _search(
     prompt_tokens: Array | None,
     cache: KVCache | None,
 ) -> Generated:
-    decoder: Decoder = nnx.merge(graphdef, params)
+    decoder, plan = program.decoder(leaves), program.plan
     b, n = prefix.shape[0], plan.beams
     hidden, position, cache = read_prompt(decoder, plan.slots, prefix, valid, cache)
     each = jnp.repeat(jnp.arange(b, dtype=jnp.int32), n)  # rows of one sample, n times

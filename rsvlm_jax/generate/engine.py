@@ -20,14 +20,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+import numpy as np
 
 from rsvlm_jax.core import pytree_dataclass
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
 from rsvlm_jax.models.decoder import Decoder
-from rsvlm_jax.nn import KVCache, cache_mask
+from rsvlm_jax.nn import KVCache, SharedPrefix, cache_mask
 
-from .request import Plan, Request
+from .request import Program, Request
 from .result import Generated
 from .rules import Memory, Rules, choose
 
@@ -68,9 +68,7 @@ class View:
 def start(request: Request) -> tuple[State, View]:
     """The prompt read, and the first token chosen."""
     r = request
-    return _prefill(
-        r.graphdef, r.plan, r.params, r.rules, r.prefix, r.valid, r.prompt_tokens, r.cache
-    )
+    return _prefill(r.program, r.leaves, r.rules, r.prefix, r.valid, r.prompt_tokens, r.cache)
 
 
 def go_on(
@@ -83,7 +81,12 @@ def go_on(
         read where states or cache are kept.
     """
     r = request
-    return _advance(r.graphdef, r.plan, r.params, r.rules, state, jnp.int32(until), stopped)
+    # A shared prefix passes through programs as the very same arrays: it must not be used up.
+    shared = state.cache.shared
+    state, view = _advance(
+        r.program, r.leaves, r.rules, _sharing(state, None), np.int32(until), stopped, shared
+    )
+    return _sharing(state, shared), view
 
 
 def result(request: Request, state: State, view: View) -> Generated:
@@ -125,18 +128,17 @@ def read_token(
     return decoder(x, mask, position[:, None], cache)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def _prefill(
-    graphdef: Any,
-    plan: Plan,
-    params: Any,
+    program: Program,
+    leaves: list[Array],
     rules: Rules,
     prefix: Array,
     valid: Array,
     prompt_tokens: Array | None,
     cache: KVCache | None,
 ) -> tuple[State, View]:
-    decoder: Decoder = nnx.merge(graphdef, params)
+    decoder, plan = program.decoder(leaves), program.plan
     b, _, width = prefix.shape
     hidden, position, cache = read_prompt(decoder, plan.slots, prefix, valid, cache)
     memory = Memory.start(rules, plan.filters, b, prompt_tokens)
@@ -159,17 +161,18 @@ def _prefill(
     return state, _view(plan.new, state)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
 def _advance(
-    graphdef: Any,
-    plan: Plan,
-    params: Any,
+    program: Program,
+    leaves: list[Array],
     rules: Rules,
     state: State,
     until: Array,
     stopped: Array | None,
+    shared: SharedPrefix | None,
 ) -> tuple[State, View]:
-    decoder: Decoder = nnx.merge(graphdef, params)
+    decoder, plan = program.decoder(leaves), program.plan
+    state = _sharing(state, shared)
     if stopped is not None and not plan.last:
         state = dataclasses.replace(state, done=state.done | stopped)
 
@@ -204,7 +207,12 @@ def _advance(
         )
 
     state = jax.lax.while_loop(more, read_and_choose, state)
-    return state, _view(plan.new, state)
+    return _sharing(state, None), _view(plan.new, state)
+
+
+def _sharing(state: State, shared: SharedPrefix | None) -> State:
+    """With another prefix of the cache."""
+    return dataclasses.replace(state, cache=dataclasses.replace(state.cache, shared=shared))
 
 
 def _view(new: int, state: State) -> View:

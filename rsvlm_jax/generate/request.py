@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -49,31 +51,53 @@ class Plan:
         return self.new if self.last else self.new - 1
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """Everything that a program needs: `graphdef` and `plan` static, the rest arrays."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """The static side of a request; equal ones are the same object (`program_of`).
+
+    A chunk of a stream may take less time than comparing two graphs or walking through a state of
+    Flax: programs are told apart by identity, and parameters come as a list.
+    """
 
     graphdef: Any
-    params: Any
+    tree: Any
     plan: Plan
+
+    def decoder(self, leaves: list[Array]) -> Decoder:
+        return nnx.merge(self.graphdef, jax.tree.unflatten(self.tree, leaves))
+
+
+program_of = functools.cache(Program)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Everything that a program needs: `program` is static, the rest are arrays."""
+
+    program: Program
+    leaves: list[Array]
     rules: Rules
     prefix: Float[Array, "B L D"]
-    valid: Bool[Array, "B L"]
-    prompt_tokens: Int[Array, "B N"] | None
+    valid: Bool[Any, "B L"]
+    prompt_tokens: Int[Any, "B N"] | None
     cache: KVCache | None
     keep_cache: bool
+
+    @property
+    def plan(self) -> Plan:
+        return self.program.plan
 
 
 def make_request(
     decoder: Decoder,
     prefix: Float[Array, "B L D"],
-    valid: Bool[Array, "B L"],
+    valid: Bool[Any, "B L"],
     *,
     config: GenerationConfig,
     eos: int | tuple[int, ...],
     reg: tuple[int, int] | None,
     banned: tuple[int, ...],
-    prompt_tokens: Int[Array, "B N"] | None,
+    prompt_tokens: Int[Any, "B N"] | None,
     machine: TokenMachine | None,
     cache: KVCache | None,
     cache_length: int | None,
@@ -104,19 +128,20 @@ def make_request(
     slots = _slots(decoder, prefix, valid, new, cache, cache_length)
     graphdef, params = nnx.split(unstacked(decoder))
     states = keep_hidden or reg is not None
+    plan = Plan(
+        new=new,
+        slots=slots,
+        filters=Filters.of(config),
+        states=states,
+        last=states or keep_cache,
+        dtype=prefix.dtype.name,
+        beams=config.num_beams,
+        ends=len(ends) if config.num_beams > 1 else 0,
+    )
+    leaves, tree = jax.tree.flatten(params)
     return Request(
-        graphdef=graphdef,
-        params=params,
-        plan=Plan(
-            new=new,
-            slots=slots,
-            filters=Filters.of(config),
-            states=states,
-            last=states or keep_cache,
-            dtype=prefix.dtype.name,
-            beams=config.num_beams,
-            ends=len(ends) if config.num_beams > 1 else 0,
-        ),
+        program=program_of(graphdef, tree, plan),
+        leaves=leaves,
         rules=Rules.of(config, vocabulary, ends, reg, banned, machine),
         prefix=prefix,
         valid=valid,

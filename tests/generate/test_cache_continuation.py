@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from talker import ALL, NEW, PREFIX, made, say, say_on
 
+from rsvlm_jax.generate.prefix import encode_prefix
 from rsvlm_jax.models.llama import Llama
 
 QUESTION = jnp.asarray(np.random.default_rng(6).standard_normal((3, 4, 16)), jnp.float32)
@@ -46,6 +47,16 @@ def test_a_cache_is_not_used_up(decoder: Llama) -> None:
     cache = say(decoder, keep_cache=True, cache_length=40).cache
     one, two = (say(decoder, QUESTION, ASKED, cache=cache) for _ in range(2))
     np.testing.assert_array_equal(one.tokens, two.tokens)
+
+
+def test_a_shared_prefix_is_not_used_up(decoder: Llama) -> None:
+    prefix = encode_prefix(decoder, PREFIX[:1], ALL[:1])
+    whole = jnp.concatenate([jnp.tile(PREFIX[:1], (3, 1, 1)), QUESTION], axis=1)
+    alone = say(decoder, whole, jnp.concatenate([ALL, ASKED], axis=1))
+    for _ in range(2):
+        out = say(decoder, QUESTION, ASKED, cache=prefix.cache(3, 4 + NEW))
+        np.testing.assert_array_equal(out.tokens, alone.tokens)
+        np.testing.assert_allclose(out.score, alone.score, rtol=1e-5)
 
 
 def test_three_turns_streamed(decoder: Llama) -> None:
