@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,9 +21,11 @@ from typing import Any
 VERBS = {
     "demo": "the main job on a shipped real cube: train, evaluate, map, ask",
     "train": "train an experiment; resumes by itself",
+    "features": "what a frozen vision tower makes of the images of an experiment, once",
     "predict": "a wall-to-wall map of a cube, with its interval",
     "evaluate": "metrics of a run on held-out windows, beside baselines",
-    "generate": "ask a run questions about places in a cube",
+    "generate": "prompts in bulk, as JSON lines; restartable",
+    "chat": "talk about pictures, or about places of a cube",
     "convert": "checkpoints between formats: Hugging Face, LLaVA, OpenCLIP, llama2.c, runs",
     "cube": "make, info, validate, show, folds, copy",
     "doctor": "what is installed, what devices, what works",
@@ -68,13 +71,15 @@ OUTPUT = (
 )
 """What the system says of a full disk, of missing rights and of a place that cannot be."""
 
-COMPUTING = ("demo", "train", "predict", "evaluate")
+COMPUTING = ("demo", "train", "features", "predict", "evaluate", "generate", "chat")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code."""
     if argv is None:
         _tune_heap(sys.argv[1:])
+        if "--debug" not in sys.argv:
+            sys.unraisablehook = _of_python_threads
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     as_json = "--json" in args
@@ -116,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refuse(line: str, code: int, as_json: bool) -> int:
-    # One write: `print` ends the line in a second, and a dying thread may write between the two.
+    # One write: `print` ends the line in a second, and another thread may write between the two.
     sys.stderr.write(f"error: {line}\n")
     if as_json:
         print(json.dumps({"error": line, "exit_code": code}))
@@ -160,6 +165,16 @@ def _tune_heap(args: list[str]) -> None:
         return
     command = [sys.executable, *sys.orig_argv[1:]]
     os.execve(sys.executable, command, {**os.environ, "GLIBC_TUNABLES": HEAP})
+
+
+def _of_python_threads(unraisable: sys.UnraisableHookArgs) -> None:
+    """Show what could not be raised, but not in threads that a C++ library started.
+
+    After a failed save tensorstore's writes still under way find the event loop closed. Each says
+    so with a traceback, whose pieces come between those of our own line.
+    """
+    if not isinstance(threading.current_thread(), threading._DummyThread):
+        sys.__unraisablehook__(unraisable)
 
 
 def _quiet_environment(debug: bool) -> None:

@@ -22,7 +22,14 @@ from .experiment import (
 from .generation import GenerationConfig
 from .io import from_dict, from_json, strict_json, to_dict, to_json
 from .language import DecoderConfig, GPT2Config, LlamaConfig, RopeScaling
-from .lora import DECODER_LINEARS, LORA_ONLY, LoraConfig, LoraOverride
+from .lora import (
+    DECODER_LINEARS,
+    DECODER_WEIGHTS,
+    FROZEN_CODES,
+    LORA_ONLY,
+    LoraConfig,
+    LoraOverride,
+)
 from .model import (
     HeadConfig,
     InputConfig,
@@ -33,7 +40,7 @@ from .model import (
     VLMConfig,
 )
 from .optimizer import GroupConfig, OptimizerConfig
-from .presets import PRESETS, STORIES260K, llava15_7b, llava15_13b, nano
+from .presets import EVA_G, PRESETS, STORIES260K, llava15_7b, llava15_13b, nano
 from .resampler import (
     ConnectorConfig,
     PerceiverConfig,
@@ -53,6 +60,9 @@ from .vision import (
 
 __all__ = [
     "DECODER_LINEARS",
+    "DECODER_WEIGHTS",
+    "EVA_G",
+    "FROZEN_CODES",
     "LORA_ONLY",
     "PRESETS",
     "STORIES260K",

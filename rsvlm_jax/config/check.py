@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 
 from .errors import ConfigError
 
@@ -32,6 +33,16 @@ def near_or_none(word: str, known: tuple[str, ...]) -> str | None:
     """The remedy that names the nearest known word, if one is near."""
     near = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {near[0]!r}?" if near else None
+
+
+def regex(pattern: str, where: str) -> None:
+    """Refuse what is no regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as e:
+        raise ConfigError(
+            f"not a regular expression ({e})", where=where, found=repr(pattern)
+        ) from e
 
 
 def divides(config: object, part: str, whole: str) -> None:

@@ -59,7 +59,12 @@ class ConversationConfig:
         turn that fits, and refused where an image does not fit.
       pack: several conversations in a row, told apart by their segment.
       group: batches of similar lengths and of one modality (LLaVA's group_by_modality_length).
-      held_out: share of the images whose conversations are kept from training.
+      buckets: lengths that grouped batches may have, at most, each a program of its own. Which
+        ones follows from the lengths of the conversations: those that leave the least padding.
+      held_out: share that is kept from training: of the images, with all that is said of them, or
+        of the questions.
+      held_out_by: "image": what is held out is about images that training never shows. "question":
+        about images of the training, with other questions; memory can answer much of that.
       features: folder of visual features of a frozen tower, computed once (`rsvlm features`);
         None: the tower runs in every step.
       threads, workers, prefetch: of the pipeline, as in `DataConfig`.
@@ -73,7 +78,9 @@ class ConversationConfig:
     length: int = 2048
     pack: bool = False
     group: bool = True
+    buckets: int = 4
     held_out: float = 0.0
+    held_out_by: Literal["image", "question"] = "image"
     features: str | None = None
     threads: int = 2
     workers: int = 0
@@ -81,7 +88,14 @@ class ConversationConfig:
 
     def __post_init__(self) -> None:
         one_of(self.template, TEMPLATES, "ConversationConfig.template")
-        positive(self, "length")
+        positive(self, "length", "buckets")
+        one_of(self.held_out_by, ("image", "question"), "ConversationConfig.held_out_by")
+        wrong = [n for n in ("threads", "workers", "prefetch") if getattr(self, n) < 0]
+        if wrong:
+            raise ConfigError(
+                "impossible pipeline", where=", ".join(f"ConversationConfig.{n}" for n in wrong),
+                expected=">= 0", found=", ".join(str(getattr(self, n)) for n in wrong),
+            )  # fmt: skip
         if not self.files or not all(0 < w < float("inf") for _, w in self.files):
             raise ConfigError(
                 "no conversations", where="ConversationConfig.files",

@@ -15,10 +15,22 @@ class GroupConfig:
     Attributes:
       pattern: searched in the parameter path, e.g. "^decoder/". The first match wins.
       scale: factor on the learning rate; 0 freezes.
+      from_layer: of stacked layers, those before this one stay as they are; 0 trains all. Half of a
+        tower of 24 layers: `GroupConfig("^vision/layers/", from_layer=12)`.
     """
 
     pattern: str
     scale: float = 1.0
+    from_layer: int = 0
+
+    def __post_init__(self) -> None:
+        if self.from_layer < 0:
+            raise ConfigError(
+                "no such layer",
+                where="GroupConfig.from_layer",
+                expected=">= 0",
+                found=self.from_layer,
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,15 @@ samples     samples put together, filled up, merged
 stream      the endless training order of a cube or of a mixture; crops: blocks read once
 pipeline    batches in order, resumable, on grain; buffers: what it holds; badlog: what was unread
 chance      random numbers by position
+
+Of conversations about plain images, each imported by its own name:
+
+messages    turns, before any template; conversations: LLaVA's files, and what of them is held out
+chat        ChatProcessor: templates, label masks, pictures; saved with the model
+fitting     turns that fit into a row; packing: several conversations in a row
+grouping    similar rows in a batch, and the lengths of batches; plan: the rows of batch k
+gallery     pictures by path: pixels, or features of a frozen tower (`precompute` writes them)
+talk        batches in order; talk_source: what they are made of
 """
 
 from .badlog import BadLog, read_bad

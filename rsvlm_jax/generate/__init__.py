@@ -6,25 +6,34 @@ engine     the decode loop and its state
 rules      what may be said next: end tokens, barred ones, `<reg>` blocks, a machine
 sampling   penalty, temperature, top-k, top-p, min-p, the draw
 beam       beam search
-stream     chunks while they come
+chunks     while they come
 text       TextStream: ids to text without half characters and stop strings
 result     Generated, Chunk; reg_block: the hidden states of the `<reg>` block
-machine    TokenMachine: a finite automaton over token ids
+prefix     encode_prefix: one prompt read once, shared by many texts
+rank       rank: log-likelihoods of given answers
+machine    TokenMachine: a finite automaton over token ids; join: one of several, row by row
+grammar/   what such a machine is made of: labels, numbers, boxes, regular expressions
 """
 
 from .api import generate, stream
-from .machine import TokenMachine
+from .chunks import Stream
+from .machine import TokenMachine, join
+from .prefix import encode_prefix
+from .rank import Ranked, rank
 from .result import Chunk, Generated, reg_block
-from .stream import Stream
 from .text import TextStream, text_of
 
 __all__ = [
     "Chunk",
     "Generated",
+    "Ranked",
     "Stream",
     "TextStream",
     "TokenMachine",
+    "encode_prefix",
     "generate",
+    "join",
+    "rank",
     "reg_block",
     "stream",
     "text_of",

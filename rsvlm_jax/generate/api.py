@@ -14,11 +14,11 @@ from rsvlm_jax.models.decoder import Decoder
 from rsvlm_jax.nn import KVCache
 
 from .beam import search
+from .chunks import Stream
 from .engine import go_on, result, start
 from .machine import TokenMachine
 from .request import Request, make_request
 from .result import Generated
-from .stream import Stream
 from .text import Decode, TextStream
 
 GREEDY = GenerationConfig()

@@ -115,7 +115,8 @@ def make_request(
         if given.size and given.max() >= vocabulary:
             _known(vocabulary, prompt_tokens=(int(given.max()),))
     if machine is not None:
-        _check_machine(machine, vocabulary, new, ends, banned, reg)
+        machine.check(vocabulary, prefix.shape[0], new)
+        _check_machine(machine, ends, banned, reg)
     if config.num_beams > 1:
         for name, asked in (("reg", reg is not None), ("keep_hidden", keep_hidden),
                             ("keep_cache", keep_cache)):  # fmt: skip
@@ -162,19 +163,11 @@ def _known(vocabulary: int, **named: tuple[int, ...]) -> None:
 
 def _check_machine(
     machine: TokenMachine,
-    vocabulary: int,
-    new: int,
     ends: tuple[int, ...],
     banned: tuple[int, ...],
     reg: tuple[int, int] | None,
 ) -> None:
-    where = "generate(machine)"
     classes = np.asarray(machine.token_class)
-    if len(classes) != vocabulary:
-        raise ConfigError(
-            "a machine of another vocabulary", where=where, expected=f"{vocabulary} tokens",
-            found=len(classes), remedy="compile it with rows=decoder.config.vocab_size",
-        )  # fmt: skip
     if not ends:
         raise ConfigError(
             "a machine's text ends by an end token", where="generate(eos)", expected="one or more",
@@ -188,19 +181,6 @@ def _check_machine(
                 expected="tokens that it never writes" if taken else "none",
                 found=taken[0] if taken else reg,
             )  # fmt: skip
-    start = int(machine.start)
-    if not (np.asarray(machine.next_state[start]) >= 0).any():
-        raise ConfigError(
-            "no token can start the text of this machine", where=where,
-            expected="a grammar that this vocabulary can write",
-        )  # fmt: skip
-    shortest = int(machine.need[start])
-    if shortest > new:
-        found = f"{shortest} tokens" if shortest < 2**30 else "no text that ends"
-        raise ConfigError(
-            "the shortest text of this machine does not fit", where="generate(max_new_tokens)",
-            expected=f"at most {new} tokens", found=found,
-        )  # fmt: skip
 
 
 def _slots(

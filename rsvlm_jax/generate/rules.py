@@ -88,7 +88,7 @@ class Memory:
     ) -> Memory:
         node = None
         if rules.machine is not None:
-            node = jnp.broadcast_to(rules.machine.start, (rows,)).astype(jnp.int32)
+            node = rules.machine.begin(rows)
         seen = None
         if filters.penalty:
             seen = jnp.zeros((rows, rules.ends.shape[0]), bool)

@@ -16,6 +16,7 @@ from typing import Any, Protocol, overload, runtime_checkable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from rsvlm_jax.config import DecoderConfig
@@ -25,6 +26,7 @@ from rsvlm_jax.nn import (
     Attention,
     Embed,
     KVCache,
+    Linear,
     Readable,
     Slots,
     Turns,
@@ -33,6 +35,7 @@ from rsvlm_jax.nn import (
     unstack,
     window_mask,
 )
+from rsvlm_jax.nn.slots import AllSlots, by_layer, in_a_stack
 
 
 @runtime_checkable
@@ -147,7 +150,7 @@ def _through_slots(
     cache: KVCache,
     turns: Turns | None,
     window: int | None,
-) -> tuple[Array, Slots | tuple[Slots, ...]]:
+) -> tuple[Array, AllSlots]:
     """The last layer's output, and the slots of all with the new tokens in them."""
     at, shared = cache.used, cache.shared
     if shared is not None:
@@ -159,9 +162,9 @@ def _through_slots(
         return None if slots is None else Readable(slots, reach)
 
     if isinstance(layers, nnx.List):
-        common = (None,) * len(layers) if shared is None else shared.each
+        common = (None,) * len(layers) if shared is None else by_layer(shared.slots)
         written = []
-        for layer, own, prefix in zip(layers, cache.each, common, strict=True):
+        for layer, own, prefix in zip(layers, by_layer(cache.slots), common, strict=True):
             x, slots = layer.cached(x, mask, turns, own, at, prefix=before(prefix))
             written.append(slots)
         return x, tuple(written)
@@ -170,9 +173,10 @@ def _through_slots(
         x, slots = carry
         return layer.cached(x, mask, turns, slots, at, index, before(prefix)), None
 
-    stack = cache.stack
+    stack = in_a_stack(cache.slots)
+    common = None if shared is None else in_a_stack(shared.slots)
     index = jnp.arange(stack.k.shape[0], dtype=jnp.int32)
-    carry, _ = scan(layers, block, (x, stack), index, None if shared is None else shared.stack)
+    carry, _ = scan(layers, block, (x, stack), index, common)
     return carry
 
 
@@ -181,12 +185,9 @@ def tied_scores(embed: Embed, hidden: Float[Array, "B *rest D"]) -> Float[Array,
     return _placed(embed.attend(hidden))
 
 
-def head_scores(
-    kernel: Float[Array, "D V"], hidden: Float[Array, "B *rest D"]
-) -> Float[Array, "B *rest V"]:
+def head_scores(head: Linear, hidden: Float[Array, "B *rest D"]) -> Float[Array, "B *rest V"]:
     """Scores of the vocabulary by a head of its own, accumulated in float32."""
-    kernel = kernel.astype(hidden.dtype)
-    return _placed(jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32))
+    return _placed(head.scores(hidden))
 
 
 def _placed(scores: Float[Array, "B *rest V"]) -> Float[Array, "B *rest V"]:
@@ -210,7 +211,7 @@ def unstacked(decoder: Decoder) -> Decoder:
     if not isinstance(layers, nnx.Module) or isinstance(layers, nnx.List):
         return decoder
     for leaf in jax.tree.leaves(nnx.state(layers)):
-        if isinstance(leaf, jax.core.Tracer) or {d.platform for d in leaf.devices()} != {"cpu"}:
+        if isinstance(leaf, Tracer) or {d.platform for d in leaf.devices()} != {"cpu"}:
             return decoder
         if len(leaf.devices()) > 1:
             return decoder

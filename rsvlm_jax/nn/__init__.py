@@ -8,6 +8,7 @@
     cache       KVCache, SharedPrefix    stack   stack, unstack, scan
     patch       PatchEmbed
     mixer       MixerBlock               lora    add_lora, split_lora, merge_lora
+    codes       int8 and nf4             quantize  quantize, quantize_params, dequantize_params
 
 Parameters are float32, kernels (in, out); every layer computes in the dtype of its input, and
 reductions (softmax, norms) run in float32.
@@ -22,6 +23,7 @@ from .mixer import MixerBlock
 from .mlp import Mlp, SwiGLU
 from .norm import LayerNorm, RMSNorm
 from .patch import PatchEmbed
+from .quantize import dequantize_params, plain_shapes, quantize, quantize_params
 from .rope import Turns, rope, rotate, turns
 from .slots import Slots
 from .stack import scan, stack, unstack
@@ -47,8 +49,12 @@ __all__ = [
     "attend",
     "cache_mask",
     "causal_segment_mask",
+    "dequantize_params",
     "key_mask",
     "merge_lora",
+    "plain_shapes",
+    "quantize",
+    "quantize_params",
     "rope",
     "rotate",
     "scan",

@@ -25,7 +25,7 @@ from jax.typing import DTypeLike
 from rsvlm_jax.core import pytree_dataclass
 from rsvlm_jax.core.shapes import Array, Bool, Int
 
-from .slots import Slots
+from .slots import AllSlots, Slots, by_layer, in_a_stack
 
 
 @pytree_dataclass
@@ -42,7 +42,7 @@ class KVCache:
       shared: what all rows read before their own slots.
     """
 
-    slots: Slots | tuple[Slots, ...]
+    slots: AllSlots
     valid: Bool[Array, "B S"]
     position: Int[Array, "B S"]
     used: Int[Array, ""]
@@ -65,20 +65,6 @@ class KVCache:
         """Slots written so far, in each row."""
         return jnp.broadcast_to(self.used, self.valid.shape[:1])
 
-    @property
-    def each(self) -> tuple[Slots, ...]:
-        """The slots of each layer."""
-        if isinstance(self.slots, tuple):
-            return self.slots
-        return tuple(self.slots.layer(i) for i in range(self.slots.k.shape[0]))
-
-    @property
-    def stack(self) -> Slots:
-        """The slots of all layers."""
-        if isinstance(self.slots, Slots):
-            return self.slots
-        return jax.tree.map(lambda *layers: jnp.stack(layers), *self.slots)
-
     def claim(self, valid: Bool[Array, "B L"]) -> KVCache:
         """The cache with the next L slots marked valid or padding; `length` stays.
 
@@ -92,7 +78,7 @@ class KVCache:
         written = self._beside(self.position, position.astype(jnp.int32))
         return dataclasses.replace(self, position=written)
 
-    def advance(self, slots: Slots | tuple[Slots, ...], by: int) -> KVCache:
+    def advance(self, slots: AllSlots, by: int) -> KVCache:
         """The cache after `by` more tokens were written into `slots`."""
         return dataclasses.replace(self, slots=slots, used=self.used + by)
 
@@ -110,6 +96,22 @@ class KVCache:
             valid=jnp.take(self.valid, index, axis=0),
             position=jnp.take(self.position, index, axis=0),
         )
+
+    def grown(self, slots: int) -> KVCache:
+        """The cache with `slots` slots, if it has fewer."""
+        more = max(slots - self.valid.shape[1], 0)
+        is_slots = lambda x: isinstance(x, Slots)  # noqa: E731
+        return dataclasses.replace(
+            self,
+            slots=jax.tree.map(lambda s: s.grown(more), self.slots, is_leaf=is_slots),
+            valid=jnp.pad(self.valid, ((0, 0), (0, more))),
+            position=jnp.pad(self.position, ((0, 0), (0, more))),
+        )
+
+    def rewound(self, used: Int[Array, ""]) -> KVCache:
+        """The cache as it was when `used` slots were written."""
+        start = jnp.broadcast_to(used, self.valid.shape[:1])
+        return dataclasses.replace(self.forget(start), used=used)
 
     def forget(self, start: Int[Array, " B"]) -> KVCache:
         """The cache without the tokens in slots from `start` on; their slots stay taken."""
@@ -132,7 +134,7 @@ class SharedPrefix:
       position: of the token in each slot.
     """
 
-    slots: Slots | tuple[Slots, ...]
+    slots: AllSlots
     valid: Bool[Array, "1 P"]
     position: Int[Array, "1 P"]
 
@@ -145,16 +147,14 @@ class SharedPrefix:
 
         Their keys and values are stored as those of the prefix are.
         """
-        whole = KVCache(self.slots, self.valid, self.position, jnp.int32(0))
-        sizes = [(s.k.shape[-3], s.k.shape[-2], s.k.dtype) for s in whole.each]
-        own = tuple(Slots.empty(batch, slots, heads, dim, dtype) for heads, dim, dtype in sizes)
-        empty = KVCache(
-            slots=own,
+        own = tuple(
+            Slots.empty(batch, slots, s.k.shape[1], s.k.shape[2], s.k.dtype)
+            for s in by_layer(self.slots)
+        )
+        return KVCache(
+            slots=own if isinstance(self.slots, tuple) else in_a_stack(own),
             valid=jnp.zeros((batch, slots), bool),
             position=jnp.zeros((batch, slots), jnp.int32),
             used=jnp.int32(0),
             shared=self,
         )
-        if isinstance(self.slots, tuple):
-            return empty
-        return dataclasses.replace(empty, slots=empty.stack)

@@ -64,6 +64,16 @@ class Slots:
         axis = self.k.ndim - 4
         return jax.tree.map(lambda x: jnp.take(x, index, axis=axis), self)
 
+    def grown(self, more: int) -> Slots:
+        """With `more` empty slots behind the others."""
+
+        def pad(x: Array | None, axis: int) -> Array | None:
+            if x is None:
+                return None
+            return jnp.pad(x, [(0, more if i == x.ndim + axis else 0) for i in range(x.ndim)])
+
+        return Slots(pad(self.k, -1), pad(self.v, -2), pad(self.k_scale, -1), pad(self.v_scale, -1))  # type: ignore[arg-type]
+
     def write(
         self,
         k: Float[Array, "B L Hkv Dh"],
@@ -105,3 +115,21 @@ def _codes(x: Array) -> tuple[Array, Array]:
     scale = jnp.abs(x).max(axis=-1) / 127.0
     codes = jnp.round(x / jnp.where(scale > 0, scale, 1.0)[..., None])
     return codes.astype(jnp.int8), scale
+
+
+AllSlots = Slots | tuple[Slots, ...]
+"""Of all layers: a stack, which a scan carries, or one after the other, for unrolled layers."""
+
+
+def by_layer(slots: AllSlots) -> tuple[Slots, ...]:
+    """The slots of each layer."""
+    if isinstance(slots, tuple):
+        return slots
+    return tuple(slots.layer(i) for i in range(slots.k.shape[0]))
+
+
+def in_a_stack(slots: AllSlots) -> Slots:
+    """The slots of all layers, with a leading axis."""
+    if isinstance(slots, Slots):
+        return slots
+    return jax.tree.map(lambda *layers: jnp.stack(layers), *slots)

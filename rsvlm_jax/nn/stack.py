@@ -42,7 +42,8 @@ def unstack(layers: nnx.Module) -> nnx.Module:
     graphdef, state = nnx.split(layers)
     leaves, tree = jax.tree.flatten(state)
     count = leaves[0].shape[0]
-    whole = [(np.asarray(leaf), leaf.sharding if leaf.committed else None) for leaf in leaves]
+    # The device, not the sharding: that of a mesh of one device is of a stack's rank.
+    whole = [(np.asarray(x), next(iter(x.devices())) if x.committed else None) for x in leaves]
 
     def block(i: int) -> nnx.Module:
         parts = [jax.device_put(x[i], place, may_alias=True) for x, place in whole]

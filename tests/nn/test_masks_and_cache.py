@@ -74,5 +74,5 @@ def test_cache_is_claimed_written_and_advanced() -> None:
     cache = cache.advance(written, by=2).claim(jnp.asarray([[True]]))
     assert cache.valid.tolist() == [[True, False, True, False]]
     assert cache.length.tolist() == [2]
-    assert (cache.stack.k == 1).all()
-    assert (cache.stack.v == 1).all()
+    assert (cache.slots.k == 1).all()
+    assert (cache.slots.v == 1).all()
