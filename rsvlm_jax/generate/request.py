@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import weakref
 from typing import Any
 
 import jax
@@ -69,6 +70,31 @@ class Program:
 
 program_of = functools.cache(Program)
 
+_APART: weakref.WeakKeyDictionary[Any, tuple[Any, list[Array], tuple]] = weakref.WeakKeyDictionary()
+"""Of each decoder: graph and parameters as they were, and what they were taken apart into."""
+
+
+def _apart(decoder: Decoder) -> tuple[Any, Any, list[Array]]:
+    """Graph, tree and parameters to decode with (`unstacked`), kept until a parameter changes.
+
+    Taking the layers of a small model apart takes longer than a text.
+    """
+    graphdef, params = nnx.split(decoder)
+    leaves = jax.tree.leaves(params)
+    known = _APART.get(decoder)
+    if known is not None:
+        graph, before, parts = known
+        same = len(leaves) == len(before) and all(
+            a is b for a, b in zip(leaves, before, strict=True)
+        )
+        if same and graph == graphdef:
+            return parts
+    graph, params = nnx.split(unstacked(decoder))
+    parts_leaves, tree = jax.tree.flatten(params)
+    parts = (graph, tree, parts_leaves)
+    _APART[decoder] = (graphdef, leaves, parts)
+    return parts
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -126,7 +152,7 @@ def make_request(
                     expected="num_beams = 1", found=config.num_beams,
                 )  # fmt: skip
     slots = _slots(decoder, prefix, valid, new, cache, cache_length)
-    graphdef, params = nnx.split(unstacked(decoder))
+    graphdef, tree, leaves = _apart(decoder)
     states = keep_hidden or reg is not None
     plan = Plan(
         new=new,
@@ -138,7 +164,6 @@ def make_request(
         beams=config.num_beams,
         ends=len(ends) if config.num_beams > 1 else 0,
     )
-    leaves, tree = jax.tree.flatten(params)
     return Request(
         program=program_of(graphdef, tree, plan),
         leaves=leaves,

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 from talker import ALL, EOS, PREFIX, REG, machine, made, say, say_on
 
 from rsvlm_jax.config import ConfigError
@@ -46,7 +47,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "machine_of_another_vocabulary": (
         {"machine": machine((7, 8), rows=30)},
-        r"a machine of another vocabulary in generate\(machine\); expected 24 tokens; found 30",
+        r"a machine of another vocabulary in generate\(machine\); expected 24; found 30;",
     ),
     "machine_that_no_token_can_start": (
         {"machine": machine(())}, r"no token can start the text of this machine",
@@ -112,6 +113,14 @@ def test_refused_streams(decoder: Llama) -> None:
         say_on(decoder, num_beams=2)
     with pytest.raises(ConfigError, match=r"not a size in stream\(chunk\)"):
         say_on(decoder, chunk=0)
+
+
+def test_parameters_that_were_changed_are_used() -> None:
+    """What was prepared for a decoder is kept, but not longer than its parameters."""
+    model, other = made(Llama, seed=2), made(Llama, seed=7)
+    first = say(model).tokens.tolist()
+    nnx.update(model, nnx.state(other))
+    assert say(model).tokens.tolist() == say(other).tokens.tolist() != first
 
 
 class Counting(Llama):
