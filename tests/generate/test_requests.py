@@ -47,7 +47,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "machine_of_another_vocabulary": (
         {"machine": machine((7, 8), rows=30)},
-        r"a machine of another vocabulary in generate\(machine\); expected 24; found 30;",
+        r"a machine of another vocabulary in generate\(machine\); expected 24 tokens; found 30",
     ),
     "machine_that_no_token_can_start": (
         {"machine": machine(())}, r"no token can start the text of this machine",
