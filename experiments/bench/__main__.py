@@ -6,12 +6,18 @@
     devices   1 device against 8 simulated ones (2x2x2), five steps
     resume    kill -9 and run again: the loss sequence, bit by bit
     parity    imported models against the torch originals: the largest differences (needs torch)
-    vs_torch  prefill and training steps beside torch eager, the same weights (needs torch)
+    vs_torch  prefill, training and greedy text beside torch eager, the same weights (needs torch)
+    decode    a step beside the memory-bandwidth floor; ten questions on one image; int8 slots
     import_memory  a 1.5 GB checkpoint onto 8 simulated devices: anonymous memory, time beside torch
+    grammar   10,000 random answers of every grammar and tokenizer: how many are malformed
+    rsvqa     a nano LLaVA, five minutes: unseen questions about images it has seen
+    quantize  int8 and nf4 weights: perplexity, agreement, bytes, memory while reading
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
+    talkdata  conversations: real tokens packed, grouped, padded; pictures a second
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
 Without names: all but `biomass`. `--short`: a smaller `data`.
+On a GPU: `python -m experiments.bench.gpu generate`.
 """
 
 from __future__ import annotations
@@ -23,7 +29,8 @@ import sys
 
 NAMES = (
     *("startup", "demo", "radar", "devices", "resume"),
-    *("parity", "vs_torch", "import_memory", "data", "biomass"),
+    *("parity", "vs_torch", "decode", "import_memory", "grammar", "quantize", "rsvqa", "talkdata"),
+    *("data", "biomass"),
 )
 
 

@@ -111,11 +111,11 @@ print(json.dumps({"peak": peak, "seconds": seconds, "total": total}))
 def figures() -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         source, copy = Path(folder) / "source", Path(folder) / "copy"
-        _run(WRITE, source)
-        ours = _run(SAMPLER + READ, source, copy)
+        run(WRITE, source)
+        ours = run(SAMPLER + READ, source, copy)
         torch = None
         if importlib.util.find_spec("torch") is not None:
-            torch = _run(SAMPLER + TORCH, source)
+            torch = run(SAMPLER + TORCH, source)
     size = ours["bytes"]
     yield Figure("import_memory.arrays", size / 1e9, "GB")
     yield Figure("import_memory.peak", ours["peak"] / size, "of_arrays", at_most=1.3)
@@ -126,7 +126,8 @@ def figures() -> Iterator[Figure]:
         yield Figure("import_memory.torch_seconds", torch["seconds"], "s")
 
 
-def _run(program: str, *folders: Path) -> dict:
+def run(program: str, *words: str | Path) -> dict:
+    """The last line that a program prints, as JSON; `words` are its arguments."""
     env = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
@@ -134,7 +135,7 @@ def _run(program: str, *folders: Path) -> dict:
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
     }
     done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, folders)],
+        [sys.executable, "-c", program, *map(str, words)],
         env=env, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     lines = done.stdout.splitlines()

@@ -7,6 +7,9 @@ more: we are faster). float32, all cores for each; torch as `transformers` runs 
 
     prefill      a 0.13 B Llama, 1 x 512 tokens to the logits of the last position
     llama_train  the same, 2 x 256 tokens: loss, gradients, AdamW
+    decode       the same, greedy `generate`: 32 tokens of prompt, 64 of text, one row
+    decode_8     eight rows
+    decode_nano  the same with a Llama of the size of the shipped one (0.26 M), where dispatch rules
     vit_train    CLIP ViT-B/16 (0.09 B), 4 x 197 tokens: mean square of the states, gradients, AdamW
 
 The first results of the two are compared before anything is timed.
@@ -33,10 +36,15 @@ from .figure import Figure
 
 LLAMA = {"vocab_size": 32000, "width": 768, "layers": 12, "heads": 12, "kv_heads": 12}
 LLAMA |= {"mlp_dim": 2048, "max_length": 1024}
+NANO = {"vocab_size": 512, "width": 64, "layers": 5, "heads": 8, "kv_heads": 4}
+NANO |= {"mlp_dim": 172, "max_length": 512}
+NEW = 64
+DECODE = {"decode": ("llama", 1), "decode_8": ("llama", 8), "decode_nano": ("nano", 1)}
 VIT = {"image_size": 224, "patch_size": 16, "width": 768, "layers": 12, "heads": 12}
 VIT |= {"mlp_dim": 3072}
 ROUNDS = int(os.environ.get("RSVLM_BENCH_ROUNDS", "7"))
-FLOORS = {"prefill": 0.75, "llama_train": 0.5, "vit_train": 0.5}
+FLOORS: dict[str, float | None] = {"prefill": 0.75, "llama_train": 0.5, "vit_train": 0.5}
+FLOORS |= {"decode": None, "decode_8": 1.2, "decode_nano": 5.0}
 LEARNING_RATE, DECAY = 1e-4, 0.01
 
 Job = Callable[[], float]
@@ -99,6 +107,7 @@ def _write_models(folder: Path) -> None:
 
     for name, architecture, config in (
         ("llama", "LlamaForCausalLM", LlamaConfig(**LLAMA)),
+        ("nano", "LlamaForCausalLM", LlamaConfig(**NANO)),
         ("vit", "CLIPVisionModel", ViTConfig(**VIT, pool=True, feature_layers=(-1,))),
     ):
         build = FAMILIES[architecture].build
@@ -116,6 +125,16 @@ def _inputs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
+def _prompt(name: str, rows: int) -> np.ndarray:
+    vocabulary = (LLAMA if name == "llama" else NANO)["vocab_size"]
+    return np.random.default_rng(rows).integers(3, vocabulary, (rows, 32))
+
+
+def _mark(tokens: np.ndarray) -> float:
+    """A number that differs where two texts do."""
+    return float((tokens.astype(np.float64) * np.arange(1, 1 + tokens.shape[1])).sum())
+
+
 def _jax_jobs(folder: Path) -> dict[str, Job]:
     import jax
     import jax.numpy as jnp
@@ -124,6 +143,7 @@ def _jax_jobs(folder: Path) -> dict[str, Job]:
 
     from rsvlm_jax.interop.huggingface import load_pretrained
     from rsvlm_jax.nn import causal_segment_mask
+    from rsvlm_jax.run.pretrained import open_pretrained
     from rsvlm_jax.train.losses import mean, text_loss
 
     def hidden_of(model: Any, tokens: Any) -> Any:
@@ -161,6 +181,16 @@ def _jax_jobs(folder: Path) -> dict[str, Job]:
 
     llama = load_pretrained(folder / "llama")
 
+    def decoder(name: str, rows: int) -> Job:
+        loaded = open_pretrained(folder / name)
+        ids = _prompt(name, rows)
+
+        def job() -> float:
+            made = loaded.generate(ids, max_new_tokens=NEW, ends=())
+            return _mark(np.asarray(made.tokens))
+
+        return job
+
     @jax.jit
     def prefill(params: Any) -> Any:
         model = nnx.merge(llama.graphdef, params)
@@ -170,6 +200,7 @@ def _jax_jobs(folder: Path) -> dict[str, Job]:
         "prefill": lambda: float(np.abs(np.asarray(prefill(llama.params))).mean()),
         "llama_train": trainer("llama", text_mean),
         "vit_train": trainer("vit", lambda model: jnp.square(model(images)).mean()),
+        **{job: decoder(*of) for job, of in DECODE.items()},
     }
 
 
@@ -201,6 +232,20 @@ def _torch_jobs(folder: Path) -> dict[str, Job]:
             made = llama(input_ids=prompt, use_cache=False, logits_to_keep=1)
         return float(made.logits.abs().mean())
 
+    def decoder(name: str, rows: int) -> Job:
+        model = transformers.LlamaForCausalLM.from_pretrained(folder / name).eval()
+        ids = torch.from_numpy(_prompt(name, rows))
+
+        def job() -> float:
+            with torch.no_grad():
+                made = model.generate(
+                    ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW,
+                    min_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=0,
+                )  # fmt: skip
+            return _mark(made[:, ids.shape[1] :].numpy())
+
+        return job
+
     def states(model: Any) -> Any:
         made = model(pixel_values=pixels, output_hidden_states=True)
         return made.hidden_states[-1].square().mean()
@@ -209,6 +254,7 @@ def _torch_jobs(folder: Path) -> dict[str, Job]:
         "prefill": prefill,
         "llama_train": trainer("llama", lambda m: m(input_ids=text, labels=text).loss),
         "vit_train": trainer("vit", states),
+        **{job: decoder(*of) for job, of in DECODE.items()},
     }
 
 

@@ -20,8 +20,9 @@ class Options:
     """Directory, file, or asset:stories260k."""
     target: Positional[Path]
     """Directory that does not exist yet; for a projector by itself a .safetensors file."""
-    to: Literal["hf", "llava"] = "hf"
-    """A directory of transformers (4.x and 5.x), or the layout of LLaVA's own code."""
+    to: Literal["hf", "llava", "peft"] = "hf"
+    """A directory of transformers (4.x and 5.x), the layout of LLaVA's own code, or the LoRA of a
+    run by itself."""
     part: Literal["decoder", "vision"] | None = None
     """Write one tower of a whole model."""
     dtype: Literal["float32", "bfloat16"] | None = None

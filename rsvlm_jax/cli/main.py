@@ -21,9 +21,11 @@ from typing import Any
 VERBS = {
     "demo": "the main job on a shipped real cube: train, evaluate, map, ask",
     "train": "train an experiment; resumes by itself",
+    "features": "what a frozen vision tower makes of the images of an experiment, once",
     "predict": "a wall-to-wall map of a cube, with its interval",
     "evaluate": "metrics of a run on held-out windows, beside baselines",
-    "generate": "ask a run questions about places in a cube",
+    "generate": "prompts in bulk, as JSON lines; restartable",
+    "chat": "talk about pictures, or about places of a cube",
     "convert": "checkpoints between formats: Hugging Face, LLaVA, OpenCLIP, llama2.c, runs",
     "cube": "make, info, validate, show, folds, copy",
     "doctor": "what is installed, what devices, what works",
@@ -69,7 +71,7 @@ OUTPUT = (
 )
 """What the system says of a full disk, of missing rights and of a place that cannot be."""
 
-COMPUTING = ("demo", "train", "predict", "evaluate")
+COMPUTING = ("demo", "train", "features", "predict", "evaluate", "generate", "chat")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -83,6 +83,6 @@ class Bars:
 
 
 def _note(name: str, value: float) -> str:
-    if name == "samples_per_second":
-        return f"{value:.0f} samples/s"
+    if name.endswith("_per_second"):
+        return f"{value:.0f} {name.removesuffix('_per_second')}/s"
     return f"{name} {value:.4g}"

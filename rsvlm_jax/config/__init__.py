@@ -1,6 +1,7 @@
 """Configuration: frozen dataclasses, presets and their JSON form. Imports no JAX, no NumPy."""
 
 from .bands import BandKind, BandSetSpec, BandSpec
+from .conversation import TEMPLATES, ConversationConfig, ImageConfig, Template
 from .errors import (
     CheckpointError,
     ConfigError,
@@ -12,17 +13,23 @@ from .errors import (
 from .experiment import (
     DataConfig,
     Experiment,
-    GroupConfig,
     LossConfig,
     MeshConfig,
-    OptimizerConfig,
     SplitConfig,
     TargetConfig,
     TrainConfig,
 )
+from .generation import GenerationConfig
 from .io import from_dict, from_json, strict_json, to_dict, to_json
 from .language import DecoderConfig, GPT2Config, LlamaConfig, RopeScaling
-from .lora import DECODER_LINEARS, LORA_ONLY, LoraConfig, LoraOverride
+from .lora import (
+    DECODER_LINEARS,
+    DECODER_WEIGHTS,
+    FROZEN_CODES,
+    LORA_ONLY,
+    LoraConfig,
+    LoraOverride,
+)
 from .model import (
     HeadConfig,
     InputConfig,
@@ -32,7 +39,8 @@ from .model import (
     TemporalConfig,
     VLMConfig,
 )
-from .presets import PRESETS, STORIES260K, llava15_7b, llava15_13b, nano
+from .optimizer import GroupConfig, OptimizerConfig
+from .presets import EVA_G, PRESETS, STORIES260K, llava15_7b, llava15_13b, nano
 from .resampler import (
     ConnectorConfig,
     PerceiverConfig,
@@ -52,9 +60,13 @@ from .vision import (
 
 __all__ = [
     "DECODER_LINEARS",
+    "DECODER_WEIGHTS",
+    "EVA_G",
+    "FROZEN_CODES",
     "LORA_ONLY",
     "PRESETS",
     "STORIES260K",
+    "TEMPLATES",
     "BandKind",
     "BandSetSpec",
     "BandSpec",
@@ -62,6 +74,7 @@ __all__ = [
     "ConfigError",
     "ConnectorConfig",
     "ConvNextConfig",
+    "ConversationConfig",
     "DataConfig",
     "DataError",
     "DecoderConfig",
@@ -69,8 +82,10 @@ __all__ = [
     "Experiment",
     "FeatureJoin",
     "GPT2Config",
+    "GenerationConfig",
     "GroupConfig",
     "HeadConfig",
+    "ImageConfig",
     "InputConfig",
     "LlamaConfig",
     "LoraConfig",
@@ -93,6 +108,7 @@ __all__ = [
     "SpectralConfig",
     "SplitConfig",
     "TargetConfig",
+    "Template",
     "TemporalConfig",
     "TrainConfig",
     "VLMConfig",

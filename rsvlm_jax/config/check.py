@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 
 from .errors import ConfigError
 
@@ -19,14 +20,29 @@ def positive(config: object, *fields: str) -> None:
 def one_of(value: object, known: tuple[str, ...], where: str) -> None:
     """Refuse a word that is none of those known, with the nearest."""
     if value not in known:
-        near = difflib.get_close_matches(str(value), known, n=1)
         raise ConfigError(
             "unknown choice",
             where=where,
             expected=" | ".join(known),
             found=repr(value),
-            remedy=f"did you mean {near[0]!r}?" if near else None,
+            remedy=near_or_none(str(value), known),
         )
+
+
+def near_or_none(word: str, known: tuple[str, ...]) -> str | None:
+    """The remedy that names the nearest known word, if one is near."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else None
+
+
+def regex(pattern: str, where: str) -> None:
+    """Refuse what is no regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as e:
+        raise ConfigError(
+            f"not a regular expression ({e})", where=where, found=repr(pattern)
+        ) from e
 
 
 def divides(config: object, part: str, whole: str) -> None:

@@ -35,6 +35,16 @@ class RsvlmError(Exception):
             line += f"; {remedy}"
         super().__init__(" ".join(line.split()))
 
+    def at(self, place: object) -> RsvlmError:
+        """The same error, with the place (file, entry) that its finder did not know."""
+        return type(self)(
+            self.what,
+            where=place if self.where is None else f"{place}, {self.where}",
+            expected=self.expected,
+            found=self.found,
+            remedy=self.remedy,
+        )
+
 
 class ConfigError(RsvlmError):
     """A wrong option, key, value or combination (exit code 2)."""

@@ -11,8 +11,12 @@ import re
 from typing import Literal
 
 from .check import one_of
+from .conversation import ConversationConfig
 from .errors import ConfigError
+from .lora import LORA_ONLY, LoraConfig
 from .model import VLMConfig
+from .optimizer import OptimizerConfig
+from .tiny import tiny_conversations, tiny_lora, tiny_model, tiny_optimizer, tiny_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +93,9 @@ class DataConfig:
       mixture: further cubes that training windows come from, each with its weight beside the 1 of
         `cube`. They need the same inputs and target, and are split in the same way; statistics
         and evaluation are of `cube` alone.
+      tokenizer: "asset:stories260k", or the directory of the decoder's (Hugging Face). `<image>`
+        and `<reg>` get the ids after its last one, so `vocab_size` is its size and two, or that
+        rounded up to a multiple of 64.
     """
 
     cube: str = "sample:slovenia_s2"
@@ -105,6 +112,7 @@ class DataConfig:
     blocks: int = 16
     buckets: tuple[int, ...] = ()
     mixture: tuple[tuple[str, float], ...] = ()
+    tokenizer: str = "asset:stories260k"
 
     def __post_init__(self) -> None:
         if self.window < 1 or self.stride < 1:
@@ -140,50 +148,6 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupConfig:
-    """Learning rate of the parameters whose path matches a regular expression.
-
-    Attributes:
-      pattern: searched in the parameter path, e.g. "^decoder/". The first match wins.
-      scale: factor on the learning rate; 0 freezes.
-    """
-
-    pattern: str
-    scale: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with warm-up and cosine decay to zero, or SGD for exactness tests."""
-
-    kind: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 1e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.05
-    b1: float = 0.9
-    b2: float = 0.99
-    clip_norm: float = 1.0
-    groups: tuple[GroupConfig, ...] = ()
-    ema: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.learning_rate < 10:
-            raise ConfigError(
-                "implausible learning rate",
-                where="OptimizerConfig.learning_rate",
-                expected="between 0 and 10",
-                found=self.learning_rate,
-            )
-        if not 0 <= self.warmup < 1:
-            raise ConfigError(
-                "warm-up is a share of the steps",
-                where="OptimizerConfig.warmup",
-                expected="0 <= warmup < 1",
-                found=self.warmup,
-            )
-
-
-@dataclasses.dataclass(frozen=True)
 class LossConfig:
     """Weights of the losses; each is a sum over a weight, divided once.
 
@@ -201,20 +165,27 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """The loop."""
+    """The loop.
+
+    Attributes:
+      eval_every: steps between held-out losses, of conversations that are held out; 0: once, after
+        the last step.
+    """
 
     steps: int = 200
     batch_size: int = 32
     save_every: int = 100
+    eval_every: int = 0
     log_every: int = 10
     keep: int = 2
     max_bad_steps: int = 5
     seed: int = 0
 
     def __post_init__(self) -> None:
-        names = ("steps", "batch_size", "save_every", "log_every", "keep", "max_bad_steps")
+        names = ("steps", "batch_size", "save_every", "log_every", "keep")
         # With max_bad_steps=0 the first bad step ends the run.
-        lowest = {name: 0 if name == "max_bad_steps" else 1 for name in names}
+        lowest = {**dict.fromkeys(names, 1), "eval_every": 0, "max_bad_steps": 0}
+        names = tuple(lowest)
         wrong = [name for name in names if getattr(self, name) < lowest[name]]
         if wrong:
             raise ConfigError(
@@ -279,6 +250,12 @@ class Experiment:
     """What `fit`, `describe`, `cross_validate` and `demo` take.
 
     Attributes:
+      conversations: images and what is said of them, in place of the cube of `data`; then
+        `model.inputs` is empty and there is no head. `loss`, where it is left as it is, becomes
+        that of the text.
+      lora: trains low-rank factors beside the kernels it takes. What else is trained say the
+        groups of `optimizer`; where there are none they become `LORA_ONLY`, which freezes all else.
+      base: how kernels that LoRA takes are stored, frozen: as they are, or quantised (QLoRA).
       init_from: checkpoints that the model starts from: "asset:stories260k" for the shipped
         decoder, a run directory, a directory of Hugging Face or LLaVA (all towers that both have),
         or several by tower, "vision=DIR,connector=FILE,decoder=DIR". A file is an OpenCLIP tower
@@ -298,24 +275,83 @@ class Experiment:
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = MeshConfig()
+    conversations: ConversationConfig | None = None
+    lora: LoraConfig | None = None
+    base: Literal["float", "int8", "nf4"] = "float"
     init_from: str | None = None
     init_missing: Literal["init", "error"] = "init"
     allow_pickle: bool = False
 
     def __post_init__(self) -> None:
+        one_of(self.base, ("float", "int8", "nf4"), "Experiment.base")
+        if self.lora is not None and not self.optimizer.groups:
+            resolved = dataclasses.replace(self.optimizer, groups=LORA_ONLY)
+            object.__setattr__(self, "optimizer", resolved)
+        if self.base != "float" and self.lora is None:
+            raise ConfigError(
+                "a quantised base cannot be trained",
+                where="Experiment.base",
+                expected="float, or a LoraConfig in Experiment.lora",
+                found=self.base,
+            )
+        if self.conversations is not None and (self.model.inputs or self.model.head is not None):
+            raise ConfigError(
+                "conversations are of plain images",
+                where="Experiment.model",
+                expected="inputs=(), head=None",
+                found=f"{len(self.model.inputs)} inputs and "
+                + ("a head" if self.model.head is not None else "no head"),
+            )
+        if self.conversations is not None:
+            self._check_conversations(self.conversations)
         if self.init_from is not None:
             init_sources(self.init_from)
 
+    def _check_conversations(self, config: ConversationConfig) -> None:
+        if self.loss == LossConfig():
+            object.__setattr__(self, "loss", LossConfig(text=1.0, huber=0.0, scale=0.0))
+        if self.loss.huber or self.loss.scale or not self.loss.text:
+            raise ConfigError(
+                "conversations have no numbers to learn",
+                where="Experiment.loss",
+                expected="text > 0, huber=0, scale=0",
+                found=self.loss,
+            )
+        if config.features is not None and self.init_from is None:
+            raise ConfigError(
+                "features of a tower that starts anew",
+                where="ConversationConfig.features",
+                expected="None, or Experiment.init_from with the tower that they were made by",
+                found=config.features,
+            )
+
     def tiny(self) -> Experiment:
-        """The same experiment in seconds on a CPU: a few steps of small batches."""
+        """The same experiment in seconds on a CPU: a few steps of small batches.
+
+        One of conversations gets a tiny model of the same kind, on one device, and the shipped
+        sample (`rsvlm_jax.config.tiny`); nothing that its pages name has to be there.
+        """
+        small = 8 if self.conversations is None else 4
         train = dataclasses.replace(
             self.train,
             steps=min(self.train.steps, 6),
-            batch_size=min(self.train.batch_size, 8),
+            batch_size=min(self.train.batch_size, small),
             save_every=3,
             log_every=1,
         )
-        cube = self.data.cube.replace("world:full", "world:small")
+        if self.conversations is None:
+            cube = self.data.cube.replace("world:full", "world:small")
+            data = dataclasses.replace(self.data, cube=cube)
+            return dataclasses.replace(self, train=train, data=data)
+        model = tiny_model(self.model, self.base)
         return dataclasses.replace(
-            self, train=train, data=dataclasses.replace(self.data, cube=cube)
+            self,
+            train=train,
+            model=model,
+            conversations=tiny_conversations(self.conversations, model),
+            lora=None if self.lora is None else tiny_lora(self.lora),
+            optimizer=tiny_optimizer(self.optimizer, self.model),
+            mesh=MeshConfig(),
+            init_from=tiny_start(model),
+            init_missing="init",
         )

@@ -12,13 +12,20 @@ import dataclasses
 import math
 import re
 
-from .check import positive
+from .check import positive, regex
 from .errors import ConfigError
-from .experiment import GroupConfig
+from .optimizer import GroupConfig
 
 DECODER_LINEARS = r"^(decoder/)?layers/.+/kernel$"
 """LLaVA's habit: every Linear of the language model but its head; nothing of the vision tower or
 the connector. In a model that is one tower (a `Llama`, a ViT): every Linear of its layers."""
+
+DECODER_WEIGHTS = r"^(decoder/)?(layers/.+/kernel|lm_head/kernel|embed/embedding)$"
+"""Of a language model, all that can be quantised (in int8): its table of tokens and its head too.
+In a model that is one tower."""
+
+FROZEN_CODES = GroupConfig(r"(kernel|embedding)_(int8|nf4|scale)$", 0.0)
+"""Of `OptimizerConfig.groups`: put it before a pattern that would take a quantised tower."""
 
 LORA_ONLY = (GroupConfig(r"_lora_[ab]$"), GroupConfig(r"", 0.0))
 """`OptimizerConfig.groups` that train LoRA and freeze all else. LLaVA trains its connector too, at
@@ -35,7 +42,7 @@ class LoraOverride:
 
     def __post_init__(self) -> None:
         _check(self)
-        _regex(self.pattern, "LoraOverride.pattern")
+        regex(self.pattern, "LoraOverride.pattern")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +68,7 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         _check(self)
-        _regex(self.targets, "LoraConfig.targets")
+        regex(self.targets, "LoraConfig.targets")
 
     def takes(self, path: str) -> bool:
         """Whether the kernel at `path` gets LoRA, if it is that of a Linear."""
@@ -90,12 +97,3 @@ def _check(config: LoraConfig | LoraOverride) -> None:
     if not 0 < config.alpha < math.inf:
         where = f"{type(config).__name__}.alpha"
         raise ConfigError("not a scale", where=where, expected="> 0", found=config.alpha)
-
-
-def _regex(pattern: str, where: str) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as e:
-        raise ConfigError(
-            f"not a regular expression ({e})", where=where, found=repr(pattern)
-        ) from e

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .language import LlamaConfig
 from .model import HeadConfig, InputConfig, TemporalConfig, VLMConfig
 from .resampler import ConnectorConfig
-from .vision import ViTConfig
+from .vision import CLIP_MEAN, CLIP_STD, Dinov2Config, ViTConfig
 
 STORIES260K = LlamaConfig(
     vocab_size=514,  # 512 of the checkpoint, then <image>, <reg>
@@ -18,6 +18,26 @@ STORIES260K = LlamaConfig(
     tie_embeddings=True,
 )
 """A. Karpathy's 260k-parameter TinyStories model (`rsvlm_jax/assets`), two tokens added."""
+
+EVA_G = Dinov2Config(
+    image_size=224,
+    table_size=224,
+    width=1408,
+    layers=39,
+    heads=16,
+    mlp_dim=6144,
+    layer_scale=1.0,
+    keep_cls=True,
+    mean=CLIP_MEAN,
+    std=CLIP_STD,
+)
+"""EVA-CLIP's ViT-g/14 as BLIP-2, InstructBLIP and MiniGPT use it (39 of its 40 layers).
+
+Not a `ViTConfig`: it has a patch bias and no norm before its layers. It is DINOv2's transformer
+with layer scales of one (frozen, they stay so) and, in its checkpoints, keys without bias: the last
+hidden state is that of `transformers.InstructBlipVisionModel` (tests/parity/test_eva.py). What
+follows there, a LayerNorm between tower and Q-Former (`ln_vision`), is not built, and no table
+reads its weights yet."""
 
 
 def nano(inputs: tuple[InputConfig, ...] = (), *, image_size: int = 8, patch_size: int = 4):

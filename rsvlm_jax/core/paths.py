@@ -5,6 +5,7 @@ Sharding rules, weight tables, optimiser groups and checkpoints all speak of the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,28 @@ import jax
 LORA_A, LORA_B = "_lora_a", "_lora_b"
 """What the paths of LoRA's factors have after the path of their kernel."""
 
+INT8, NF4, SCALE = "_int8", "_nf4", "_scale"
+"""What the paths of a quantised array's codes and scales have after the path that it had."""
+
+NF4_BLOCK = 64
+"""Inputs that share a scale in nf4; they are never parted."""
+
+_BESIDE = re.compile(r"(?<=kernel)_(lora_[ab]|int8|nf4|scale)$|(?<=embedding)_(int8|scale)$")
+
 
 def base_path(path: str) -> str:
-    """The path of the kernel that a LoRA factor belongs to; any other path is its own."""
-    return path.removesuffix(LORA_A).removesuffix(LORA_B)
+    """The path of the array that a LoRA factor, codes or scales belong to; else the path itself."""
+    return _BESIDE.sub("", path)
+
+
+def is_lora(path: str) -> bool:
+    """Whether a factor of LoRA has this path."""
+    return path.endswith((LORA_A, LORA_B))
+
+
+def is_quantized(path: str) -> bool:
+    """Whether codes or scales of a quantised array have this path."""
+    return base_path(path) != path and not is_lora(path)
 
 
 def path_str(path: tuple[Any, ...]) -> str:

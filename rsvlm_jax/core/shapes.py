@@ -12,6 +12,6 @@ C is always spectral bands, D always model width. Layers that do not care where 
 from call their axes B, S, D.
 """
 
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Int8, Shaped, UInt8
 
-__all__ = ["Array", "Bool", "Float", "Int", "Shaped"]
+__all__ = ["Array", "Bool", "Float", "Int", "Int8", "Shaped", "UInt8"]

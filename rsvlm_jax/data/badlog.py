@@ -2,7 +2,8 @@
 
     {"sample": 6, "cube": "/data/x.zarr", "window": [8, 16, 8], "reason": "corrupt chunk in ..."}
 
-`window` is row, column and edge on the cube's grid. Not here: how many are borne (`source`).
+`window` is row, column and edge on the cube's grid; null for a conversation, whose file stands in
+place of the cube. Not here: how many are borne (`source`).
 """
 
 from __future__ import annotations
@@ -49,4 +50,4 @@ def read_bad(path: str | os.PathLike[str]) -> list[BadSample]:
     except FileNotFoundError:
         return []
     rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [BadSample(**{**row, "window": tuple(row["window"])}) for row in rows]
+    return [BadSample(**{**row, "window": row["window"] and tuple(row["window"])}) for row in rows]

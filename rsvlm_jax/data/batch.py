@@ -70,10 +70,13 @@ class Images:
     Attributes:
       pixels: as the vision tower reads them: resized and normalised.
       of: the row of `pixels` that is the i-th image of a prompt; -1 where it has fewer.
+      features: in place of `pixels`: what the tower makes of them, before any resampler. Computed
+        once for a tower that is not trained.
     """
 
-    pixels: Float[Array, "F H W 3"]
+    pixels: Float[Array, "F H W 3"] | None
     of: Int[Array, "B I"]
+    features: Float[Array, "F P Dv"] | None = None
 
 
 @pytree_dataclass

@@ -1,7 +1,7 @@
 """The processor: everything between raw reads and a `Batch`, and between a number and its words.
 
-It is saved in every run directory as a folder of two files, `processor.json` and
-`tokenizer.json`, and is all that prediction needs beside the weights: which bands in which order
+It is saved in every run directory as a folder, `processor.json` and the tokenizer's files, and is
+all that prediction needs beside the weights: which bands in which order
 with which scale, what the target is, how a prompt is laid out, the calibration scores.
 
     raw windows [B,T,C,H,W] + validity + dates --observation--> Observation
@@ -266,7 +266,7 @@ class Processor:
         return dataclasses.replace(self, conformal=values)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write `processor.json` and `tokenizer.json`; see `rsvlm_jax.data.saved`."""
+        """Write `processor.json` and the tokenizer's files; see `rsvlm_jax.data.saved`."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del fields["tokenizer"]
         state = saved.Saved(tokenizer_sha256=self.tokenizer.digest(), **fields)

@@ -26,11 +26,14 @@ Sample = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class BadSample:
-    """A window that could not be read: its row, where it lies, and why (one line)."""
+    """A window that could not be read: its row, where it lies, and why (one line).
+
+    Of a conversation: its number, its file, and None.
+    """
 
     sample: int
     cube: str
-    window: tuple[int, int, int]
+    window: tuple[int, int, int] | None
     reason: str
 
 

@@ -1,4 +1,4 @@
-"""The processor's folder: `processor.json` and `tokenizer.json`, written whole, read strictly."""
+"""The processor's folder: `processor.json` and the tokenizer's, written whole, read strictly."""
 
 from __future__ import annotations
 
@@ -43,13 +43,12 @@ class Saved:
 
 
 def write(saved: Saved, tokenizer: Tokenizer, directory: str | os.PathLike[str]) -> None:
-    """Both files, each replaced in one step; `processor.json` last."""
+    """All files, each replaced in one step; `processor.json` last."""
     folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (("tokenizer.json", tokenizer.text), ("processor.json", to_json(saved))):
-        part = folder / f".{name}.part"
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, folder / name)
+    tokenizer.save(folder)
+    part = folder / ".processor.json.part"
+    part.write_text(to_json(saved), encoding="utf-8")
+    os.replace(part, folder / "processor.json")
 
 
 def read(directory: str | os.PathLike[str]) -> tuple[Saved, Tokenizer]:
@@ -75,7 +74,7 @@ def read(directory: str | os.PathLike[str]) -> tuple[Saved, Tokenizer]:
     if missing:
         raise ConfigError("missing keys", where=str(path), expected=", ".join(missing))
     saved = from_dict(Saved, data, where=str(path))
-    tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_directory(folder)
     # Size before digest: it says more about what is wrong.
     if saved.config.decoder is not None:
         tokenizer.check_table(saved.config.decoder.vocab_size)

@@ -66,7 +66,8 @@ def ids_of(
     Raises:
       DataError: an empty question, or one that holds a placeholder; an answer with two `<reg>`.
     """
-    ids = [tokenizer.bos] + [tokenizer.image] * visual
+    ids = [] if tokenizer.bos is None else [tokenizer.bos]
+    ids += [tokenizer.image] * visual
     if question is None and answer is None:
         ids += [tokenizer.reg] * reg
         return ids, [0.0] * len(ids)
@@ -171,8 +172,7 @@ def _fixed(value: float, decimals: int) -> str:
 
 def _words(tokenizer: Tokenizer, text: str, where: str) -> list[int]:
     ids = tokenizer.encode(text)
-    special = {tokenizer.bos, tokenizer.eos, tokenizer.image, tokenizer.reg}
-    if special.intersection(ids):
+    if not tokenizer.control.isdisjoint(ids):
         raise DataError(
             f"a placeholder in the {where}",
             where=where,

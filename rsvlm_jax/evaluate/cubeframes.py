@@ -213,6 +213,33 @@ def quicklook(cube: Cube, side: int = 600) -> tuple[np.ndarray | None, str]:
     return image, f"{name}, {', '.join(s.name for s in slots)}, {when}"
 
 
+def picture(cube: Cube, at: tuple[int, int] | None, side: int = 336) -> tuple[np.ndarray, str]:
+    """A picture for a model of images, u8 [h,w,3], and what it shows; black where unknown.
+
+    The first frame of the clearest date, each channel from its 2nd to its 98th percentile.
+
+    Args:
+      at: row and column of the upper left pixel of `side` pixels; None: the whole cube, thinned.
+
+    Raises:
+      DataError: nothing that makes frames, or nothing valid there.
+    """
+    if at is None:
+        image, caption = quicklook(cube, side)
+    else:
+        names = _with_frames(cube)
+        found = cube_frames(cube, names[0], SpectralConfig(), dates=None, size=side, at=at)
+        t = int(found.valid[:, 0].mean(axis=(1, 2)).argmax())
+        image = np.where(found.valid[t, 0][..., None], found.pixels[t, 0], np.nan)
+        slots = _slots(found.plan.describe(), found.plan.groups[0].name)
+        caption = f"{names[0]}, {', '.join(s.name for s in slots)}, {found.dates[t]}, at {at}"
+    if image is None or not np.isfinite(image).any():
+        raise DataError("nothing to see", where=cube.path, expected="a valid optical or SAR pixel")
+    low, high = np.nanpercentile(image, (2, 98), axis=(0, 1))
+    scaled = (image - low) / np.where(high > low, high - low, 1)
+    return (255 * np.nan_to_num(scaled).clip(0, 1)).round().astype(np.uint8), caption
+
+
 def _observation(
     cube: Cube,
     spec: BandSetSpec,

@@ -22,15 +22,18 @@ import numpy as np
 from flax import nnx
 
 from rsvlm_jax.config import CheckpointError, ConfigError
-from rsvlm_jax.core import flat, map_with_path
+from rsvlm_jax.core import flat, is_quantized, map_with_path
+from rsvlm_jax.nn import plain_shapes, quantize
 
 from . import rows
 from .family import Family
 from .files import Checkpoint, open_checkpoint, read_json, write_checkpoint
 from .identify import family_of, known_family, read_config
+from .quantized import Codes, read
 from .tokens import check_tokenizer
 
 __all__ = [
+    "Codes",
     "Imported",
     "Report",
     "assemble",
@@ -98,6 +101,7 @@ def load_pretrained(
     may_lack: Iterable[str] = (),
     adjust: Callable[[Any], Any] | None = None,
     allow_pickle: bool = False,
+    codes: Codes | None = None,
     seed: int = 0,
 ) -> Imported:
     """Read a directory with config.json and weights.
@@ -111,10 +115,12 @@ def load_pretrained(
       adjust: the config that was read -> the one that is built (other feature layers, no pooler).
         Tensors of parts that it switches off are ignored, and listed.
       allow_pickle: see `rsvlm_jax.interop.files.open_checkpoint`.
+      codes: quantise while reading, layer by layer.
       seed: of what is initialised.
 
     Raises:
       CheckpointError: one line with the file, what was expected and what was found.
+      ConfigError: weights that cannot be quantised so.
     """
     folder = Path(folder)
     if folder.is_file():
@@ -132,8 +138,9 @@ def load_pretrained(
     check_tokenizer(folder, config)
     checkpoint = open_checkpoint(folder, allow_pickle=allow_pickle)
     return assemble(
-        family, config, checkpoint, dtype=dtype, place=place, may_lack=may_lack, seed=seed
-    )
+        family, config, checkpoint,
+        dtype=dtype, place=place, may_lack=may_lack, codes=codes, seed=seed,
+    )  # fmt: skip
 
 
 def assemble(
@@ -144,6 +151,7 @@ def assemble(
     dtype: Any = None,
     place: Callable[[Tree], Tree] | None = None,
     may_lack: Iterable[str] = (),
+    codes: Codes | None = None,
     seed: int = 0,
 ) -> Imported:
     """The model of a config with the numbers of a checkpoint; arguments as in `load_pretrained`.
@@ -154,7 +162,8 @@ def assemble(
     stored = _dtype(dtype)
 
     def build(seed: Any) -> nnx.Module:
-        return family.build(config, nnx.Rngs(jax.random.key(seed)))
+        model = family.build(config, nnx.Rngs(jax.random.key(seed)))
+        return model if codes is None else quantize(model, codes.kind, targets=codes.targets)
 
     try:
         graphdef, state = nnx.split(nnx.eval_shape(lambda: build(0)), nnx.Param)
@@ -163,13 +172,17 @@ def assemble(
             "no model can be built of this config", where=checkpoint.path,
             expected="sizes of a model", found=f"{type(e).__name__}: {e}",
         ) from e  # fmt: skip
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, stored), nnx.to_pure_dict(state))
+
+    def shape(path: str, x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype if is_quantized(path) else stored)
+
+    shapes = map_with_path(shape, nnx.to_pure_dict(state))
     theirs = _canonical(family, checkpoint)
     ours = flat(shapes)
     found = rows.match(
         family.table(config),
         {name: tuple(x.shape) for name, x in theirs.items()},
-        {path: tuple(x.shape) for path, x in ours.items()},
+        {path: tuple(x.shape) for path, x in plain_shapes(ours).items()},
         where=str(checkpoint.path),
         ignore=family.ignore,
         may_lack=may_lack,
@@ -183,9 +196,9 @@ def assemble(
             path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[path])
             for path, x in ours.items()
         }
-    made = dict(rows.read(found, theirs, ours))
+    made = dict(read(found, theirs, ours))
     if found.missing:
-        made |= _initialise(build, {p: ours[p] for p in found.missing}, seed)
+        made |= _initialise(build, {p: ours[p] for p in ours.keys() - made.keys()}, seed)
     ignored = (*found.ignored, *(copy for copy, _ in found.copies))
     report = Report(len(found.names), ignored, found.missing)
     params = map_with_path(lambda path, _: made[path], shapes)
@@ -211,13 +224,19 @@ def save_pretrained(
       shard_bytes: of one file at most.
 
     Raises:
-      CheckpointError: an unknown class, a model that it cannot hold, or a folder that holds a
-        checkpoint already.
+      CheckpointError: an unknown class, a model that it cannot hold, quantised weights, or a folder
+        that holds a checkpoint already.
     """
     folder = Path(folder)
     family = known_family(architecture)
     table = family.table(config)
     arrays = flat(params)
+    coded = next(filter(is_quantized, arrays), None)
+    if coded is not None:
+        raise CheckpointError(
+            "quantised weights cannot be written in this format", where=coded,
+            remedy="write dequantize_params(params)",
+        )  # fmt: skip
     if dtype is None:
         kinds = {np.dtype(x.dtype) for x in arrays.values()}
         dtype = np.dtype(jnp.float32) if len(kinds) > 1 else kinds.pop()

@@ -43,6 +43,7 @@ __all__ = [
     "patch_kernel",
     "prefixed",
     "read",
+    "read_layers",
     "write",
     "written_shapes",
 ]
@@ -232,6 +233,23 @@ def read(
         )
 
 
+def read_layers(
+    found: Match, theirs: Mapping[str, Lazy], path: str, room: np.ndarray
+) -> Iterator[np.ndarray]:
+    """One of our arrays, whole, a layer at a time; all of it, where it is not stacked.
+
+    Args:
+      room: [n] in the dtype that is wanted, n the size of a layer at least: each lies there, until
+        the next.
+    """
+    row, names = found.sources[path]
+    for name in names:
+        made = row.how.read(np.asarray(theirs[name][_part(row, theirs[name].shape)]))
+        out = room[: made.size].reshape(made.shape)
+        put(out, made)
+        yield out
+
+
 def write(table: Table, ours: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     """Their arrays, by name, from ours (any arrays that NumPy reads), one in memory at a time.
 
@@ -353,14 +371,19 @@ def _piece(row: Row, source: Lazy, index: Index, shape: Shape) -> np.ndarray:
     """`index` of one layer's array of ours, from as little of theirs as the transform allows."""
     whole = all(s == slice(0, n, 1) for s, n in zip(index, shape, strict=True))
     narrow = None if whole or row.how.index is None else row.how.index(index)
-    window = [slice(None)] * len(source.shape) if narrow is None else list(narrow)
+    made = row.how.read(np.asarray(source[_part(row, source.shape, narrow)]))
+    return made if narrow is not None or whole else made[index]
+
+
+def _part(row: Row, shape: Shape, window: Index | None = None) -> Index:
+    """`window` (None: everything) of the part of an array of theirs that a row takes."""
+    within = [slice(None)] * len(shape) if window is None else list(window)
     if row.part is not None:
         i, n = row.part
-        size = source.shape[row.axis] // n
-        start, stop, _ = window[row.axis].indices(size)
-        window[row.axis] = slice(i * size + start, i * size + stop)
-    made = row.how.read(np.asarray(source[tuple(window)]))
-    return made if narrow is not None or whole else made[index]
+        size = shape[row.axis] // n
+        start, stop, _ = within[row.axis].indices(size)
+        within[row.axis] = slice(i * size + start, i * size + stop)
+    return tuple(within)
 
 
 def _joined(group: list[Row], ours: Mapping[str, Any], layer: int | None) -> np.ndarray:

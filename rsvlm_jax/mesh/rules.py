@@ -14,7 +14,9 @@ replicated instead. The rules do so only for arrays whose odd sizes are natural 
 vocabularies) and that are small.
 
 LoRA's factors are placed by the rule of their kernel: A [in, rank] is split like the kernel's rows,
-B [rank, out] like its columns, the rank never.
+B [rank, out] like its columns, the rank never. Codes and scales of a quantised weight are placed by
+its rule too; a scale that many inputs share is on all devices that hold some of them. The inputs of
+nf4 are split by whole blocks (of 64, two inputs a byte): it is the blocks that must divide.
 
 Storage only. Where a parameter is used, the compiler gathers the "fsdp" axis layer by layer
 inside the scan; activations are placed by `rsvlm_jax.mesh.constraints`.
@@ -29,7 +31,17 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rsvlm_jax.config import ConfigError
-from rsvlm_jax.core import LORA_A, LORA_B, base_path, flat, map_with_path
+from rsvlm_jax.core import (
+    LORA_A,
+    LORA_B,
+    NF4,
+    NF4_BLOCK,
+    SCALE,
+    base_path,
+    flat,
+    is_quantized,
+    map_with_path,
+)
 
 from .constraints import ACTIVATIONS, spec_of
 
@@ -206,7 +218,13 @@ def _spec(rule: Rule, path: str, shape: tuple[int, ...], sizes: dict[str, int]) 
     elif len(dims) > 1 and path.endswith(LORA_B):
         dims[-2] = ()
     dims = [()] * (len(shape) - len(dims)) + dims
-    return spec_of(dims, shape, sizes, f"{path} (rule {rule.pattern!r}, shape {shape})")
+    where = f"{path} (rule {rule.pattern!r}, shape {shape})"
+    if path.endswith(NF4):
+        shape = (*shape[:-2], 2 * shape[-2] // NF4_BLOCK, shape[-1])
+        where = f"{where}, in blocks of {NF4_BLOCK} inputs"
+    elif is_quantized(path) and path.endswith(SCALE):
+        dims = [() if size == 1 else d for d, size in zip(dims, shape, strict=True)]
+    return spec_of(dims, shape, sizes, where)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

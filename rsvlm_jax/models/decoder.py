@@ -13,14 +13,29 @@ from __future__ import annotations
 
 from typing import Any, Protocol, overload, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from rsvlm_jax.config import DecoderConfig
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
 from rsvlm_jax.mesh.constraints import constrain
-from rsvlm_jax.nn import Attention, Embed, KVCache, Turns, scan, window_mask
+from rsvlm_jax.nn import (
+    Attention,
+    Embed,
+    KVCache,
+    Linear,
+    Readable,
+    Slots,
+    Turns,
+    key_mask,
+    scan,
+    unstack,
+    window_mask,
+)
+from rsvlm_jax.nn.slots import AllSlots, by_layer, in_a_stack
 
 
 @runtime_checkable
@@ -80,18 +95,21 @@ class DecoderBlock(nnx.Module):
         x: Float[Array, "B L D"],
         mask: Bool[Array, "B 1 L S"],
         turns: Turns | None,
-        k: Float[Array, "B S Hkv Dh"],
-        v: Float[Array, "B S Hkv Dh"],
-        at: Int[Array, " B"],
-    ) -> tuple[Float[Array, "B L D"], Float[Array, "B S Hkv Dh"], Float[Array, "B S Hkv Dh"]]:
-        """As `__call__`, over this layer's cache (see `Attention.cached`)."""
-        y, k, v = self.attention.cached(self.norm1(x), mask, k, v, at, turns=turns)
+        slots: Slots,
+        at: Int[Array, ""],
+        layer: Int[Array, ""] | int | None = None,
+        prefix: Readable | None = None,
+    ) -> tuple[Float[Array, "B L D"], Slots]:
+        """As `__call__`, over slots of keys and values (see `Attention.cached`)."""
+        y, slots = self.attention.cached(
+            self.norm1(x), mask, slots, at, layer=layer, prefix=prefix, turns=turns
+        )
         x = x + y
-        return x + self.mlp(self.norm2(x)), k, v
+        return x + self.mlp(self.norm2(x)), slots
 
 
 def through_layers(
-    layers: DecoderBlock,
+    layers: nnx.Module,
     x: Float[Array, "B L D"],
     mask: Bool[Array, "#B #H L S"],
     position: Int[Array, "B L"],
@@ -101,7 +119,10 @@ def through_layers(
     window: int | None = None,
     remat: bool = False,
 ) -> tuple[Float[Array, "B L D"], KVCache | None]:
-    """Stacked blocks one after the other, and the cache with the new tokens in it.
+    """Stacked or unrolled blocks one after the other, and the cache with the new tokens in it.
+
+    A stack of slots is carried through the scan and written in place: a step reads the weights and
+    the slots once and writes one slot a layer.
 
     Args:
       mask: S is L, or the cache's slots.
@@ -117,14 +138,46 @@ def through_layers(
     cache = cache.place(position)
     if window is not None:
         mask = mask & window_mask(position, cache.position, window)
-    at = cache.length
+    x, slots = _through_slots(layers, x, mask, position, cache, turns, window)
+    return x, cache.advance(slots, by=x.shape[1])
 
-    def block(layer: DecoderBlock, x: Array, k: Array, v: Array) -> tuple[Array, tuple]:
-        x, k, v = layer.cached(x, mask, turns, k, v, at)
-        return x, (k, v)
 
-    x, (k, v) = scan(layers, block, x, cache.k, cache.v)
-    return x, cache.advance(k, v, by=x.shape[1])
+def _through_slots(
+    layers: nnx.Module,
+    x: Array,
+    mask: Array,
+    position: Array,
+    cache: KVCache,
+    turns: Turns | None,
+    window: int | None,
+) -> tuple[Array, AllSlots]:
+    """The last layer's output, and the slots of all with the new tokens in them."""
+    at, shared = cache.used, cache.shared
+    if shared is not None:
+        reach = key_mask(shared.valid)
+        if window is not None:
+            reach = reach & window_mask(position, shared.position, window)
+
+    def before(slots: Slots | None) -> Readable | None:
+        return None if slots is None else Readable(slots, reach)
+
+    if isinstance(layers, nnx.List):
+        common = (None,) * len(layers) if shared is None else by_layer(shared.slots)
+        written = []
+        for layer, own, prefix in zip(layers, by_layer(cache.slots), common, strict=True):
+            x, slots = layer.cached(x, mask, turns, own, at, prefix=before(prefix))
+            written.append(slots)
+        return x, tuple(written)
+
+    def block(layer: DecoderBlock, carry: tuple, index: Array, prefix: Slots | None) -> tuple:
+        x, slots = carry
+        return layer.cached(x, mask, turns, slots, at, index, before(prefix)), None
+
+    stack = in_a_stack(cache.slots)
+    common = None if shared is None else in_a_stack(shared.slots)
+    index = jnp.arange(stack.k.shape[0], dtype=jnp.int32)
+    carry, _ = scan(layers, block, (x, stack), index, common)
+    return carry
 
 
 def tied_scores(embed: Embed, hidden: Float[Array, "B *rest D"]) -> Float[Array, "B *rest V"]:
@@ -132,12 +185,9 @@ def tied_scores(embed: Embed, hidden: Float[Array, "B *rest D"]) -> Float[Array,
     return _placed(embed.attend(hidden))
 
 
-def head_scores(
-    kernel: Float[Array, "D V"], hidden: Float[Array, "B *rest D"]
-) -> Float[Array, "B *rest V"]:
+def head_scores(head: Linear, hidden: Float[Array, "B *rest D"]) -> Float[Array, "B *rest V"]:
     """Scores of the vocabulary by a head of its own, accumulated in float32."""
-    kernel = kernel.astype(hidden.dtype)
-    return _placed(jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32))
+    return _placed(head.scores(hidden))
 
 
 def _placed(scores: Float[Array, "B *rest V"]) -> Float[Array, "B *rest V"]:
@@ -148,3 +198,26 @@ def empty_cache(config: DecoderConfig, batch: int, slots: int, dtype: DTypeLike)
     """A cache of a decoder's shape."""
     c = config
     return KVCache.empty(c.layers, batch, slots, c.kv_heads, c.head_width, dtype)
+
+
+def unstacked(decoder: Decoder) -> Decoder:
+    """The same decoder to decode with: on one CPU device its layers one by one, else unchanged.
+
+    XLA copies a layer out of its stack before each product on a CPU, which is twice the traffic of
+    a decode step; GPUs and TPUs read it where it lies. The layers are views of the same memory
+    (`rsvlm_jax.nn.unstack`). The price is a program that is as long as the model is deep. Quantised
+    layers stay a stack: of unrolled ones XLA makes the floats before the loop, all of them.
+    """
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, nnx.Module) or isinstance(layers, nnx.List):
+        return decoder
+    for leaf in jax.tree.leaves(nnx.state(layers)):
+        if jnp.issubdtype(leaf.dtype, jnp.integer):
+            return decoder
+        if isinstance(leaf, Tracer) or {d.platform for d in leaf.devices()} != {"cpu"}:
+            return decoder
+        if len(leaf.devices()) > 1:
+            return decoder
+    other: Any = nnx.merge(*nnx.split(decoder))
+    other.layers = unstack(layers)
+    return other

@@ -110,7 +110,7 @@ class Llama(nnx.Module):
         """Scores of the vocabulary, accumulated in float32."""
         if self.lm_head is None:
             return tied_scores(self.embed, hidden)
-        return head_scores(self.lm_head.kernel[...], hidden)
+        return head_scores(self.lm_head, hidden)
 
     def empty_cache(self, batch: int, slots: int, dtype: DTypeLike) -> KVCache:
         """A cache of this decoder's shape."""

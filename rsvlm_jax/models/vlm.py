@@ -12,7 +12,8 @@ With inputs it reads a cube, without them plain images; what comes after is the 
 
 `image_slot` counts the visual tokens of its own sample on both paths. Images are first gathered to
 their prompts, whole: so the merge never leaves a sample, whose tokens may lie on another device
-than its neighbour's, and one prompt cannot read the image of another by a wrong number.
+than its neighbour's, and one prompt cannot read the image of another by a wrong number. Images may
+come as `features` that the tower made of them before; they enter at the resampler.
 
 Paths of parameters and statistics start with the tower's name: spectral, vision, resampler, pixel,
 temporal, connector, decoder, head. The module holds no mesh and no random state. Losses, logits
@@ -166,16 +167,29 @@ class VisionLanguageModel(nnx.Module):
 
     def encode_frames(self, frames: Float[Array, "F H W 3"]) -> Float[Array, "F P Dv"]:
         """Frames, normalised, to P' tokens each: tower and resampler."""
+        return self._resampled(self.tower_features(frames))
+
+    def tower_features(self, frames: Float[Array, "F H W 3"]) -> Float[Array, "F P Dv"]:
+        """What `Images.features` holds of these frames: the tower's tokens, not yet resampled."""
         if self.vision is None:
             raise ConfigError("there is no vision tower", where="VLMConfig.inputs")
-        tokens = self.vision(frames.astype(self.dtype))
+        return self.vision(frames.astype(self.dtype))
+
+    def _resampled(self, tokens: Float[Array, "F S Dt"]) -> Float[Array, "F P Dv"]:
         return tokens if self.resampler is None else self.resampler(tokens)
 
     def _of_images(self, images: Images) -> tuple[Array, Array]:
         """Each prompt's images one after the other: [B, I * P', Dv]."""
         of = jnp.asarray(images.of)
         there = of >= 0
-        tokens = self.encode_frames(jnp.asarray(images.pixels))
+        if images.features is not None:
+            tokens = self._resampled(jnp.asarray(images.features).astype(self.dtype))
+        elif images.pixels is not None:
+            tokens = self.encode_frames(jnp.asarray(images.pixels))
+        else:
+            raise DataError(
+                "images of nothing", where="Batch.images", expected="pixels or features"
+            )
         placed = jnp.take(tokens, jnp.maximum(of, 0), axis=0)  # beyond the last image: NaN
         placed = jnp.where(there[:, :, None, None], placed, jnp.zeros_like(placed))
         visual = placed.reshape(of.shape[0], of.shape[1] * tokens.shape[1], tokens.shape[2])

@@ -4,16 +4,18 @@
     linear      Linear, Embed            norm    LayerNorm, RMSNorm
     mlp         Mlp, SwiGLU              rope    rope, turns, rotate
     attention   attend, Attention        masks   causal_segment_mask, key_mask,
-    cache       KVCache                          cache_mask, window_mask
-    patch       PatchEmbed               stack   stack, scan
+    slots       Slots                            cache_mask, window_mask
+    cache       KVCache, SharedPrefix    stack   stack, unstack, scan
+    patch       PatchEmbed
     mixer       MixerBlock               lora    add_lora, split_lora, merge_lora
+    codes       int8 and nf4             quantize  quantize, quantize_params, dequantize_params
 
 Parameters are float32, kernels (in, out); every layer computes in the dtype of its input, and
 reductions (softmax, norms) run in float32.
 """
 
-from .attention import Attention, attend
-from .cache import KVCache
+from .attention import Attention, Readable, attend
+from .cache import KVCache, SharedPrefix
 from .linear import Embed, Linear
 from .lora import add_lora, merge_lora, split_lora
 from .masks import cache_mask, causal_segment_mask, key_mask, window_mask
@@ -21,8 +23,10 @@ from .mixer import MixerBlock
 from .mlp import Mlp, SwiGLU
 from .norm import LayerNorm, RMSNorm
 from .patch import PatchEmbed
+from .quantize import dequantize_params, plain_shapes, quantize, quantize_params
 from .rope import Turns, rope, rotate, turns
-from .stack import scan, stack
+from .slots import Slots
+from .stack import scan, stack, unstack
 from .variables import Stat
 
 __all__ = [
@@ -35,6 +39,9 @@ __all__ = [
     "Mlp",
     "PatchEmbed",
     "RMSNorm",
+    "Readable",
+    "SharedPrefix",
+    "Slots",
     "Stat",
     "SwiGLU",
     "Turns",
@@ -42,13 +49,18 @@ __all__ = [
     "attend",
     "cache_mask",
     "causal_segment_mask",
+    "dequantize_params",
     "key_mask",
     "merge_lora",
+    "plain_shapes",
+    "quantize",
+    "quantize_params",
     "rope",
     "rotate",
     "scan",
     "split_lora",
     "stack",
     "turns",
+    "unstack",
     "window_mask",
 ]

@@ -4,10 +4,14 @@
                                        attend -> [B,Lq,H,Dh] -> o -> [B,Lq,D]
     x or memory [B,Lk,D] -> k,v [B,Lk,Hkv,Dh]
 
-The products are plain einsums; fused kernels are a matter of the backend, not of this file.
+The products are plain einsums; fused kernels are a matter of the backend, not of this file. In
+decoding keys and values stand in slots (`rsvlm_jax.nn.slots`): those of each row, and before them
+those of a prefix that all rows share, under one softmax.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +20,10 @@ from flax import nnx
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
 from rsvlm_jax.mesh.constraints import constrain
 
-from .cache import write_slots
 from .linear import Linear
 from .norm import RMSNorm
 from .rope import Turns, rotate
+from .slots import Slots
 
 
 def attend(
@@ -49,6 +53,57 @@ def attend(
         weights = jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0.0)
     out = jnp.einsum("bhgqk,bkhd->bqhgd", weights.astype(v.dtype), v)
     return out.reshape(*out.shape[:2], heads, out.shape[-1])
+
+
+class Readable(NamedTuple):
+    """One layer's slots, those of each row or one row for all, and which a query may read."""
+
+    slots: Slots
+    mask: Bool[Array, "#B 1 #L S"]
+
+
+def attend_slots(q: Float[Array, "B L H Dh"], *parts: Readable) -> Float[Array, "B L H Dh"]:
+    """`attend` over slots that stand in several places, under one softmax.
+
+    A part of one row is read once for all rows: its product has the queries of all of them.
+    """
+    b, length, heads, _ = q.shape
+    scores = [_scores(q, part) for part in parts]
+    masks = [part.mask[:, :, :, None] for part in parts]
+    floor = jnp.finfo(jnp.float32).min
+    scores = [jnp.where(m, s, floor) for m, s in zip(masks, scores, strict=True)]
+    top = [s.max(axis=-1, keepdims=True) for s in scores]
+    top = jax.lax.stop_gradient(jnp.max(jnp.stack(top), axis=0))
+    raised = [jnp.where(m, jnp.exp(s - top), 0.0) for m, s in zip(masks, scores, strict=True)]
+    total = sum(r.sum(axis=-1, keepdims=True) for r in raised)
+    total = jnp.where(total > 0, total, 1.0)
+    out = [_mix(r / total, part.slots, q.dtype) for r, part in zip(raised, parts, strict=True)]
+    out = sum(out[1:], out[0])
+    return out.transpose(0, 2, 1, 3, 4).reshape(b, length, heads, out.shape[-1])
+
+
+def _scores(q: Array, part: Readable) -> Float[Array, "B Hkv L G S"]:
+    slots = part.slots
+    kv_heads = slots.k.shape[1]
+    q = q.reshape(*q.shape[:2], kv_heads, q.shape[2] // kv_heads, q.shape[3])
+    k = slots.k.astype(q.dtype)
+    if k.shape[0] == 1:
+        scores = jnp.einsum("blhgd,hds->hblgs", q, k[0], preferred_element_type=jnp.float32)
+        scores = scores.swapaxes(0, 1)
+    else:
+        scores = jnp.einsum("blhgd,bhds->bhlgs", q, k, preferred_element_type=jnp.float32)
+    scores = scores * (q.shape[-1] ** -0.5)
+    return scores if slots.k_scale is None else scores * slots.k_scale[:, :, None, None, :]
+
+
+def _mix(weights: Float[Array, "B Hkv L G S"], slots: Slots, dtype: jnp.dtype) -> Array:
+    """Weighted sums of the values, [B,Hkv,L,G,Dh]."""
+    if slots.v_scale is not None:
+        weights = weights * slots.v_scale[:, :, None, None, :]
+    weights, v = weights.astype(dtype), slots.v.astype(dtype)
+    if v.shape[0] == 1:
+        return jnp.einsum("bhlgs,hsd->hblgd", weights, v[0]).swapaxes(0, 1)
+    return jnp.einsum("bhlgs,bhsd->bhlgd", weights, v)
 
 
 class Attention(nnx.Module):
@@ -104,16 +159,24 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "B L D"],
         mask: Bool[Array, "B 1 L S"],
-        k: Float[Array, "B S Hkv Dh"],
-        v: Float[Array, "B S Hkv Dh"],
-        at: Int[Array, " B"],
+        slots: Slots,
+        at: Int[Array, ""],
         *,
+        layer: Int[Array, ""] | int | None = None,
+        prefix: Readable | None = None,
         turns: Turns | None = None,
-    ) -> tuple[Float[Array, "B L D"], Float[Array, "B S Hkv Dh"], Float[Array, "B S Hkv Dh"]]:
-        """Self-attention over this layer's cache, into which `x` is written from slot `at` on."""
-        q, k_new, v_new = self._project(x, x, turns)
-        k, v = write_slots(k, k_new, at), write_slots(v, v_new, at)
-        return self._merge(attend(q, k.astype(q.dtype), v.astype(q.dtype), mask)), k, v
+    ) -> tuple[Float[Array, "B L D"], Slots]:
+        """Self-attention over slots, into which `x` is written from slot `at` on.
+
+        Args:
+          layer: which layer of a stack of slots this is; None where they are of one layer.
+          prefix: slots of one row that all rows read too.
+        """
+        q, k, v = self._project(x, x, turns)
+        slots = slots.write(k, v, at, layer)
+        own = Readable(slots if layer is None else slots.layer(layer), mask)
+        made = attend_slots(q, own) if prefix is None else attend_slots(q, prefix, own)
+        return self._merge(made), slots
 
     def _project(self, x: Array, memory: Array, turns: Turns | None) -> tuple[Array, Array, Array]:
         q = self._split(self.q(x), self.heads)

@@ -2,6 +2,8 @@
 
 Kernels are (in, out). Master weights stay as they are stored (float32); every layer computes in
 the dtype of its input, so the caller chooses the compute dtype by casting what it passes in.
+
+`rsvlm_jax.nn.quantize` puts codes and scales in the place of a kernel or of a table of tokens.
 """
 
 from __future__ import annotations
@@ -10,8 +12,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer, lecun_normal, normal
+from jax.typing import DTypeLike
 
 from rsvlm_jax.core.shapes import Array, Float, Int
+
+from .codes import attend_int8, matmul_int8, matmul_nf4, take_int8
 
 
 def expand_last(
@@ -30,9 +35,13 @@ class Linear(nnx.Module):
       init: of the kernel; variance 1 / d_in unless given.
 
     `rsvlm_jax.nn.add_lora` puts two factors beside the kernel; their product is added to it.
+    Quantised, a layer has no `kernel`, but `kernel_int8` or `kernel_nf4` and `kernel_scale`.
     """
 
-    # Of the class: a layer without LoRA has the same definition as if there were no LoRA.
+    # Of the class: a layer without them has the same definition as if they did not exist.
+    kernel_int8: nnx.Param | None = None
+    kernel_nf4: nnx.Param | None = None
+    kernel_scale: nnx.Param | None = None
     kernel_lora_a: nnx.Param | None = None
     kernel_lora_b: nnx.Param | None = None
     lora_scale: float = 1.0
@@ -50,16 +59,43 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(make(rngs.params(), (d_in, d_out), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((d_out,), jnp.float32)) if bias else None
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the kernel, also where it is quantised: (*stacked, in, out)."""
+        if self.kernel_nf4 is not None:
+            *stacked, half, d_out = self.kernel_nf4.shape
+            return (*stacked, 2 * half, d_out)
+        return tuple((self.kernel if self.kernel_int8 is None else self.kernel_int8).shape)
+
     def __call__(self, x: Float[Array, "*shape I"]) -> Float[Array, "*shape O"]:
-        y = x @ self.kernel[...].astype(x.dtype)
+        y = self._product(x, x.dtype)
         if self.kernel_lora_a is not None and self.kernel_lora_b is not None:
             low = x @ self.kernel_lora_a[...].astype(x.dtype)
             y = y + self.lora_scale * (low @ self.kernel_lora_b[...].astype(x.dtype))
         return y if self.bias is None else y + expand_last(self.bias[...], y)
 
+    def scores(self, x: Float[Array, "*shape I"]) -> Float[Array, "*shape O"]:
+        """`x @ kernel` accumulated in float32, of a language head: without bias or LoRA."""
+        return self._product(x, jnp.float32)
+
+    def _product(self, x: Array, dtype: DTypeLike) -> Array:
+        if self.kernel_scale is None:
+            kernel = self.kernel[...].astype(x.dtype)
+            return jnp.matmul(x, kernel, preferred_element_type=jnp.dtype(dtype))
+        if self.kernel_int8 is not None:
+            return matmul_int8(x, self.kernel_int8[...], self.kernel_scale[...], dtype)
+        assert self.kernel_nf4 is not None
+        return matmul_nf4(x, self.kernel_nf4[...], self.kernel_scale[...], dtype)
+
 
 class Embed(nnx.Module):
-    """A table of vectors, looked up by id. An id outside the table gives NaN, not a neighbour."""
+    """A table of vectors, looked up by id. An id outside the table gives NaN, not a neighbour.
+
+    Quantised, it has no `embedding`, but `embedding_int8` and `embedding_scale`.
+    """
+
+    embedding_int8: nnx.Param | None = None
+    embedding_scale: nnx.Param | None = None
 
     def __init__(
         self, count: int, width: int, *, rngs: nnx.Rngs, init: Initializer | None = None
@@ -68,10 +104,15 @@ class Embed(nnx.Module):
         self.embedding = nnx.Param(make(rngs.params(), (count, width), jnp.float32))
 
     def __call__(self, ids: Int[Array, "*shape"]) -> Float[Array, "*shape D"]:
+        if self.embedding_int8 is not None and self.embedding_scale is not None:
+            return take_int8(self.embedding_int8[...], self.embedding_scale[...], ids)
         return jnp.take(self.embedding[...], ids, axis=0, mode="fill", fill_value=jnp.nan)
 
     def attend(self, x: Float[Array, "*shape D"]) -> Float[Array, "*shape V"]:
         """Scores of every row of the table (a tied language head), float32."""
+        if self.embedding_int8 is not None and self.embedding_scale is not None:
+            codes, scale = self.embedding_int8[...], self.embedding_scale[...]
+            return attend_int8(x, codes, scale, jnp.float32)
         table = self.embedding[...].astype(x.dtype)
         return jax.lax.dot_general(
             x, table, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32

@@ -8,6 +8,7 @@
 
     params --split_lora--> base, lora          --merge_lora--> kernel + scale * A @ B
 
+The base may be quantised (`rsvlm_jax.nn.quantize`): QLoRA, y = x @ decode(codes) + scale * x A B.
 What is trained is the optimiser's matter (`rsvlm_jax.config.LORA_ONLY`), where factors are stored
 that of `rsvlm_jax.mesh.rules`, which places them by the path of their kernel.
 """
@@ -23,10 +24,11 @@ from jax.core import Tracer
 from jax.nn.initializers import variance_scaling
 
 from rsvlm_jax.config import ConfigError, LoraConfig
-from rsvlm_jax.core import LORA_A, LORA_B, base_path
+from rsvlm_jax.core import LORA_A, LORA_B, is_lora
 from rsvlm_jax.core.shapes import Array, Float
 
 from .linear import Linear
+from .quantize import dequantize_params
 
 M = TypeVar("M", bound=nnx.Module)
 Tree = dict[Any, Any]
@@ -73,7 +75,7 @@ def add_lora(model: M, config: LoraConfig, rngs: nnx.Rngs) -> M:
             )  # fmt: skip
         if module.kernel_lora_a is not None:
             raise ConfigError("a layer has LoRA already", where=path)
-        *stacked, d_in, d_out = module.kernel.shape
+        *stacked, d_in, d_out = module.shape
         # As PEFT: uniform within 1 / sqrt(in).
         init = variance_scaling(1 / 3, "fan_in", "uniform", batch_axis=tuple(range(len(stacked))))
         a = init(rngs.params(), (*stacked, d_in, rank), jnp.float32)
@@ -93,12 +95,15 @@ def split_lora(params: Tree) -> tuple[Tree, Tree]:
                 if part:
                     whole[key] = part
         else:
-            (base if base_path(str(key)) == str(key) else lora)[key] = value
+            (lora if is_lora(str(key)) else base)[key] = value
     return base, lora
 
 
 def merge_lora(params: Tree, config: LoraConfig) -> Tree:
     """Plain parameters: `kernel + scale * A @ B`, computed in float32, stored and placed as kernel.
+
+    Of a quantised base the result is float32, all of it: rounded to codes once more, it would no
+    longer be the model that was trained.
 
     Args:
       params: of a model after `add_lora(model, config, ...)`, as a nested dict.
@@ -106,7 +111,7 @@ def merge_lora(params: Tree, config: LoraConfig) -> Tree:
     Raises:
       ConfigError: factors of another rank than the config says, or that it does not take.
     """
-    return _merge(params, config, "")
+    return _merge(dequantize_params(params), config, "")
 
 
 def _merge(params: Tree, config: LoraConfig, prefix: str) -> Tree:
@@ -115,7 +120,7 @@ def _merge(params: Tree, config: LoraConfig, prefix: str) -> Tree:
         path = f"{prefix}{key}"
         if isinstance(value, dict):
             merged[key] = _merge(value, config, f"{path}/")
-        elif base_path(path) == path:
+        elif not is_lora(path):
             a, b = params.get(f"{key}{LORA_A}"), params.get(f"{key}{LORA_B}")
             ranks = (None, None) if a is None or b is None else (a.shape[-1], b.shape[-2])
             if ranks == (None, None) and a is b:

@@ -55,7 +55,7 @@ def cache_mask(
 
 
 def window_mask(
-    query: Int[Array, "B L"], key: Int[Array, "B S"], window: int
+    query: Int[Array, "B L"], key: Int[Array, "#B S"], window: int
 ) -> Bool[Array, "B 1 L S"]:
     """Which keys lie within a sliding window, by position; combine with a causal mask by `&`.
 

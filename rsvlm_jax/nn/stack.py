@@ -5,6 +5,8 @@ whose every parameter has a leading axis of n.
 
     layers = stack(lambda rngs: Block(64, rngs=rngs), 12, rngs)      kernel [12, 64, 64]
     x, _ = scan(layers, lambda layer, x: (layer(x), None), x)
+
+`unstack` takes a stack apart again where copying a block out of it costs more than compiling all.
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -29,6 +34,32 @@ def stack(make_layer: Callable[[nnx.Rngs], M], n: int, rngs: nnx.Rngs) -> M:
     return make(rngs)
 
 
+def unstack(layers: nnx.Module) -> nnx.Module:
+    """The blocks of a stack, which lies on one CPU device, one by one.
+
+    They are views of the stack's memory wherever a block begins at a multiple of 64 bytes, and
+    keep it alive; small blocks that do not are copied.
+    """
+    graphdef, state = nnx.split(layers)
+    leaves, tree = jax.tree.flatten(state)
+    count = leaves[0].shape[0]
+    whole = [(np.asarray(leaf), _of_block(leaf) if leaf.committed else None) for leaf in leaves]
+
+    def block(i: int) -> nnx.Module:
+        parts = [jax.device_put(x[i], place, may_alias=True) for x, place in whole]
+        return nnx.merge(graphdef, jax.tree.unflatten(tree, parts))
+
+    return nnx.List([block(i) for i in range(count)])
+
+
+def _of_block(leaf: jax.Array) -> Any:
+    """Where one block of a stack lies: a placement by axes loses that of the stack."""
+    place = leaf.sharding
+    if isinstance(place, NamedSharding):
+        return NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))
+    return place
+
+
 def scan(
     layers: nnx.Module,
     fn: Callable[..., tuple[Any, Any]],
@@ -39,7 +70,8 @@ def scan(
     """Apply stacked blocks one after the other.
 
     Args:
-      layers: made by `stack`. Read only: a block must not change its variables.
+      layers: made by `stack`, or by `unstack`: then the blocks are unrolled. Read only: a block
+        must not change its variables.
       fn: `(layer, x, *slices) -> (x, y)`.
       x: what is carried from block to block.
       per_layer: pytrees with a leading axis of n, handed to `fn` a slice at a time.
@@ -48,6 +80,14 @@ def scan(
     Returns:
       The last `x`, and the `y` of all blocks stacked on axis 0.
     """
+    if isinstance(layers, nnx.List):
+        made = []
+        for i, layer in enumerate(layers):
+            slices = jax.tree.map(lambda a, i=i: a[i], per_layer)
+            x, y = fn(layer, x, *slices)
+            made.append(y)
+        return x, jax.tree.map(lambda *ys: jnp.stack(ys), *made)
+
     graphdef, state = nnx.split(layers)
 
     def body(carry: Any, inputs: tuple[Any, ...]) -> tuple[Any, Any]:

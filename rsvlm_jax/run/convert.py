@@ -7,7 +7,9 @@
     mm_projector (a file)                             -> the same as safetensors (a file)
     OpenCLIP image tower (a file)                     -> CLIPVisionModelWithProjection
     llama2.c (.bin, or asset:stories260k)             -> LlamaForCausalLM
-    a run                    --part decoder | vision  -> the class of that tower
+    a run of conversations                            -> LlavaForConditionalGeneration, LoRA merged
+    a run                    --part decoder | vision  -> the class of that tower, LoRA merged
+    a run with LoRA   [--part decoder] --to peft      -> its factors as a PEFT adapter
 
 Of what stands beside the weights, the tokenizer, processor and generation settings are copied, by
 their names (`BESIDE`), and nothing else: what is written is often shared. Nothing is cast unless
@@ -36,7 +38,7 @@ from rsvlm_jax.config import (
     ViTConfig,
     VLMConfig,
 )
-from rsvlm_jax.core import flat
+from rsvlm_jax.core import flat, is_lora
 from rsvlm_jax.interop.families.llava import LlavaConfig
 from rsvlm_jax.interop.families.llava_original import ORIGINAL
 from rsvlm_jax.interop.files import open_checkpoint
@@ -44,13 +46,12 @@ from rsvlm_jax.interop.huggingface import save_pretrained
 from rsvlm_jax.interop.llama2c import config_of_bin, load_llama2c
 from rsvlm_jax.interop.llava_original import is_projector, load_projector, save_projector
 from rsvlm_jax.interop.openclip import load_openclip
-from rsvlm_jax.interop.peft import adapter_tensors
+from rsvlm_jax.interop.peft import adapter_tensors, save_adapter
 from rsvlm_jax.interop.processor import Words, words_of
 
 from .beside import BESIDE, carry_ids, copy_beside, make_processor
 from .directory import is_pretrained, read_directory, release_over
-from .rundir import RunDir
-from .trained import load_run
+from .written import LLAVA, Written, of_run, part_of, pooled
 
 _WHOLE = {
     "CLIPModel": "CLIPVisionModelWithProjection",
@@ -59,17 +60,10 @@ _WHOLE = {
 }
 """Classes whose text tower or classifier is not kept."""
 
-_LLAVA = "LlavaForConditionalGeneration"
 _ORIGINAL = {
     "llama": "LlavaLlamaForCausalLM",
     "mistral": "LlavaMistralForCausalLM",
     "qwen2": "LlavaQwenForCausalLM",
-}
-_DECODERS = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
 }
 _ROWS = 64
 """A vocabulary that grows becomes a multiple of this, as in the published conversions."""
@@ -97,21 +91,11 @@ class Converted:
     notes: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Model:
-    """What is to be written."""
-
-    architecture: str
-    config: Any
-    params: Any
-    ignored: tuple[str, ...] = ()
-
-
 def convert(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
-    to: Literal["hf", "llava"] = "hf",
+    to: Literal["hf", "llava", "peft"] = "hf",
     part: Literal["decoder", "vision"] | None = None,
     dtype: Literal["float32", "bfloat16"] | None = None,
     vision: str | os.PathLike[str] | None = None,
@@ -125,7 +109,7 @@ def convert(
     Args:
       source: directory, file or "asset:stories260k"; see the table on top of this file.
       target: directory that does not exist or is empty; of a projector, a file.
-      to: "llava" for the original layout of a LLaVA.
+      to: "llava" for the original layout of a LLaVA; "peft" for the LoRA of a run by itself.
       part: of a run, the tower to write.
       dtype: of what is written; None: see above.
       vision: directory of the tower that an original LLaVA does not hold.
@@ -152,7 +136,7 @@ def convert(
     _only_for(asset, source_path, part=part, vision=vision, adapter=adapter)
     if asset:
         source_path = STORIES260K_DIR
-        model = _Model("LlamaForCausalLM", STORIES260K, load_llama2c(STORIES260K))
+        model = Written("LlamaForCausalLM", STORIES260K, load_llama2c(STORIES260K))
     elif source_path.is_file():
         if not _is_llama2c(source_path):
             opened = open_checkpoint(source_path, allow_pickle=allow_pickle)
@@ -165,11 +149,13 @@ def convert(
             source_path, vision=vision, adapter=adapter, allow_pickle=allow_pickle, dtype=stored
         )
         name = found.family.architecture
-        model = _Model(_WHOLE.get(name, name), found.config, found.params, found.report.ignored)
+        model = Written(_WHOLE.get(name, name), found.config, found.params, found.report.ignored)
     else:
-        model = _of_run(source_path, part)
+        model = of_run(source_path, part, keep=to == "peft")
     if part is not None and is_pretrained(source_path):
-        model = _part(model, part)
+        model = part_of(model, part)
+    if to == "peft":
+        return _adapter(model, target, source)
     original = model.architecture in {f.architecture for f in ORIGINAL} and to == "hf"
     words = words_of(source_path, model.config.image_token) if original else None
     model = _laid_out(model, to, words)
@@ -225,13 +211,15 @@ def _only_for(asset: bool, path: Path, **options: Any) -> None:
             )  # fmt: skip
 
 
-def _of_file(path: Path, activation: Any, allow_pickle: bool) -> _Model:
+def _of_file(path: Path, activation: Any, allow_pickle: bool) -> Written:
     """llama2.c's own format, or an OpenCLIP tower; both may end in `.bin`."""
     if _is_llama2c(path):
         config = config_of_bin(path)
-        return _Model("LlamaForCausalLM", config, load_llama2c(config, path))
+        return Written("LlamaForCausalLM", config, load_llama2c(config, path))
     found = load_openclip(path, activation=activation, allow_pickle=allow_pickle)
-    return _Model("CLIPVisionModelWithProjection", found.config, found.params, found.report.ignored)
+    return Written(
+        "CLIPVisionModelWithProjection", found.config, found.params, found.report.ignored
+    )
 
 
 def _is_llama2c(path: Path) -> bool:
@@ -256,56 +244,22 @@ def _projector(
     return Converted(made, found.family.architecture, count, stored, found.report.ignored, ())
 
 
-def _of_run(path: Path, part: str | None) -> _Model:
-    model = RunDir(path).experiment().model
-    if part is None:
-        raise CheckpointError(
-            f"{_LLAVA} reads no cubes", where=path, expected="a model of images",
-            found=f"inputs {', '.join(i.bandset for i in model.inputs)}",
-            remedy="write one tower with --part decoder or --part vision",
+def _adapter(model: Written, target: Path, source: Any) -> Converted:
+    if model.lora is None:
+        raise ConfigError(
+            "no LoRA to write", where="--to peft", expected="a run with Experiment.lora",
+            found=source,
         )  # fmt: skip
-    loaded = load_run(path)
-    config = LlavaConfig(model, loaded.processor.tokenizer.image)
-    return _part(_Model(_LLAVA, config, loaded.params), part)
+    with _writing(target):
+        made = save_adapter(
+            target, model.architecture, model.config, model.params, model.lora, whole=model.whole
+        )
+    arrays = flat(model.params)
+    count = sum(x.size for p, x in arrays.items() if is_lora(p) or p in model.whole)
+    return Converted(made, model.architecture, count, "float32", (), ())
 
 
-def _part(model: _Model, part: str) -> _Model:
-    """One tower of a whole model, as the class that it has by itself."""
-    if not isinstance(model.config, LlavaConfig):
-        raise ConfigError("the checkpoint is one tower", where="--part", found=part)
-    config = getattr(model.config.model, part)
-    if part not in model.params or config is None:
-        raise CheckpointError(f"the model has no {part}", found=", ".join(model.params))
-    if isinstance(config, LlamaConfig):
-        name = _DECODERS[config.family]
-    elif isinstance(config, ViTConfig):
-        name = "CLIPVisionModelWithProjection" if config.projection_dim else "CLIPVisionModel"
-        config = dataclasses.replace(config, keep_cls=True)
-    else:
-        name = {
-            "gpt2": "GPT2LMHeadModel",
-            "siglip": "SiglipVisionModel",
-            "dinov2": "Dinov2Model",
-            "convnext": "ConvNextModel",
-        }.get(config.kind)
-        if name is None:
-            raise CheckpointError("no class for this tower", where=part, found=config.kind)
-    config, params = _pooled(config, model.params[part])
-    return _Model(name, config, params)
-
-
-def _pooled(config: Any, params: Any) -> tuple[Any, Any]:
-    """A vision tower with the final norm that its class loads and nobody of ours reads."""
-    if not isinstance(config, ViTConfig) or config.pool:
-        return config, params
-    norm = {
-        "scale": jnp.ones((config.width,), jnp.float32),
-        "bias": jnp.zeros((config.width,), jnp.float32),
-    }
-    return dataclasses.replace(config, pool=True), {**params, "post_norm": norm}
-
-
-def _laid_out(model: _Model, to: str, words: Words | None) -> _Model:
+def _laid_out(model: Written, to: str, words: Words | None) -> Written:
     config = model.config
     if to == "llava":
         if not isinstance(config, LlavaConfig):
@@ -326,13 +280,13 @@ def _laid_out(model: _Model, to: str, words: Words | None) -> _Model:
         return model
     vision, params = config.model.vision, model.params
     if isinstance(vision, ViTConfig | SiglipConfig):
-        vision, tower = _pooled(vision, params["vision"])
+        vision, tower = pooled(vision, params["vision"])
         params = {**params, "vision": tower}
     whole = dataclasses.replace(config.model, vision=vision)
     image = config.image_token if words is None else words.image_id
     config = LlavaConfig(whole, image)
     config, params = _with_rows(config, params, words)
-    return dataclasses.replace(model, architecture=_LLAVA, config=config, params=params)
+    return dataclasses.replace(model, architecture=LLAVA, config=config, params=params)
 
 
 def _with_rows(config: LlavaConfig, params: Any, words: Words | None) -> tuple[LlavaConfig, Any]:

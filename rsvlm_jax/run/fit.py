@@ -10,23 +10,30 @@ import time
 from collections.abc import Callable, Mapping
 
 import jax
-from jax.sharding import NamedSharding
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from rsvlm_jax.config import Experiment
 from rsvlm_jax.data.badlog import BadLog
-from rsvlm_jax.data.pipeline import Batches, train_batches
 from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.mesh.rules import batch_sharding
 from rsvlm_jax.train.checkpoint import Checkpoints
 from rsvlm_jax.train.loop import resume, train
-from rsvlm_jax.train.optimizer import make_optimizer
-from rsvlm_jax.train.state import TrainState, init_state, merge, split_model
-from rsvlm_jax.train.step import make_train_step
+from rsvlm_jax.train.optimizer import make_optimizer, trained_paths
+from rsvlm_jax.train.state import (
+    TrainState,
+    Tree,
+    eval_params,
+    init_state,
+    merge,
+    pick,
+    split_model,
+)
+from rsvlm_jax.train.step import make_loss_step, make_train_step
 
-from .prepare import Prepared, prepare, set_statistics
-from .program import Program, program_of
 from .rundir import RunDir, write_atomic
 from .start import start_from
+from .work import Work, prepared
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """(step, steps, {"loss": ..., "samples_per_second": ...})"""
@@ -52,19 +59,19 @@ def fit(
     Warns:
       CheckpointWarning: training goes on from an older step, because a newer one is damaged.
     """
-    prepared = prepare(experiment)
+    work = prepared(experiment)
     run = RunDir.create(out, experiment)
     config = experiment.train
     with run.lock(), Checkpoints(run.checkpoints, keep=config.keep) as checkpoints:
         done = checkpoints.latest() == config.steps and checkpoints.newest() == config.steps
-        if done and (run.processor / "processor.json").exists():
+        if done and run.has_processor:
             return run
-        prepared.processor.save(run.processor)
-        program = program_of(prepared.processor)
+        work.processor.save(run.processor)
+        program = work.program
         mesh = make_mesh(experiment.mesh)
         optimizer = make_optimizer(experiment.optimizer, config.steps, program.params)
         state = init_state(
-            *initial(prepared, program),
+            *initial(work),
             optimizer,
             mesh,
             config=experiment.optimizer,
@@ -73,9 +80,9 @@ def fit(
         )
         step = make_train_step(program.graphdef, experiment, optimizer, mesh, state)
         log = BadLog(run.bad_samples)
-        for bad in prepared.train.unread():  # the statistics have read every window
+        for bad in work.unread():
             log.write(bad)
-        with training_batches(prepared, batch_sharding(mesh), log) as batches:
+        with work.batches(batch_sharding(mesh), log) as batches:
             if progress is not None and threading.current_thread() is threading.main_thread():
                 print(batches.buffers, file=sys.stderr, flush=True)
             state = resume(state, batches, checkpoints)
@@ -91,41 +98,54 @@ def fit(
                 progress=_reporter(progress, experiment, state),
                 stop=stop,
                 max_bad_steps=config.max_bad_steps,
+                held_out=held_out_losses(work, mesh, state),
+                held_out_every=config.eval_every,
+                held_out_file=run.held_out,
             )
-        write_atomic(run.unreadable, json.dumps(prepared.training.unreadable) + "\n")
+        write_atomic(run.unreadable, json.dumps(work.unreadable) + "\n")
     return run
 
 
-def training_batches(
-    prepared: Prepared, sharding: NamedSharding | None = None, log: BadLog | None = None
-) -> Batches:
-    """The batches of a run, as its experiment says."""
-    data, train = prepared.experiment.data, prepared.experiment.train
-    return train_batches(
-        prepared.training,
-        prepared.processor,
-        batch_size=train.batch_size,
-        seed=train.seed,
-        augment=data.augment,
-        threads=data.threads,
-        workers=data.workers,
-        prefetch=data.prefetch,
-        sharding=sharding,
-        crops=data.crops,
-        blocks=data.blocks,
-        process=(jax.process_index(), jax.process_count()),
-        log=log,
-    )
-
-
-def initial(prepared: Prepared, program: Program) -> tuple[dict, dict]:
+def initial(work: Work) -> tuple[Tree, Tree]:
     """Parameters and statistics before the first step."""
-    experiment = prepared.experiment
-    params, stats = program.init(experiment.train.seed)
-    params = start_from(params, experiment)
+    experiment, program = work.experiment, work.program
+    seed = experiment.train.seed
+    params, stats = program.init(seed)
+    params = program.adapt(start_from(params, experiment), seed)
     model = merge(program.graphdef, params, stats)
-    set_statistics(model, prepared)
+    work.start(model)
     return split_model(model)[1:]
+
+
+def held_out_losses(
+    work: Work, mesh: Mesh, state: TrainState
+) -> Callable[[TrainState], dict[str, float]] | None:
+    """The mean losses of a state over what is held out; None where that has no loss.
+
+    Args:
+      state: only its structure and shapes are read.
+    """
+    if work.held_out() is None:
+        return None
+    measure = make_loss_step(work.program.graphdef, work.experiment, mesh, state)
+    place = batch_sharding(mesh)
+
+    def losses(state: TrainState) -> dict[str, float]:
+        sums: dict[str, np.ndarray] = {}
+        for batch in work.held_out() or ():
+            if jax.process_count() > 1:  # each brings its part of what all have read
+                batch = jax.tree.map(lambda x: _shared(x, place), batch)
+            found = jax.device_get(measure(eval_params(state), state.stats, batch))
+            for name, parts in found.items():
+                sums[name] = sums.get(name, np.zeros(2)) + np.asarray(parts, np.float64)
+        means = {name: float(s / max(w, 1.0)) for name, (s, w) in sums.items()}
+        return {**means, "weight": float(sum(w for _, w in sums.values()))}
+
+    return losses
+
+
+def _shared(x: np.ndarray, place: NamedSharding) -> jax.Array:
+    return jax.make_array_from_callback(x.shape, place, lambda index: x[index])
 
 
 def describe(experiment: Experiment) -> dict[str, object]:
@@ -134,20 +154,17 @@ def describe(experiment: Experiment) -> dict[str, object]:
     Raises:
       ConfigError, DataError, CubeError: as `fit`.
     """
-    prepared = prepare(experiment)
-    program = program_of(prepared.processor)
+    work = prepared(experiment)
+    program = work.program
     make_mesh(experiment.mesh)
     make_optimizer(experiment.optimizer, experiment.train.steps, program.params)
+    trained = pick(program.params, trained_paths(experiment.optimizer, program.params))
     return {
-        "cube": str(prepared.cube.path),
-        "inputs": {s.name: list(s.band_names) for s in prepared.specs},
-        "training_windows": len(prepared.train),
-        "held_out_windows": len(prepared.split.test),
+        **work.facts(),
         "parameters": program.parameters,
-        "visual_tokens": prepared.processor.visual_tokens,
-        "text_length": prepared.processor.length,
+        "trained_parameters": sum(x.size for x in jax.tree.leaves(trained)),
         "devices": jax.device_count(),
-        "buffers": str(training_batches(prepared).buffers),
+        "buffers": str(work.batches().buffers),
     }
 
 
@@ -163,6 +180,7 @@ def _reporter(
         seconds = max(time.perf_counter() - start, 1e-9)
         rate = (step - first) * config.batch_size / seconds
         loss = float("nan") if row["loss"] is None else row["loss"]
-        progress(step, config.steps, {"loss": loss, "samples_per_second": rate})
+        rates = {k: row[k] for k in ("tokens_per_second",) if k in row}
+        progress(step, config.steps, {"loss": loss, "samples_per_second": rate, **rates})
 
     return report

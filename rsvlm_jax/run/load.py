@@ -1,6 +1,7 @@
 """`load(path)`: a run directory, or a directory of Hugging Face, LLaVA or GeoChat.
 
 RUN        config.json of an Experiment, processor/, checkpoints/  ->  Loaded (`.trained`)
+           the same of conversations                               ->  Pretrained (`.reopen`)
 DIRECTORY  config.json of `transformers`, safetensors              ->  Pretrained
 """
 
@@ -10,11 +11,13 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from rsvlm_jax.config import CheckpointError, ConfigError, MeshConfig
+from rsvlm_jax.config import DECODER_LINEARS, CheckpointError, ConfigError, MeshConfig
 from rsvlm_jax.config.check import one_of
 
 from .directory import is_pretrained
 from .pretrained import Pretrained, open_pretrained
+from .reopen import open_talk
+from .rundir import RunDir
 from .trained import Loaded, load_run
 
 
@@ -28,6 +31,8 @@ def load(
     adapter: str | os.PathLike[str] | None = None,
     projector: str | os.PathLike[str] | None = None,
     merge: bool = True,
+    quantize: Literal["int8", "nf4"] | None = None,
+    quantize_targets: str = DECODER_LINEARS,
     allow_pickle: bool = False,
 ) -> Loaded | Pretrained:
     """A model with its numbers.
@@ -47,7 +52,13 @@ def load(
       merge: the adapter into the kernels, whose paths stay as they are. False: `.params` then holds
         the kernels of the base and the factors of the adapter, float32, beside each that it takes
         (`.../q/kernel`, `.../q/kernel_lora_a`, `.../q/kernel_lora_b`), placed as their kernel is;
-        `.lora` says which and how, and `.save_adapter(FOLDER)` writes them.
+        `.lora` says which and how, and `.save_adapter(FOLDER)` writes them. The same holds of a
+        run with LoRA, whose factors `rsvlm convert RUN DST --to peft` writes.
+      quantize: weights become "int8" or "nf4" as they are read, layer by layer, so that the float
+        model is never in memory (`rsvlm_jax.nn.quantize`). An adapter then stays beside them:
+        `merge=False`.
+      quantize_targets: which, by their paths; those of the language model's layers unless given.
+        `rsvlm_jax.config.DECODER_WEIGHTS` takes its head and its table of tokens too (int8).
       allow_pickle: read `.bin` files, through torch's weights-only loader.
 
     Raises:
@@ -71,11 +82,20 @@ def load(
             adapter=adapter,
             projector=projector,
             merge=merge,
+            quantize=quantize,
+            quantize_targets=quantize_targets,
             allow_pickle=allow_pickle,
         )
-    for name, given in (("vision", vision), ("adapter", adapter), ("projector", projector)):
+    for name, given in (
+        ("vision", vision),
+        ("adapter", adapter),
+        ("projector", projector),
+        ("quantize", quantize),
+    ):
         if given is not None:
             raise ConfigError(
                 "only for pretrained models", where=f"load({name})", expected=None, found=given
             )
-    return load_run(path, mesh=mesh, dtype=dtype, missing=missing)
+    if RunDir(Path(path)).experiment().conversations is not None:
+        return open_talk(path, mesh=mesh, dtype=dtype, missing=missing, merge=merge)
+    return load_run(path, mesh=mesh, dtype=dtype, missing=missing, merge=merge)

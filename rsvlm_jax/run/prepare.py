@@ -1,19 +1,15 @@
-"""From an experiment to its data: cube, windows, folds, processor, statistics. No model, no step.
-
-Statistics are those of the training split and nothing else: frames of the "rgb" fronts
-(after recombination), bands of the "pixel" fronts, the transformed target.
-"""
+"""From an experiment on cubes to its data: cube, windows, folds, processor. No model, no step."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from data_zarr.cube import Cube
 from data_zarr.errors import CubeError
@@ -22,7 +18,6 @@ from data_zarr.sampling import WindowTable, window_table
 from data_zarr.schema import check_inputs
 from data_zarr.sensors import PLATFORMS
 from data_zarr.splits import Split, group_folds, group_split, split, tile_folds
-from data_zarr.stats import band_stats
 from rsvlm_jax.config import (
     BandSetSpec,
     ConfigError,
@@ -32,23 +27,26 @@ from rsvlm_jax.config import (
     SplitConfig,
     TargetConfig,
 )
-from rsvlm_jax.data.batch import Observation
-from rsvlm_jax.data.pipeline import eval_batches
+from rsvlm_jax.data.badlog import BadLog
+from rsvlm_jax.data.pipeline import Batches, train_batches
 from rsvlm_jax.data.processor import Processor
+from rsvlm_jax.data.samples import BadSample
 from rsvlm_jax.data.source import CubeSource
 from rsvlm_jax.data.specs import bandset_specs, facts, target_spec
 from rsvlm_jax.data.stream import Mixture
 from rsvlm_jax.data.tokenizer import Tokenizer
 from rsvlm_jax.models.connector import token_count
-from rsvlm_jax.models.spectral import frame_stats, make_plan
+from rsvlm_jax.models.spectral import make_plan
 from rsvlm_jax.models.vlm import VisionLanguageModel
 
 from .cubes import find_cube
+from .program import Program, program_of
+from .statistics import set_statistics
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """The data of an experiment.
+    """The data of an experiment on cubes: what `rsvlm_jax.run.work.Work` asks for, and its parts.
 
     Attributes:
       train_table, eval_table: windows at the training stride, and without overlap.
@@ -84,6 +82,57 @@ class Prepared:
         others = [_other(self, name) for name, _ in data.mixture]
         weights = (1.0, *(weight for _, weight in data.mixture))
         return Mixture((self.train, *others), weights)
+
+    @property
+    def program(self) -> Program:
+        """The model that is trained on it."""
+        return program_of(self.processor, self.experiment.lora, self.experiment.base)
+
+    def start(self, model: VisionLanguageModel) -> None:
+        """Put the statistics of the training split into a model. Errors as `set_statistics`."""
+        set_statistics(model, self.cube, self.train, self.processor)
+
+    def batches(self, sharding: NamedSharding | None = None, log: BadLog | None = None) -> Batches:
+        """The training batches, as the experiment says."""
+        data, train = self.experiment.data, self.experiment.train
+        return train_batches(
+            self.training,
+            self.processor,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            augment=data.augment,
+            threads=data.threads,
+            workers=data.workers,
+            prefetch=data.prefetch,
+            sharding=sharding,
+            crops=data.crops,
+            blocks=data.blocks,
+            process=(jax.process_index(), jax.process_count()),
+            log=log,
+        )
+
+    def held_out(self) -> None:
+        """None: what is held out is scored in target units, by `rsvlm bench regression`."""
+
+    def unread(self) -> list[BadSample]:
+        """What was found unreadable so far (the statistics read every window)."""
+        return self.train.unread()
+
+    @property
+    def unreadable(self) -> dict[str, Any]:
+        """How many windows could not be read so far, and why the first."""
+        return self.training.unreadable
+
+    def facts(self) -> dict[str, Any]:
+        """What is trained on, for `describe`."""
+        return {
+            "cube": str(self.cube.path),
+            "inputs": {s.name: list(s.band_names) for s in self.specs},
+            "training_windows": len(self.train),
+            "held_out_windows": len(self.split.test),
+            "visual_tokens": self.processor.visual_tokens,
+            "text_length": self.processor.length,
+        }
 
     @functools.cached_property
     def test(self) -> CubeSource:
@@ -184,7 +233,7 @@ def prepare(experiment: Experiment) -> Prepared:
         data=data,
         bandsets=specs,
         target=target,
-        tokenizer=Tokenizer.shipped(),
+        tokenizer=Tokenizer.of(data.tokenizer),
         visual_tokens=visual_tokens(experiment, cube, specs),
         facts=facts(cube, specs, data.window, [i.dates for i in model.inputs]),
     )
@@ -261,64 +310,3 @@ def visual_tokens(experiment: Experiment, cube: Cube, specs: tuple[BandSetSpec, 
         else:
             points += dates
     return token_count(experiment.model, frames, points)
-
-
-def set_statistics(model: VisionLanguageModel, prepared: Prepared) -> None:
-    """Statistics of the training split into the model's `Stat` variables.
-
-    Raises:
-      DataError: nothing valid to take statistics of, or a constant target.
-    """
-    source = prepared.train
-    for read, spec in zip(prepared.experiment.model.inputs, prepared.specs, strict=True):
-        if read.front == "rgb":
-            plan = make_plan(spec, read.spectral)
-            found = frame_stats(plan, _observations(prepared, source, spec.name))
-            model.spectral[spec.name].set_stats(found)
-        else:
-            table, rows = source.table, source.rows
-            windows = np.stack([table.y[rows], table.x[rows]], axis=1)
-            stats = band_stats(prepared.cube, spec.name, windows, table.size)
-            names = [b.name for b in prepared.cube.bandsets[spec.name].bands]
-            at = [names.index(name) for name in spec.band_names]
-            std = np.where(stats.std[at] > 0, stats.std[at], 1.0)
-            model.pixel[spec.name].set_stats(_f32(stats.mean[at]), _f32(std))
-    if model.head is not None:
-        model.head.set_target(*_target_statistics(prepared, source))
-
-
-def _target_statistics(prepared: Prepared, source: CubeSource) -> tuple[jax.Array, ...]:
-    head = prepared.experiment.model.head
-    assert head is not None
-    y = source.target.astype(np.float64)
-    where = f"{prepared.cube.path}: target {prepared.experiment.data.target.name!r}"
-    if head.transform == "log1p":
-        if y.min() <= -1:
-            raise DataError(
-                "log1p of a target at or below -1",
-                where=where,
-                expected="> -1",
-                found=float(y.min()),
-                remedy='use HeadConfig.transform "zscore"',
-            )
-        y = np.log1p(y)
-    if not y.std() > 0:
-        raise DataError(
-            "the target is constant over the training split", where=where, found=float(y.mean())
-        )
-    low, high = prepared.processor.target.bounds or (-np.inf, np.inf)
-    k = head.targets
-    return tuple(_f32(np.full(k, v)) for v in (y.mean(), y.std(), low, high))
-
-
-def _observations(prepared: Prepared, source: CubeSource, name: str) -> Iterator[Observation]:
-    """Every training window once; the filling of the last batch is marked invalid."""
-    with eval_batches(source, prepared.processor, batch_size=64, threads=1) as batches:
-        for batch in batches:
-            obs = batch.obs[name]
-            real = (np.asarray(batch.sample) >= 0)[:, None, None, None, None]
-            yield dataclasses.replace(obs, valid=obs.valid & real)
-
-
-def _f32(x: np.ndarray) -> jax.Array:
-    return jnp.asarray(x, jnp.float32)

@@ -3,7 +3,9 @@
     inputs = processor(images=..., text=..., return_tensors="np")
     model = rsvlm_jax.load(DIRECTORY)
     model.logits(**inputs)       [B,L,V] float32        language models and LLaVA
-    model.generate(**inputs)     greedy tokens
+    model.generate(**inputs)     tokens of the answers, greedy or as a GenerationConfig says
+    model.prefix(**inputs)       an image and its instructions, read once for many questions
+    model.chat(question, *pictures)                      text
     model.features(pixels)       [F,P,Dv]               vision towers and LLaVA
     model.save_adapter(FOLDER)   an adapter that was kept as LoRA, as PEFT
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,20 +27,31 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rsvlm_jax.config import ConfigError, DataError, LoraConfig, MeshConfig
+from rsvlm_jax.config import (
+    DECODER_LINEARS,
+    ConfigError,
+    DataError,
+    GenerationConfig,
+    LoraConfig,
+    MeshConfig,
+)
 from rsvlm_jax.core.shapes import Array, Bool, Float
 from rsvlm_jax.data.batch import Batch, Images
+from rsvlm_jax.data.chat import ChatProcessor
+from rsvlm_jax.data.messages import Message
 from rsvlm_jax.data.placeholders import Prompts, place_images
-from rsvlm_jax.generate import Generated, generate
+from rsvlm_jax.generate import Generated, TokenMachine, encode_prefix, generate
 from rsvlm_jax.interop.families.llava import LlavaConfig
 from rsvlm_jax.interop.families.llava_original import ORIGINAL
 from rsvlm_jax.interop.huggingface import Report, config_text
 from rsvlm_jax.interop.identify import known_family
 from rsvlm_jax.interop.peft import save_adapter
+from rsvlm_jax.interop.quantized import Codes
 from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.models.decoder import Decoder
 from rsvlm_jax.models.vlm import VisionLanguageModel
-from rsvlm_jax.nn import causal_segment_mask
+from rsvlm_jax.nn import SharedPrefix, causal_segment_mask
+from rsvlm_jax.nn.quantize import Kind
 
 from .directory import end_tokens, place_parts, read_directory
 
@@ -56,11 +70,14 @@ class Pretrained:
       params: nested dict of arrays, by the paths of `rsvlm_jax.core.flat`. With an adapter that was
         kept, the kernels of the base and beside each that it takes, `.../q/kernel`, its factors
         `.../q/kernel_lora_a` [layers,in,rank] and `.../q/kernel_lora_b` [layers,rank,out].
-      dtype: of parameters (the factors of an adapter are float32) and computation.
+        Quantised weights are codes and scales, see `rsvlm_jax.nn.quantize`.
+      dtype: of parameters and computation (factors of an adapter and scales are float32).
       image_token: id of the placeholder of an image; None for a model without images.
       ends: ids of which each ends an answer.
       lora: of the adapter that was kept as LoRA; None: no factors in `params`.
       whole: paths of the parameters that this adapter holds whole (a projector).
+      saved: the processor that a run of conversations was trained with; None: of a directory.
+      step: of that run.
     """
 
     path: Path
@@ -74,10 +91,66 @@ class Pretrained:
     ends: tuple[int, ...]
     lora: LoraConfig | None = None
     whole: tuple[str, ...] = ()
+    saved: ChatProcessor | None = None
+    step: int | None = None
 
     @functools.cached_property
     def model(self) -> Any:
         return nnx.merge(self.graphdef, self.params)
+
+    @functools.cached_property
+    def processor(self) -> ChatProcessor:
+        """Template, preprocessing and tokenizer: of the run, or as the directory's files say.
+
+        Raises:
+          DataError: files that are missing or damaged. ConfigError: they do not fit the model.
+        """
+        if self.saved is not None:
+            return self.saved
+        return ChatProcessor.of(self.path, self.config)
+
+    @property
+    def decoder(self) -> Decoder:
+        """The language model, or that of a LLaVA.
+
+        Raises:
+          ConfigError: there is none.
+        """
+        found = self.model
+        if isinstance(found, VisionLanguageModel):
+            found = found.decoder
+        if not isinstance(found, Decoder):
+            raise ConfigError("the model has no language model", where=self.path)
+        return found
+
+    def chat(
+        self,
+        question: str | Sequence[Message],
+        *pictures: Any,
+        config: GenerationConfig | None = None,
+        machine: TokenMachine | None = None,
+    ) -> str:
+        """The answer to a question about pictures, or to a conversation.
+
+        Many at once, or in pieces: `rsvlm_jax.run.speak.Speaker`.
+
+        Args:
+          question: or messages, the last of which is the user's.
+          pictures: paths, PIL images or arrays u8 [H,W,3], in the order of the text's `<image>`.
+          config: None: greedy.
+          machine: what the answer has to look like (`rsvlm_jax.generate.grammar`).
+
+        Raises:
+          DataError: a question or a picture that cannot be. ConfigError: no language model.
+        """
+        from .speak import GREEDY, Speaker  # which needs this class
+
+        speaker, config = Speaker(self, self.processor), GREEDY if config is None else config
+        return speaker.answer([question], [pictures], config=config, machine=machine)[0]
+
+    def embed_prompts(self, batch: Batch) -> tuple[Float[Array, "B L D"], Bool[Array, "B L"]]:
+        """Prompts with their images as a decoder reads them, and which positions are valid."""
+        return _prefix(self.graphdef, self.dtype, self.params, batch)
 
     def logits(
         self, input_ids: Any, pixel_values: Any = None, attention_mask: Any = None
@@ -104,24 +177,68 @@ class Pretrained:
         pixel_values: Any = None,
         attention_mask: Any = None,
         *,
-        max_new_tokens: int = 64,
+        max_new_tokens: int | None = None,
+        config: GenerationConfig | None = None,
+        prefix: SharedPrefix | None = None,
         ends: tuple[int, ...] | None = None,
+        machine: TokenMachine | None = None,
+        decode: Callable[[Sequence[int]], str] | None = None,
     ) -> Generated:
-        """The most probable continuation; see `rsvlm_jax.generate`. Positions count valid tokens.
+        """What the model says; see `rsvlm_jax.generate`. Positions count valid tokens.
 
         Args:
           input_ids, pixel_values, attention_mask: as `logits`.
+          max_new_tokens: in place of that of `config`.
+          config: None: the most probable continuation.
+          prefix: what stands before every prompt, made by `prefix`. A repetition penalty does not
+            look into it.
           ends: ids that end an answer; None: those of the checkpoint; (): none.
+          machine: what the answers have to look like.
+          decode: ids to text; needed for `config.stop`.
 
         Raises:
           DataError, ConfigError: as `logits`; a text too long for the model.
         """
         batch = self._batch(input_ids, pixel_values, attention_mask)
-        prefix, valid = _prefix(self.graphdef, self.dtype, self.params, batch)
-        model = self.model
-        decoder: Any = model.decoder if isinstance(model, VisionLanguageModel) else model
-        ends = self.ends if ends is None else ends
-        return generate(decoder, prefix, valid, max_new=max_new_tokens, eos=ends)
+        embeds, valid = self.embed_prompts(batch)
+        config = GenerationConfig() if config is None else config
+        if max_new_tokens is not None:
+            config = dataclasses.replace(config, max_new_tokens=max_new_tokens)
+        cache = None
+        if prefix is not None:
+            cache = prefix.cache(len(valid), valid.shape[1] + config.max_new_tokens)
+        said = valid & (jnp.asarray(batch.image_slot) < 0)
+        return generate(
+            self.decoder, embeds, valid, config=config, eos=self.ends if ends is None else ends,
+            prompt_tokens=jnp.where(said, batch.tokens, -1), machine=machine, decode=decode,
+            cache=cache,
+        )  # fmt: skip
+
+    def prefix(
+        self,
+        input_ids: Any,
+        pixel_values: Any = None,
+        attention_mask: Any = None,
+        *,
+        dtype: Literal["float32", "bfloat16", "int8"] | None = None,
+    ) -> SharedPrefix:
+        """One prompt's beginning read once: `generate(questions, prefix=...)` goes on after it.
+
+        Args:
+          input_ids, pixel_values, attention_mask: as `logits`, of one row.
+          dtype: of keys and values, those of the answers included; None: that of the model.
+
+        Raises:
+          DataError, ConfigError: as `logits`; more rows than one; a text too long for the model.
+        """
+        batch = self._batch(input_ids, pixel_values, attention_mask)
+        if len(batch.tokens) != 1:
+            raise DataError(
+                "a prefix is one text", where="input_ids", expected="one row",
+                found=len(batch.tokens),
+            )  # fmt: skip
+        embeds, valid = self.embed_prompts(batch)
+        return encode_prefix(self.decoder, embeds, valid, dtype=dtype)
 
     def features(self, pixel_values: Any) -> Float[Array, "F P Dv"]:
         """Tokens of images: of the feature layers of a tower, before any connector.
@@ -239,6 +356,8 @@ def open_pretrained(
     adapter: str | os.PathLike[str] | None = None,
     projector: str | os.PathLike[str] | None = None,
     merge: bool = True,
+    quantize: Kind | None = None,
+    quantize_targets: str = DECODER_LINEARS,
     allow_pickle: bool = False,
 ) -> Pretrained:
     """Read a directory of Hugging Face, LLaVA or GeoChat.
@@ -251,9 +370,12 @@ def open_pretrained(
       adapter: directory of a PEFT adapter, or of LLaVA's LoRA over a plain language model.
       projector: file of one that was trained over a plain language model.
       merge: the adapter into the kernels; False keeps its factors, see `Pretrained.params`.
+      quantize: "int8" or "nf4": the weights that `quantize_targets` takes are quantised from the
+        numbers of the file as they are read, layer by layer.
       allow_pickle: read `.bin` and `.pt` files, through torch's weights-only loader.
 
     Raises:
+      ConfigError: an option that is none; weights that cannot be quantised so.
       CheckpointError: one line with the file, what was expected and what was found.
     """
     path = Path(path)
@@ -262,6 +384,12 @@ def open_pretrained(
         raise ConfigError(
             "not a dtype of parameters", where="load(dtype)", expected="float32 or bfloat16",
             found=getattr(dtype, "__name__", dtype), remedy="give its name, a str",
+        )  # fmt: skip
+
+    if quantize is not None and adapter is not None and merge:
+        raise ConfigError(
+            "an adapter is not merged into quantised weights", where="load(quantize)",
+            expected="merge=False: its factors stay beside the codes", found="merge=True",
         )  # fmt: skip
 
     def computing(config: Any) -> Any:
@@ -283,6 +411,7 @@ def open_pretrained(
         dtype=dtype,
         adjust=computing,
         place=place,
+        codes=None if quantize is None else Codes(quantize, quantize_targets),
         may_lack=("",) if missing == "init" else (),
     )
     llava = found.config if isinstance(found.config, LlavaConfig) else None

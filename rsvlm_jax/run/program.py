@@ -1,5 +1,9 @@
 """The model of an experiment, built abstractly and initialised in one jitted call.
 
+    params, stats = program.init(seed)        the base
+    params = start_from(params, experiment)   filled (`rsvlm_jax.run.start`)
+    params = program.adapt(params, seed)      quantised, and with LoRA's factors beside it
+
 Programs are cached by what they depend on: five folds of one experiment share their initialiser
 and, through `rsvlm_jax.train.step`, their compiled steps.
 """
@@ -9,14 +13,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 from flax import nnx
 
-from rsvlm_jax.config import BandSetSpec, VLMConfig
+from rsvlm_jax.config import BandSetSpec, LoraConfig, VLMConfig
 from rsvlm_jax.data.processor import Processor
 from rsvlm_jax.models.vlm import VisionLanguageModel
+from rsvlm_jax.nn import add_lora, merge_lora, split_lora
+from rsvlm_jax.nn.quantize import dequantize_params, quantize, quantize_params
 from rsvlm_jax.train.state import Tree, split_model
+
+Stored = Literal["float", "int8", "nf4"]
+"""Of the kernels that LoRA takes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +34,19 @@ class Program:
     """A model without numbers.
 
     Attributes:
-      graphdef: of the model.
-      params, stats: trees of `jax.ShapeDtypeStruct`.
-      init: seed -> (params, stats), jitted.
+      graphdef: of the model, with codes and LoRA's factors.
+      params, stats: trees of `jax.ShapeDtypeStruct`, as the graph definition has them.
+      init: seed -> (params, stats) of the base, jitted.
+      adapt: (params of the base, seed) -> params. Without LoRA they stay as they are.
+      plain: the way back: params -> params of the base, LoRA merged into kernels made float again.
     """
 
     graphdef: nnx.GraphDef
     params: Tree
     stats: Tree
     init: Callable[[int], tuple[Tree, Tree]]
+    adapt: Callable[[Tree, int], Tree]
+    plain: Callable[[Tree], Tree]
 
     @property
     def parameters(self) -> int:
@@ -42,15 +56,25 @@ class Program:
 @functools.lru_cache(maxsize=16)
 def program(
     config: VLMConfig,
-    specs: tuple[BandSetSpec, ...],
+    specs: tuple[BandSetSpec, ...] = (),
     *,
     image_token: int,
-    reg_token: int,
-    visual_tokens: int,
+    reg_token: int | None = None,
+    visual_tokens: int | None = None,
+    lora: LoraConfig | None = None,
+    stored: Stored = "float",
 ) -> Program:
-    """The program of a model; equal arguments give the same object."""
+    """The program of a model; equal arguments give the same object.
 
-    def build(key: jax.Array) -> VisionLanguageModel:
+    Args:
+      lora, stored: `Experiment.lora` and `Experiment.base`.
+
+    Raises:
+      ConfigError: a LoRA that takes no layer of it (see `rsvlm_jax.nn.add_lora`), or layers that
+        cannot be quantised.
+    """
+
+    def base(key: jax.Array) -> VisionLanguageModel:
         return VisionLanguageModel(
             config,
             specs,
@@ -60,23 +84,64 @@ def program(
             rngs=nnx.Rngs(key),
         )
 
+    def whole(key: jax.Array) -> VisionLanguageModel:
+        model = base(key)
+        if lora is None:
+            return model
+        if stored != "float":
+            quantize(model, stored, targets=lora.targets)
+        return add_lora(model, lora, nnx.Rngs(jax.random.fold_in(key, _FACTORS)))
+
     # Run once: an unoptimised program of many small draws compiles in a third of the time.
     fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
     @functools.partial(jax.jit, compiler_options=fast)
     def numbers(seed: jax.Array) -> tuple[Tree, Tree]:
-        return split_model(build(jax.random.key(seed)))[1:]
+        return split_model(base(jax.random.key(seed)))[1:]
 
-    graphdef, params, stats = split_model(nnx.eval_shape(lambda: build(jax.random.key(0))))
-    return Program(graphdef, params, stats, numbers)
+    @functools.partial(jax.jit, compiler_options=fast)
+    def factors(seed: jax.Array) -> Tree:
+        """Of the whole model nothing else is computed."""
+        return split_lora(split_model(whole(jax.random.key(seed)))[1])[1]
+
+    def adapt(params: Tree, seed: int) -> Tree:
+        if lora is None:
+            return params
+        if stored != "float":
+            params = quantize_params(params, stored, targets=lora.targets)
+        return joined(params, factors(seed))
+
+    def plain(params: Tree) -> Tree:
+        if lora is None:
+            return params
+        return merge_lora(params if stored == "float" else dequantize_params(params), lora)
+
+    graphdef, params, stats = split_model(nnx.eval_shape(lambda: whole(jax.random.key(0))))
+    return Program(graphdef, params, stats, numbers, adapt, plain)
 
 
-def program_of(processor: Processor) -> Program:
-    """The program that a processor belongs to."""
+_FACTORS = 0x10_4A
+"""Folded into the key of the model: its factors draw from another stream than its base."""
+
+
+def program_of(
+    processor: Processor, lora: LoraConfig | None = None, stored: Stored = "float"
+) -> Program:
+    """The program that a processor belongs to. Args as `program`."""
     return program(
         processor.config,
         processor.bandsets,
         image_token=processor.tokenizer.image,
         reg_token=processor.tokenizer.reg,
         visual_tokens=processor.visual_tokens,
+        lora=lora,
+        stored=stored,
     )
+
+
+def joined(tree: Tree, more: Tree) -> Tree:
+    """Two nested dicts that have no leaf in common, as one."""
+    both = dict(tree)
+    for key, value in more.items():
+        both[key] = joined(both[key], value) if key in both else value
+    return both

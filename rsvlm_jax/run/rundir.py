@@ -5,6 +5,7 @@ RUN/
   environment.json   versions, devices, git commit, command
   processor/         tokenizer, templates, bands, target, intervals: all that prediction needs
   metrics.jsonl      a row for every optimiser step
+  held_out.jsonl     a row for every step after which what is held out was scored, where it is
   unreadable.json    how many training windows could not be read, and why the first
   bad_samples.jsonl  each of them, with its cube, place and reason; absent if there are none
   checkpoints/       Orbax steps with SHA-256 manifests
@@ -58,8 +59,17 @@ class RunDir:
         return self.path / "processor"
 
     @property
+    def has_processor(self) -> bool:
+        """Whether the processor was saved whole: its own file is written last."""
+        return any((self.processor / name).is_file() for name in ("processor.json", "chat.json"))
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def held_out(self) -> Path:
+        return self.path / "held_out.jsonl"
 
     @property
     def unreadable(self) -> Path:

@@ -43,6 +43,8 @@ from rsvlm_jax.nn.position import resize_stored
 from rsvlm_jax.train.state import Tree
 
 from .directory import is_pretrained, read_directory
+from .reopen import open_talk
+from .rundir import RunDir
 from .trained import load_run
 
 _FREE = frozenset(
@@ -188,13 +190,14 @@ def _pretrained(path: Path, allow_pickle: bool) -> dict[str, _Part]:
 
 
 def _run(path: Path) -> dict[str, _Part]:
-    """Of the newest verified checkpoint, averaged where averages were kept."""
-    loaded = load_run(path, mesh=MeshConfig())
-    model = loaded.experiment.model
-    return {
-        name: _Part(_config(model, name), flat(tree), str(path))
-        for name, tree in loaded.params.items()
-    }
+    """Of the newest verified checkpoint, averaged where averages were kept, LoRA merged."""
+    if RunDir(path).experiment().conversations is None:
+        loaded = load_run(path, mesh=MeshConfig())
+        model, params = loaded.experiment.model, loaded.params
+    else:
+        opened = open_talk(path, mesh=MeshConfig())
+        model, params = opened.config, opened.params
+    return {n: _Part(_config(model, n), flat(tree), str(path)) for n, tree in params.items()}
 
 
 def _fitted(tower: str, part: _Part, mine: dict[str, Any], config: Any) -> dict[str, Any]:

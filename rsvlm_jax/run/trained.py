@@ -24,7 +24,15 @@ from flax import nnx
 
 from data_zarr.cube import Cube
 from data_zarr.sampling import WindowTable
-from rsvlm_jax.config import CheckpointError, ConfigError, Experiment, MeshConfig, to_json
+from rsvlm_jax.config import (
+    CheckpointError,
+    ConfigError,
+    Experiment,
+    GenerationConfig,
+    LoraConfig,
+    MeshConfig,
+    to_json,
+)
 from rsvlm_jax.core import flat
 from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.data.pipeline import eval_batches
@@ -32,17 +40,17 @@ from rsvlm_jax.data.processor import Processor
 from rsvlm_jax.data.source import CubeSource
 from rsvlm_jax.generate import Generated, generate, reg_block
 from rsvlm_jax.mesh.build import make_mesh
-from rsvlm_jax.mesh.rules import RULES, replicated, resolve
 from rsvlm_jax.metrics import conformal
 from rsvlm_jax.models.encoded import Encoded
 from rsvlm_jax.models.heads import Gaussian
 from rsvlm_jax.models.vlm import VisionLanguageModel, readable
 from rsvlm_jax.train.checkpoint import Checkpoints
-from rsvlm_jax.train.state import Tree, merge, overlay, pick
+from rsvlm_jax.train.state import Tree, merge
 from rsvlm_jax.train.step import make_eval_step
 
 from .directory import is_pretrained
-from .program import Program, program_of
+from .program import program_of
+from .restore import restore
 from .rundir import RunDir
 
 ALPHA = 0.1
@@ -76,7 +84,11 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A model with numbers, placed on a mesh; those of training step `step`. See `load_run`."""
+    """A model with numbers, placed on a mesh; those of training step `step`. See `load_run`.
+
+    Attributes:
+      lora: of the factors in `params`; None: there are none, or they are merged.
+    """
 
     experiment: Experiment
     processor: Processor
@@ -85,6 +97,7 @@ class Loaded:
     params: Tree
     stats: Tree
     step: int
+    lora: LoraConfig | None = None
 
     @functools.cached_property
     def model(self) -> VisionLanguageModel:
@@ -161,6 +174,7 @@ class Loaded:
         """
         made, visual, visual_valid = self._speak(question, batch)
         knowledge, has = reg_block(made, self._reg)
+        assert made.hidden is not None  # `_speak` keeps them
         encoded = Encoded(made.hidden, visual, visual_valid, knowledge, has)
         numbers = self._numbers(_head(self.graphdef, self.params, self.stats, encoded))
         answers = []
@@ -200,10 +214,11 @@ class Loaded:
             self.model.decoder,
             prefix[:, :used],
             valid[:, :used],
-            max_new=max_new,
+            config=GenerationConfig(max_new_tokens=max_new),
             eos=self.processor.tokenizer.eos,
             reg=self._reg if self.model.head is not None else None,
             banned=(self.processor.tokenizer.image,),
+            keep_hidden=True,
         )
         return made, visual, visual_valid
 
@@ -240,6 +255,7 @@ def load_run(
     mesh: MeshConfig | None = None,
     dtype: Literal["float32", "bfloat16"] | None = None,
     missing: Literal["error", "init"] = "error",
+    merge: bool = True,
 ) -> Loaded:
     """Load the newest verified checkpoint of a run directory.
 
@@ -247,6 +263,8 @@ def load_run(
       mesh: devices to place it on; None: that of the training run.
       dtype: compute type; None: that of the training run. Parameters stay float32.
       missing: "init" initialises towers that the checkpoint lacks; "error" refuses.
+      merge: LoRA into the kernels, which of a quantised base are made float for it; False keeps
+        factors and codes as they were trained.
 
     Raises:
       CheckpointError: no run, no checkpoint that verifies, or one of another model; names both
@@ -263,6 +281,11 @@ def load_run(
             remedy="name it as init_from of an experiment",
         )  # fmt: skip
     experiment = run.experiment()
+    if experiment.conversations is not None:
+        raise CheckpointError(
+            "a run of conversations, which reads no cubes", where=run.path,
+            expected="a run of an experiment on cubes", remedy="rsvlm_jax.load opens it",
+        )  # fmt: skip
     processor = Processor.load(run.processor)
     if processor.config != experiment.model:
         raise CheckpointError(
@@ -276,47 +299,16 @@ def load_run(
         processor = dataclasses.replace(processor, config=model)
     if mesh is not None:
         experiment = dataclasses.replace(experiment, mesh=mesh)
-    program = program_of(processor)
+    lora = experiment.lora
+    program = program_of(processor, lora, experiment.base)
     placed = make_mesh(experiment.mesh)
     with Checkpoints(run.checkpoints) as checkpoints:
         step = checkpoints.newest()
-        params, stats = _restore(checkpoints, step, program, placed, experiment, missing)
+        params, stats = restore(checkpoints, step, program, placed, experiment, missing)
     assert step is not None  # or nothing was restored
-    return Loaded(experiment, processor, placed, program.graphdef, params, stats, step)
-
-
-def _restore(
-    checkpoints: Checkpoints,
-    step: int | None,
-    program: Program,
-    mesh: jax.sharding.Mesh,
-    experiment: Experiment,
-    missing: str,
-) -> tuple[Tree, Tree]:
-    """Parameters (their moving average where one was kept) and statistics, placed."""
-    place = {
-        "params": resolve(program.params, RULES[experiment.mesh.plan], mesh),
-        "stats": jax.tree.map(lambda _: replicated(mesh), program.stats),
-    }
-    shapes = {"params": program.params, "stats": program.stats}
-    wanted = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, place
-    )
-    saved = checkpoints.tree(step)
-    base = None
-    if missing == "init" and flat(wanted).keys() - saved.keys():
-        made = dict(zip(("params", "stats"), program.init(experiment.train.seed), strict=True))
-        base = jax.device_put(made, place)
-        wanted = pick(wanted, saved)
-    averaged = {p.removeprefix("ema/") for p in saved if p.startswith("ema/")}
-    if averaged:
-        wanted["ema"] = pick(wanted["params"], averaged)
-    found = checkpoints.restore_part(wanted, step)
-    params = overlay(found["params"], found.pop("ema")) if averaged else found["params"]
-    found["params"] = params
-    if base is not None:
-        found = overlay(base, found)
-    return found["params"], found["stats"]
+    if lora is not None and merge:
+        params, program, lora = program.plain(params), program_of(processor), None
+    return Loaded(experiment, processor, placed, program.graphdef, params, stats, step, lora)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -3,7 +3,7 @@
     state.py       TrainState, create, split_model, init_state    the pytree and its placement
     optimizer.py   make_optimizer                                 AdamW by group; freezing
     losses.py      losses, total                                  (sum, weight), divided once
-    step.py        make_train_step, make_eval_step                jitted, donated, compiled once
+    step.py        make_train_step, _loss_step, _eval_step        jitted, donated, compiled once
     checkpoint.py  Checkpoints                                    Orbax and a SHA-256 manifest
     manifest.py                                                   digests of a directory
     once.py                                                       a memo of compiled programs
@@ -34,7 +34,7 @@ from .state import (
     pick,
     split_model,
 )
-from .step import Step, make_eval_step, make_train_step
+from .step import Step, make_eval_step, make_loss_step, make_train_step
 
 __all__ = [
     "Batches",
@@ -48,6 +48,7 @@ __all__ = [
     "init_state",
     "losses",
     "make_eval_step",
+    "make_loss_step",
     "make_optimizer",
     "make_train_step",
     "merge",

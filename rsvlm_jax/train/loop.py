@@ -1,6 +1,7 @@
 """The loop: short, in a fixed order, with nothing global.
 
-    stop?  ->  save state and data state  ->  draw a batch  ->  step  ->  log the step before
+    stop?  ->  score what is held out, when it is due  ->  save state and data state
+           ->  draw a batch  ->  step  ->  log the step before
 
 The order is what makes a resume exact: a checkpoint of step k holds the data state from *before*
 batch k is drawn, so the resumed run draws that batch and no other. Metrics of a step are read one
@@ -19,6 +20,7 @@ import math
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -46,6 +48,9 @@ class Batches(Protocol):
     def get_state(self) -> dict[str, Any]: ...
     def set_state(self, state: dict[str, Any]) -> None: ...
 
+
+COUNTED = ("tokens", "padded")
+"""Metrics of a step that are counts, whose rates are told."""
 
 StepFn = Callable[[TrainState, Any], tuple[TrainState, Mapping[str, jax.Array]]]
 Row = dict[str, Any]
@@ -83,6 +88,9 @@ def train(
     progress: Callable[[int, Row], None] | None = None,
     stop: Callable[[], bool] | None = None,
     max_bad_steps: int = 5,
+    held_out: Callable[[TrainState], Mapping[str, float]] | None = None,
+    held_out_every: int = 0,
+    held_out_file: str | os.PathLike[str] | None = None,
 ) -> TrainState:
     """Train up to `steps` optimiser steps, counted from the state's own step.
 
@@ -92,10 +100,14 @@ def train(
       batches: see `Batches`.
       checkpoints: None saves nothing.
       metrics_file: gets a JSON row for every step, floats exact; rows after the state's step are
-        removed first. A value that is not finite is written as null.
+        removed first. A value that is not finite is written as null. Metrics named `tokens` and
+        `padded` (positions that hold something, and all of them) get their rates beside them.
       progress: called with the step and its row, every `log_every` steps and at the end.
       stop: asked before every step; true stops like SIGTERM.
       max_bad_steps: skipped steps in a row that are borne.
+      held_out: scores a state. A run that is resumed scores the same steps as an unbroken one.
+      held_out_every: steps between scores, from step 0 on; 0: after the last step only.
+      held_out_file: gets a JSON row for every score.
 
     Returns:
       The state after the last step, which is saved and vouched for.
@@ -113,6 +125,7 @@ def train(
     saved = first if checkpoints is not None and first in checkpoints.steps() else None
     bad = 0
     pending: tuple[int, Mapping[str, jax.Array]] | None = None
+    settled = time.perf_counter()
 
     def save() -> None:
         nonlocal saved
@@ -122,20 +135,36 @@ def train(
 
     def settle() -> None:
         """Read and log the step whose metrics are still on the device."""
-        nonlocal bad, pending
+        nonlocal bad, pending, settled
         if pending is None:
             return
         at, metrics = pending
         pending = None
-        row = rows.write(at, jax.device_get(dict(metrics)))
+        found = jax.device_get(dict(metrics))
+        now = time.perf_counter()
+        rates = {f"{k}_per_second": found[k] / (now - settled) for k in COUNTED if k in found}
+        settled = now
+        row = rows.write(at, {**found, **rates})
         bad = bad + 1 if row["skipped"] else 0
         if progress is not None and (at % log_every == 0 or at == steps):
             progress(at, row)
+
+    def score() -> None:
+        """What is held out, when it is due and the file does not have it."""
+        nonlocal settled
+        due = step == steps or (held_out_every > 0 and step % held_out_every == 0)
+        if held_out is None or not due or step in scores.steps:
+            return
+        settle()
+        scores.write(step, held_out(state))
+        scores.sync()
+        settled = time.perf_counter()
 
     with contextlib.ExitStack() as stack:
         if checkpoints is not None:
             stack.callback(checkpoints.wait)
         rows = stack.enter_context(_Rows(metrics_file, first))
+        scores = stack.enter_context(_Rows(None if held_out is None else held_out_file, first))
         terminated = stack.enter_context(_sigterm())
         while step < steps:
             if terminated.is_set() or (stop is not None and stop()):
@@ -147,6 +176,7 @@ def train(
                     f"stopped after step {step} of {steps}",
                     remedy="run the same command again to go on" if checkpoints else None,
                 )
+            score()
             if step % save_every == 0 and step != first:
                 settle()
                 rows.sync()  # a saved step's rows are on disk before it is
@@ -173,6 +203,7 @@ def train(
                     "look at the samples",
                 )
         settle()
+        score()
         rows.sync()
         save()
         _wait(checkpoints)
@@ -185,18 +216,25 @@ def _wait(checkpoints: Checkpoints | None) -> None:
 
 
 class _Rows:
-    """The metrics file, opened at a step: rows after it, and a torn last line, are dropped."""
+    """A file of rows, opened at a step: rows after it, and a torn last line, are dropped.
+
+    Attributes:
+      steps: of the rows that it holds.
+    """
 
     def __init__(self, path: str | os.PathLike[str] | None, step: int) -> None:
         self._path = None if path is None else Path(path)
         self._step = step
         self._file: Any = None
+        self.steps: set[int] = set()
 
     def __enter__(self) -> _Rows:
         if self._path is not None:
             with self._writing():
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                kept = [line for at, line in self._lines() if at <= self._step]
+                found = [(at, line) for at, line in self._lines() if at <= self._step]
+                kept = [line for _, line in found]
+                self.steps.update(at for at, _ in found)
                 temporary = self._path.with_name(f".{self._path.name}.tmp")
                 temporary.write_text("".join(kept))
                 os.replace(temporary, self._path)

@@ -4,6 +4,8 @@
 
 A group is a pattern on parameter paths; the first pattern that matches wins, and parameters that
 none matches have scale 1. Scale 0 freezes: no optimiser state, no update, no part in the norm.
+Quantised weights must be frozen. The layers before a group's `from_layer` share an array with
+trained ones: no update and no part in the norm, but optimiser state (zeros).
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rsvlm_jax.config import ConfigError, OptimizerConfig
-from rsvlm_jax.core import base_path, flat, map_with_path
+from rsvlm_jax.config import FROZEN_CODES, ConfigError, GroupConfig, OptimizerConfig
+from rsvlm_jax.core import base_path, flat, is_quantized, map_with_path
 
 EPS = 1e-6
 """Of Adam. Some gradients are zero but for rounding (the bias of attention keys, for one); with
@@ -34,13 +36,15 @@ def make_optimizer(
 
     Args:
       steps: length of the run, which the schedule needs.
-      params: arrays or shapes; only their paths are read.
+      params: arrays or shapes; only their paths are read, and of some the number of layers.
 
     Raises:
-      ConfigError: a group pattern that is no regular expression or takes no parameter, or groups
-        that freeze everything.
+      ConfigError: a group pattern that is no regular expression or takes no parameter, groups
+        that freeze everything, or that do not freeze quantised weights, or a `from_layer` of what
+        has not so many layers.
     """
-    return _make(config, steps, tuple(scales(config, params).items()))
+    firsts = _first_layers(config, params)
+    return _make(config, steps, tuple(scales(config, params).items()), tuple(firsts.items()))
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -62,22 +66,43 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 def scales(config: OptimizerConfig, params: Any) -> dict[str, float]:
     """Factor on the learning rate by parameter path; 0 is frozen. Errors as `make_optimizer`."""
+    result = {path: g.scale if g else 1.0 for path, g in _groups(config, params).items()}
+    codes = sorted(path for path, scale in result.items() if scale and is_quantized(path))
+    if codes:
+        raise ConfigError(
+            "quantised weights cannot be trained",
+            where="OptimizerConfig.groups",
+            expected="a scale of 0 for their codes and scales",
+            found=f"{result[codes[0]]:g} for {codes[0]}",
+            remedy=f"a group before the one that takes them: {FROZEN_CODES}",
+        )
+    if not any(result.values()):
+        raise ConfigError(
+            "all parameters are frozen",
+            where="OptimizerConfig.groups",
+            expected="some parameter with a scale other than 0",
+        )
+    return result
+
+
+def _groups(config: OptimizerConfig, params: Any) -> dict[str, GroupConfig | None]:
+    """The group that each parameter is in, by path."""
     groups = []
     for i, group in enumerate(config.groups):
         where = f"OptimizerConfig.groups[{i}].pattern"
         try:
-            groups.append((re.compile(group.pattern), group.scale))
+            groups.append((re.compile(group.pattern), group))
         except re.error as e:
             raise ConfigError(
                 f"not a regular expression ({e})", where=where, found=repr(group.pattern)
             ) from e
     taken = [0] * len(groups)
-    result: dict[str, float] = {}
+    result: dict[str, GroupConfig | None] = {}
     for path in flat(params):
-        result[path] = 1.0
-        for i, (pattern, scale) in enumerate(groups):
+        result[path] = None
+        for i, (pattern, group) in enumerate(groups):
             if pattern.search(path):
-                result[path] = float(scale)
+                result[path] = group
                 taken[i] += 1
                 break
     for i, count in enumerate(taken):
@@ -89,13 +114,23 @@ def scales(config: OptimizerConfig, params: Any) -> dict[str, float]:
                 found=repr(config.groups[i].pattern),
                 remedy=f"paths begin with {', '.join(sorted({p.split('/')[0] for p in result}))}",
             )
-    if not any(result.values()):
-        raise ConfigError(
-            "all parameters are frozen",
-            where="OptimizerConfig.groups",
-            expected="some parameter with a scale other than 0",
-        )
     return result
+
+
+def _first_layers(config: OptimizerConfig, params: Any) -> dict[str, int]:
+    """The first layer that trains, by path, of stacked layers of which some stay."""
+    shapes = flat(params)
+    found = {p: g.from_layer for p, g in _groups(config, params).items() if g and g.from_layer}
+    for path, first in found.items():
+        layers = shapes[path].shape[0] if re.search(r"(^|/)layers/", path) else 0
+        if first >= layers:
+            raise ConfigError(
+                "a group trains no layer",
+                where="GroupConfig.from_layer",
+                expected=f"less than the layers of {path} ({layers})",
+                found=first,
+            )
+    return found
 
 
 def trained_paths(config: OptimizerConfig, params: Any) -> frozenset[str]:
@@ -105,9 +140,22 @@ def trained_paths(config: OptimizerConfig, params: Any) -> frozenset[str]:
 
 @functools.lru_cache(maxsize=64)
 def _make(
-    config: OptimizerConfig, steps: int, scales: tuple[tuple[str, float], ...]
+    config: OptimizerConfig,
+    steps: int,
+    scales: tuple[tuple[str, float], ...],
+    firsts: tuple[tuple[str, int], ...],
 ) -> optax.GradientTransformation:
-    scale = dict(scales)
+    scale, first = dict(scales), dict(firsts)
+
+    def upper(path: str, u: jax.Array) -> jax.Array:
+        if path not in first:
+            return u
+        trained = jnp.arange(u.shape[0]) >= first[path]
+        return jnp.where(jnp.expand_dims(trained, range(1, u.ndim)), u, jnp.zeros_like(u))
+
+    def only_upper(updates: Any, params: Any = None) -> Any:
+        del params
+        return map_with_path(upper, updates)
 
     def rescale(updates: Any, params: Any = None) -> Any:
         del params
@@ -121,12 +169,15 @@ def _make(
 
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     adam = optax.scale_by_adam(config.b1, config.b2, EPS)
+    halves = [optax.stateless(only_upper)] if first else []
     trained = optax.chain(
+        *halves,  # before the norm is taken
         clip,
         adam if config.kind == "adamw" else optax.identity(),
         optax.add_decayed_weights(config.weight_decay, decayed),
         optax.scale_by_learning_rate(schedule(config, steps)),
         optax.stateless(rescale),
+        *halves,  # and what decay has added
     )
     groups = optax.multi_transform({"trained": trained, "frozen": optax.set_to_zero()}, label)
 

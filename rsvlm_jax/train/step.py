@@ -25,7 +25,7 @@ from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.mesh.rules import RULES, batch_sharding, replicated, resolve, state_shardings
 from rsvlm_jax.models.heads import Gaussian
 
-from .losses import losses, mean, total
+from .losses import Sums, losses, mean, total
 from .once import made_once
 from .optimizer import trained_paths
 from .state import TrainState, merge, overlay, pick
@@ -69,14 +69,17 @@ def make_train_step(
 
     Metrics, float32 scalars: `loss`; the mean of every loss in use; `grad_norm` of the trained
     parameters before clipping; `skipped`, 1 where loss or gradient was not finite. Such a step
-    changes neither parameters nor optimiser nor average, only the step count.
+    changes neither parameters nor optimiser nor average, only the step count. Of conversations also
+    `tokens` and `padded`: positions that hold something, and all of them.
 
     Raises:
       ConfigError: the sharding plan does not fit the parameters.
     """
     plan = experiment.mesh.plan
     shapes = _shapes(state)
-    key = ("train", graphdef, experiment.optimizer, experiment.loss, optimizer, mesh, plan, shapes)
+    talk = experiment.conversations is not None
+    about = experiment.optimizer, experiment.loss, optimizer, plan, talk
+    key = ("train", graphdef, *about, mesh, shapes)
 
     def make() -> Step:
         trained = trained_paths(experiment.optimizer, state.params)
@@ -115,6 +118,37 @@ def make_eval_step(
             return model.head(model(batch))
 
         place = resolve(params, RULES[plan], mesh)
+        jitted = jax.jit(
+            step,
+            in_shardings=(place, replicated(mesh), batch_sharding(mesh)),
+            out_shardings=replicated(mesh),
+        )
+        return Step(jitted, mesh)
+
+    return made_once(key, make)
+
+
+def make_loss_step(
+    graphdef: nnx.GraphDef, experiment: Experiment, mesh: Mesh, state: TrainState
+) -> Callable[[Any, Any, Batch], Sums]:
+    """`loss_step(params, stats, batch) -> {name: (sum, weight)}`, made once for equal arguments.
+
+    Args:
+      state: only the structure and shapes of its parameters and statistics are read.
+
+    Raises:
+      ConfigError: the sharding plan does not fit the parameters.
+    """
+    plan, config = experiment.mesh.plan, experiment.loss
+    shapes = _shapes((state.params, state.stats))
+    key = ("loss", graphdef, config, mesh, plan, shapes)
+
+    def make() -> Step:
+        def step(params: Any, stats: Any, batch: Batch) -> Sums:
+            model = merge(graphdef, params, stats)
+            return losses(model(batch), batch, model, config)
+
+        place = resolve(state.params, RULES[plan], mesh)
         jitted = jax.jit(
             step,
             in_shardings=(place, replicated(mesh), batch_sharding(mesh)),
@@ -171,7 +205,11 @@ def _train_step(
     )
     metrics = {"loss": loss, **{name: mean(*sums) for name, sums in parts.items()}}
     skipped = jnp.where(finite, 0.0, 1.0)
-    return state, {**metrics, "grad_norm": norm, "skipped": skipped}
+    metrics = {**metrics, "grad_norm": norm, "skipped": skipped}
+    if experiment.conversations is not None:
+        metrics["tokens"] = jnp.sum(jnp.asarray(batch.segment) > 0, dtype=jnp.float32)
+        metrics["padded"] = jnp.float32(batch.segment.size)
+    return state, metrics
 
 
 def _ema_decay(decay: float | None, step: Array) -> Array:

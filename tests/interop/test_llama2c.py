@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 from rsvlm_jax.assets import STORIES260K_DIR
-from rsvlm_jax.config import STORIES260K, CheckpointError
+from rsvlm_jax.config import STORIES260K, CheckpointError, GenerationConfig
 from rsvlm_jax.core import flat
 from rsvlm_jax.generate import generate
 from rsvlm_jax.interop import rows
@@ -48,7 +48,8 @@ def test_greedy_text_from_bos_is_that_of_the_original() -> None:
     tokenizer = Tokenizer.from_file(str(STORIES260K_DIR / "tokenizer.json"))
     wanted = tokenizer.encode(TEXT[1:]).ids  # the tokenizer puts the space there itself
     bos = model.embed(jnp.asarray([[1]], jnp.int32))
-    out = generate(model, bos, jnp.ones((1, 1), bool), max_new=len(wanted), eos=2)
+    config = GenerationConfig(max_new_tokens=len(wanted))
+    out = generate(model, bos, jnp.ones((1, 1), bool), config=config, eos=2)
     assert out.tokens[0].tolist() == wanted
     assert " " + tokenizer.decode(wanted) == TEXT
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rsvlm_jax.config import ConfigError, GPT2Config, MeshConfig
+from rsvlm_jax.config import ConfigError, GenerationConfig, GPT2Config, MeshConfig
 from rsvlm_jax.core import flat
 from rsvlm_jax.generate import generate
 from rsvlm_jax.mesh import RULES, make_mesh, resolve
@@ -88,9 +88,9 @@ def test_positions_are_learned_and_end() -> None:
     assert not np.allclose(here, there)
     assert np.isnan(forward(model, X, ONE, ORDER + 3)[:, 5]).all()  # position 8 of 0 .. 7
     with pytest.raises(
-        ConfigError, match=r"more positions .* prompt \+ max_new <= 8; found 6 \+ 3"
+        ConfigError, match=r"more positions .* prompt \+ max_new_tokens <= 8; found 6 \+ 3"
     ):
-        generate(model, X, jnp.ones((2, 6), bool), max_new=3, eos=2)
+        generate(model, X, jnp.ones((2, 6), bool), config=GenerationConfig(max_new_tokens=3), eos=2)
 
 
 @pytest.mark.parametrize("first", [1, 4])

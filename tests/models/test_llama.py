@@ -208,7 +208,7 @@ def test_a_bfloat16_cache_serves_both() -> None:
     model = llama()
     cache = model.empty_cache(2, 6, jnp.bfloat16)
     got, cache = cached(model, X, jnp.ones((2, 6), bool), ORDER, cache)
-    assert cache.k.dtype == jnp.bfloat16
+    assert cache.slots.k.dtype == jnp.bfloat16
     np.testing.assert_allclose(got, forward(model, X, ONE, ORDER), atol=0.1)
 
 

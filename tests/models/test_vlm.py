@@ -505,6 +505,33 @@ def test_images_through_a_resampler():
     assert encoded.visual.shape == (3, 2 * tokens, width)
 
 
+def test_features_made_before_are_read_like_their_images(plain, read):
+    given = prompts(pictures(), OF, SLOT)
+    made = jax.jit(plain.tower_features)(given.images.pixels)
+    images = Images(None, given.images.of, made)
+    encoded = read(dataclasses.replace(given, images=images))
+    np.testing.assert_allclose(encoded.hidden, read(given).hidden, atol=1e-6)
+
+
+def test_features_go_through_the_resampler():
+    resampler, vision, tokens, width = RESAMPLERS["qformer"]
+    model = abstract(
+        dataclasses.replace(PLAIN, vision=vision, resampler=resampler), (), reg_token=None
+    )
+    given = prompts(pictures(), OF, np.full((3, 12), -1))
+    features = shapes(model, lambda m, b: m.tower_features(b.images.pixels), given)
+    images = Images(None, given.images.of, jnp.zeros(features.shape, features.dtype))
+    encoded = shapes(model, lambda m, b: m(b), dataclasses.replace(given, images=images))
+    assert encoded.visual.shape == (3, 2 * tokens, width)
+
+
+def test_images_without_pixels_or_features_are_refused(plain):
+    given = prompts(pictures(), OF, SLOT)
+    nothing = dataclasses.replace(given, images=Images(None, given.images.of))
+    with pytest.raises(DataError, match="images of nothing"):
+        plain.encode_visual(nothing)
+
+
 def test_recomputed_activations_change_no_number(plain, read):
     config = dataclasses.replace(PLAIN, connector=ConnectorConfig())
     again = filled(

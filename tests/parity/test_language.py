@@ -17,7 +17,7 @@ from flax import nnx
 from reference import HAS_TORCH, Reference, reference
 from safetensors.numpy import load_file
 
-from rsvlm_jax.config import CheckpointError, GPT2Config, LlamaConfig, MeshConfig
+from rsvlm_jax.config import CheckpointError, GenerationConfig, GPT2Config, LlamaConfig, MeshConfig
 from rsvlm_jax.core import flat
 from rsvlm_jax.generate import generate
 from rsvlm_jax.interop import rows
@@ -92,7 +92,8 @@ def test_64_greedy_tokens_in_a_padded_batch(name: str, imported: Any) -> None:
         valid[row, list(slots)] = True
         ids[row, list(slots)] = wanted.inputs["prompts"][int(row == 3), : len(slots)]
     prefix = model.embed(jnp.asarray(ids, jnp.int32))
-    out = generate(model, prefix, jnp.asarray(valid), max_new=NEW_TOKENS, eos=EOS, banned=(EOS,))
+    config = GenerationConfig(max_new_tokens=NEW_TOKENS)
+    out = generate(model, prefix, jnp.asarray(valid), config=config, eos=EOS, banned=(EOS,))
     for row, slots in enumerate(layouts):
         said = wanted.outputs[f"greedy{len(slots)}"]
         assert len(said) == NEW_TOKENS

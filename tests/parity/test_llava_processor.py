@@ -14,6 +14,7 @@ from compare import Record, same_logits
 from flax import nnx
 
 from rsvlm_jax.config import ConnectorConfig, LlamaConfig, ViTConfig, VLMConfig
+from rsvlm_jax.data import ChatProcessor, Message
 from rsvlm_jax.interop.families import FAMILIES
 from rsvlm_jax.interop.families.llava import LlavaConfig
 from rsvlm_jax.interop.huggingface import save_pretrained
@@ -135,6 +136,27 @@ def test_torch_and_we_say_the_same_to_a_picture(made: Converted, record_property
     counts = inputs["attention_mask"].numpy().astype(bool)
     got = ours.logits(**{k: v.numpy() for k, v in inputs.items()})
     same_logits(record_property, np.asarray(got)[counts], wanted[counts])
+
+
+def test_the_processor_of_conversations_reads_the_same(made: Converted) -> None:
+    processor = transformers.AutoProcessor.from_pretrained(made.path)
+    ours = ChatProcessor.of(made.path, open_pretrained(made.path).config)
+    assert (ours.template, ours.image_token, ours.ends) == ("tokenizer", VOCAB, (2,))
+    said = [
+        Message("user", "a tree?\n<image>"),
+        Message("assistant", "yes."),
+        Message("user", "so?"),
+    ]
+    turns = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a tree?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "yes."}]},
+        {"role": "user", "content": [{"type": "text", "text": "so?"}]},
+    ]
+    prompt = processor.apply_chat_template(turns, add_generation_prompt=True)
+    inputs = processor(images=[picture(40, 60)], text=[prompt], return_tensors="np")
+    assert ours.encode(said).ids == inputs["input_ids"][0].tolist()
+    wanted = inputs["pixel_values"][0].transpose(1, 2, 0)
+    assert np.abs(ours.pixels(picture(40, 60)) - wanted).max() <= 1e-5
 
 
 def test_ids_rows_and_files_agree(made: Converted) -> None:

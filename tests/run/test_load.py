@@ -123,15 +123,15 @@ def test_generate_verb(finished: Path, tmp_path: Path, capsys):
     args = ["generate", str(finished), "--cube", "sample:slovenia_s2", "--prompts", str(prompts)]
     assert main([*args, "--ask", "What is the tree cover?", "--json"]) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert len(last["answers"]) == 2
-    assert last["answers"][1]["row"] == 8
+    assert [a["row"] for a in last["answers"]] == [0, 8]
+    assert {"value", "lo", "hi", "unit"} <= last["answers"][0].keys()
 
 
 def test_generate_verb_refuses_a_broken_prompt_file(finished: Path, tmp_path: Path, capsys):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("{not json\n")
     args = ["generate", str(finished), "--cube", "sample:slovenia_s2", "--prompts", str(prompts)]
-    assert main(args) == 2
+    assert main(args) == 3
     assert "line 1" in capsys.readouterr().err
 
 

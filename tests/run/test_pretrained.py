@@ -237,6 +237,21 @@ def test_a_language_model_alone(tmp_path: Path) -> None:
     assert said.tokens[0].tolist() == one_by_one
 
 
+def test_questions_after_a_prefix_are_answered_as_whole_prompts(llava: Pretrained) -> None:
+    start, questions = [[1, *[19] * 4, 7]], [[3, 4, 5], [0, 9, 2]]
+    mask = [[1, 1, 1], [0, 1, 1]]
+    prefix = llava.prefix(start, images(1))
+    asked = {"max_new_tokens": 6, "ends": ()}
+    got = llava.generate(questions, attention_mask=mask, prefix=prefix, **asked)
+    whole = [start[0] + q for q in questions]
+    wanted = llava.generate(
+        whole, np.repeat(images(1), 2, axis=0), [[1] * 6 + m for m in mask], **asked
+    )
+    assert got.tokens.tolist() == wanted.tokens.tolist()
+    with pytest.raises(DataError, match=r"a prefix is one text in input_ids.*one row; found 2"):
+        llava.prefix(questions)
+
+
 def test_a_text_longer_than_gpt2s_positions(tmp_path: Path) -> None:
     config = GPT2Config(vocab_size=20, width=8, layers=1, heads=2, mlp_dim=8, max_length=4)
     params = numbers(lambda: GPT2(config, rngs=nnx.Rngs(0)))

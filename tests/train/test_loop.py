@@ -304,3 +304,39 @@ def test_two_runs_train_in_two_threads(tmp_path, unbroken):
     assert (tmp_path / "1" / "metrics.jsonl").read_bytes() != text
     for name, x in results[0].items():
         assert x.tobytes() == last[name].tobytes(), name
+
+
+@pytest.mark.parametrize("stopped", [4, 6, 7])
+def test_a_resumed_run_scores_the_steps_of_an_unbroken_one(tmp_path, stopped):
+    """Every third step and the last, where it was stopped included."""
+
+    def score(state):
+        return {"loss": float(state.step) + 0.5}
+
+    options = {"steps": 8, "held_out": score, "held_out_every": 3, "save_every": 5}
+    state, step = start()
+    train(state, step, Stream(), held_out_file=tmp_path / "unbroken.jsonl", **options)
+    assert [row["step"] for row in rows(tmp_path / "unbroken.jsonl")] == [0, 3, 6, 8]
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        options |= {"checkpoints": checkpoints, "held_out_file": tmp_path / "held_out.jsonl"}
+        asked = iter(range(100))
+        state, step = start()
+        with pytest.raises(Preempted):
+            train(state, step, Stream(), stop=lambda: next(asked) == stopped, **options)
+        state, step = start()
+        batches = Stream()
+        state = resume(state, batches, checkpoints)
+        train(state, step, batches, **options)
+    assert rows(tmp_path / "held_out.jsonl") == rows(tmp_path / "unbroken.jsonl")
+
+
+def test_counts_have_rates_beside_them(tmp_path):
+    def counting(state, batch):
+        state, metrics = step(state, batch)
+        return state, {**metrics, "tokens": np.float32(6), "padded": np.float32(8)}
+
+    state, step = start()
+    train(state, counting, Stream(), steps=3, metrics_file=tmp_path / "metrics.jsonl")
+    for row in rows(tmp_path / "metrics.jsonl"):
+        assert row["tokens_per_second"] * 8 == pytest.approx(row["padded_per_second"] * 6)
+        assert row["tokens_per_second"] > 0

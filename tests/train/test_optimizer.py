@@ -133,3 +133,51 @@ def test_wrong_groups_are_refused(groups, line):
     with pytest.raises(ConfigError) as error:
         make_optimizer(OptimizerConfig(groups=groups), 10, PARAMS)
     assert str(error.value).startswith(line)
+
+
+TOWER = {
+    "vision": {
+        "patch": {"kernel": jnp.ones((2, 2))},
+        "layers": {"mlp": {"kernel": jnp.ones((4, 2, 2)), "bias": jnp.ones((4, 2))}},
+    }
+}
+
+
+def half(first: int = 2, pattern: str = "^vision/layers/") -> OptimizerConfig:
+    groups = (GroupConfig(pattern, from_layer=first), GroupConfig("^vision/", 0.0))
+    return OptimizerConfig(learning_rate=0.1, warmup=0.0, weight_decay=0.1, groups=groups)
+
+
+def test_the_lower_half_of_a_tower_stays_and_has_no_part_in_the_norm():
+    optimizer = make_optimizer(half(), 10, TOWER)
+    huge = jax.tree.map(lambda x: jnp.full_like(x, 1e-3), TOWER)
+    lower = huge["vision"]["layers"]["mlp"]["kernel"].at[:2].set(1e6)
+    huge["vision"]["layers"]["mlp"]["kernel"] = lower
+    updates, state = optimizer.update(huge, optimizer.init(TOWER), TOWER)
+    found = updates["vision"]["layers"]["mlp"]
+    for update in (found["kernel"], found["bias"]):
+        assert not np.asarray(update[:2]).any()
+        assert np.asarray(update[2:]).all()
+    assert not np.asarray(updates["vision"]["patch"]["kernel"]).any()
+    # Adam's first step is the sign, unless clipping by the frozen gradients has made it tiny.
+    np.testing.assert_allclose(found["bias"][2:], -0.1, rtol=0.01)
+    moments = [x for x in jax.tree.leaves(state) if x.shape == (4, 2, 2)]
+    assert moments
+    assert not any(np.asarray(m[:2]).any() for m in moments)
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [(half(4), "vision/layers/mlp/"), (half(1, "^vision/patch/"), "vision/patch/kernel")],
+    ids=["a layer too many", "not layers"],
+)
+def test_from_layer_of_what_has_not_so_many(config: OptimizerConfig, found: str):
+    with pytest.raises(ConfigError, match=r"GroupConfig\.from_layer") as e:
+        make_optimizer(config, 10, TOWER)
+    assert found in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_from_layer_below_zero():
+    with pytest.raises(ConfigError, match=r"GroupConfig\.from_layer; expected >= 0"):
+        GroupConfig("", from_layer=-1)

@@ -16,12 +16,12 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rsvlm_jax.config import CheckpointError, ConfigError, LoraConfig, LoraOverride
-from rsvlm_jax.core import LORA_A, LORA_B, base_path, flat
+from rsvlm_jax.core import LORA_A, LORA_B, base_path, flat, is_lora, is_quantized
 from rsvlm_jax.interop import rows
 from rsvlm_jax.interop.files import open_checkpoint
 from rsvlm_jax.interop.huggingface import Imported
 from rsvlm_jax.interop.rows import TRANSPOSE, Lazy, Row, Shape, Table
-from rsvlm_jax.nn import add_lora, merge_lora
+from rsvlm_jax.nn import add_lora, merge_lora, plain_shapes
 
 from .config import AdapterConfig, ends_in, read_adapter_config
 from .names import BESIDE, CONFIG, WEIGHTS, adaptable, bare, factor_name, some
@@ -65,8 +65,8 @@ def read_adapter(
     """
     folder = Path(folder)
     said = read_adapter_config(folder / CONFIG)
-    params = flat(base.params)
-    if any(base_path(path) != path for path in params):
+    params = plain_shapes(flat(base.params))
+    if any(is_lora(path) for path in params):
         raise CheckpointError(
             "the base has LoRA already", where=folder, remedy="merge that first (merge_lora)"
         )
@@ -119,6 +119,12 @@ def read_adapter(
     made = dict(rows.read(fits, theirs, wanted))
     factors = {path: x for path, x in made.items() if base_path(path) != path}
     whole = {path: x for path, x in made.items() if path not in factors}
+    coded = [path for path in whole if path not in flat(base.params)]
+    if coded:
+        raise CheckpointError(
+            "the adapter holds whole what is quantised in the base", where=folder,
+            expected="LoRA there", found=some(coded), remedy="leave it out of the targets",
+        )  # fmt: skip
     return Adapter(_lora_config(said, ranks), factors, whole)
 
 
@@ -126,7 +132,8 @@ def with_adapter(base: Imported, adapter: Adapter, *, merge: bool = False) -> Im
     """The base with an adapter: kept as LoRA, or merged into its kernels (in float32).
 
     Merged, the model has the definition and the paths of the base and is written by
-    `save_pretrained`. Kept, it is trained on, and written by `save_adapter`.
+    `save_pretrained`; those of a plain base, where it is quantised (see `merge_lora`). Kept, it is
+    trained on, and written by `save_adapter`.
 
     Raises:
       CheckpointError: an adapter that can only be merged.
@@ -135,11 +142,14 @@ def with_adapter(base: Imported, adapter: Adapter, *, merge: bool = False) -> Im
     missing = tuple(path for path in base.report.missing if path not in adapter.whole)
     base = dataclasses.replace(base, report=dataclasses.replace(base.report, missing=missing))
     if merge:
-        return dataclasses.replace(base, params=merge_lora(params, adapter.config))
+        merged = dataclasses.replace(base, params=merge_lora(params, adapter.config))
+        if not any(map(is_quantized, flat(base.params))):
+            return merged
+        plain = nnx.eval_shape(lambda: base.family.build(base.config, nnx.Rngs(0)))
+        return dataclasses.replace(merged, graphdef=nnx.graphdef(plain))
 
     def build() -> nnx.Module:
-        made = base.family.build(base.config, nnx.Rngs(0))
-        return add_lora(made, adapter.config, nnx.Rngs(0))
+        return add_lora(base.model, adapter.config, nnx.Rngs(0))
 
     try:
         graphdef, _ = nnx.split(nnx.eval_shape(build), nnx.Param)
@@ -333,5 +343,6 @@ def _inserted(tree: Tree, new: Mapping[str, Any], prefix: str = "") -> Tree:
             made[key] = _inserted(value, new, f"{path}/")
             continue
         made[key] = new.get(path, value)
-        made |= {f"{key}{s}": new[path + s] for s in (LORA_A, LORA_B) if path + s in new}
+        kernel, name = base_path(path), base_path(str(key))
+        made |= {name + s: new[kernel + s] for s in (LORA_A, LORA_B) if kernel + s in new}
     return made

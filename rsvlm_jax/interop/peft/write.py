@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from rsvlm_jax.config import CheckpointError, LoraConfig
-from rsvlm_jax.core import LORA_A, LORA_B, base_path, flat
+from rsvlm_jax.core import LORA_A, LORA_B, base_path, flat, is_lora
 from rsvlm_jax.interop import rows
 from rsvlm_jax.interop.families import FAMILIES
 from rsvlm_jax.interop.rows import COPY, Row
@@ -64,7 +64,7 @@ def save_adapter(
     table = FAMILIES[architecture].table(config)
     by_path = {row.ours: row for row in table}
     arrays, whole = flat(params), tuple(whole)
-    kernels = sorted({base_path(path) for path in arrays if base_path(path) != path})
+    kernels = sorted({base_path(path) for path in arrays if is_lora(path)})
     stray = [p for p in kernels if p not in by_path or not adaptable(by_path[p])]
     stray += [p for p in whole if p not in by_path or p not in arrays]
     if stray or not kernels:

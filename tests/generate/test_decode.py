@@ -1,4 +1,4 @@
-"""The greedy loop: against a loop without cache, alone and in a batch, `<reg>` blocks, traces."""
+"""The decode loop: against a loop without cache, alone and in a batch, `<reg>` blocks, the ends."""
 
 from __future__ import annotations
 
@@ -6,51 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from talker import ALL, EOS, NEW, PREFIX, REG, made, say, silence, uncached
 
-from rsvlm_jax.config import ConfigError, LlamaConfig
-from rsvlm_jax.generate import generate, reg_block
+from rsvlm_jax.generate import reg_block
 from rsvlm_jax.models.llama import Llama
-from rsvlm_jax.nn import causal_segment_mask
-
-CONFIG = LlamaConfig(
-    vocab_size=24,
-    width=16,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    mlp_dim=24,
-    max_length=32,
-)
-EOS, IMAGE, REG = 2, 22, 23
-NEW = 8
-RNG = np.random.default_rng(5)
-PREFIX = jnp.asarray(RNG.standard_normal((3, 5, 16)), jnp.float32)
-ALL = jnp.ones((3, 5), bool)
-
-
-def made(kind: type[Llama], seed: int) -> Llama:
-    """A decoder with random variables, without the time of running its initialisers."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: kind(CONFIG, rngs=nnx.Rngs(0))))
-    rng = np.random.default_rng(seed)
-
-    def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        return jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype)
-
-    return nnx.merge(graphdef, jax.tree.map(draw, state))
 
 
 @pytest.fixture(scope="module")
 def decoder() -> Llama:
     """Random, with variables large enough that what was said changes what is said."""
     return made(Llama, seed=2)
-
-
-@nnx.jit
-def uncached(model: Llama, x: jax.Array, segment: jax.Array) -> tuple[jax.Array, jax.Array]:
-    position = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32)[None], segment.shape)
-    hidden = model(x, causal_segment_mask(segment, position), position)
-    return hidden, model.logits(hidden)
 
 
 def by_hand(model: Llama, prefix: jax.Array) -> tuple[list[int], np.ndarray]:
@@ -67,15 +32,10 @@ def by_hand(model: Llama, prefix: jax.Array) -> tuple[list[int], np.ndarray]:
     return tokens, np.asarray(hidden[0, length : length + NEW])
 
 
-def silence(model: Llama, *tokens: int) -> tuple[int, ...]:
-    """All ids but these: what to ban so that the model can say nothing else."""
-    return tuple(i for i in range(model.config.vocab_size) if i not in tokens)
-
-
 def check_against_uncached(model: Llama, valid: jax.Array) -> None:
     """Text and states of every row equal those of its valid embeddings alone, without a cache."""
     junk = jnp.where(valid[:, :, None], PREFIX, jnp.nan)
-    out = generate(model, junk, valid, max_new=NEW, eos=EOS)
+    out = say(model, junk, valid, keep_hidden=True)
     for row in range(3):
         tokens, hidden = by_hand(model, PREFIX[row][np.asarray(valid[row])][None])
         n = tokens.index(EOS) if EOS in tokens else NEW
@@ -98,9 +58,9 @@ def test_a_batch_of_different_lengths_equals_each_alone(decoder: Llama) -> None:
 
 
 def test_the_end_token_ends_a_sample_and_no_other(decoder: Llama) -> None:
-    free = generate(decoder, PREFIX, ALL, max_new=NEW, eos=EOS)
+    free = say(decoder, keep_hidden=True)
     eos = int(free.tokens[0, 2])  # what the first sample says third now ends a text
-    out = generate(decoder, PREFIX, ALL, max_new=NEW, eos=eos)
+    out = say(decoder, eos=eos, keep_hidden=True)
     for row in range(3):
         said = free.tokens[row].tolist()
         n = said.index(eos) if eos in said else NEW
@@ -112,29 +72,21 @@ def test_the_end_token_ends_a_sample_and_no_other(decoder: Llama) -> None:
 
 def test_an_immediate_end_is_an_empty_text(decoder: Llama) -> None:
     only = silence(decoder, EOS)
-    out = generate(decoder, PREFIX, ALL, max_new=NEW, eos=EOS, banned=only)
+    out = say(decoder, banned=only)
     assert out.length.tolist() == [0] * 3
     assert out.tokens.tolist() == [[EOS] * NEW] * 3
 
 
 def test_banned_tokens_are_never_said(decoder: Llama) -> None:
-    free = generate(decoder, PREFIX, ALL, max_new=NEW, eos=EOS)
+    free = say(decoder)
     banned = int(free.tokens[0, 0])
-    out = generate(decoder, PREFIX, ALL, max_new=NEW, eos=EOS, banned=(banned,))
+    out = say(decoder, banned=(banned,))
     assert banned not in np.asarray(out.tokens)
 
 
 def test_reg_tokens_come_as_one_whole_block(decoder: Llama) -> None:
-    out = generate(
-        decoder,
-        PREFIX,
-        ALL,
-        max_new=NEW,
-        eos=EOS,
-        reg=(REG, 3),
-        banned=silence(decoder, 7, REG),
-    )
-    free = generate(decoder, PREFIX, ALL, max_new=NEW, eos=EOS, banned=silence(decoder, 7, REG))
+    out = say(decoder, reg=(REG, 3), banned=silence(decoder, 7, REG))
+    free = say(decoder, banned=silence(decoder, 7, REG))
     for row in range(3):
         said = out.tokens[row].tolist()
         if REG in free.tokens[row, : NEW - 2].tolist():
@@ -147,14 +99,14 @@ def test_reg_tokens_come_as_one_whole_block(decoder: Llama) -> None:
 
 def test_a_block_is_forced_although_the_model_would_say_something_else(decoder: Llama) -> None:
     only = silence(decoder, REG)
-    out = generate(decoder, PREFIX, ALL, max_new=NEW, eos=EOS, reg=(REG, NEW), banned=only)
+    out = say(decoder, reg=(REG, NEW), banned=only)
     assert out.tokens.tolist() == [[REG] * NEW] * 3
     assert out.length.tolist() == [NEW] * 3
 
 
 def test_no_block_is_begun_that_does_not_fit(decoder: Llama) -> None:
     reg, ban = (REG, NEW + 1), silence(decoder, 7, REG)
-    out = generate(decoder, PREFIX, ALL, max_new=NEW, eos=EOS, reg=reg, banned=ban)
+    out = say(decoder, reg=reg, banned=ban)
     assert out.tokens.tolist() == [[7] * NEW] * 3
     hidden, has = reg_block(out, reg)
     assert hidden.shape == (3, NEW + 1, 16)
@@ -163,7 +115,7 @@ def test_no_block_is_begun_that_does_not_fit(decoder: Llama) -> None:
 
 def test_block_states_are_those_after_the_reg_tokens_are_read(decoder: Llama) -> None:
     ban = silence(decoder, REG, 7)
-    out = generate(decoder, PREFIX, ALL, max_new=NEW, eos=EOS, reg=(REG, 2), banned=ban)
+    out = say(decoder, reg=(REG, 2), banned=ban)
     x = jnp.concatenate([PREFIX, decoder.embed(out.tokens)], axis=1)
     hidden, _ = uncached(decoder, x, jnp.ones(x.shape[:2], jnp.int32))
     block, has = reg_block(out, (REG, 2))
@@ -177,53 +129,12 @@ def test_block_states_are_those_after_the_reg_tokens_are_read(decoder: Llama) ->
 
 
 def test_bfloat16(decoder: Llama) -> None:
-    out = generate(decoder, PREFIX.astype(jnp.bfloat16), ALL, max_new=3, eos=EOS)
+    out = say(decoder, PREFIX.astype(jnp.bfloat16), max_new_tokens=3, keep_hidden=True)
     assert out.hidden.dtype == jnp.bfloat16
     assert jnp.isfinite(out.hidden).all()
 
 
 def test_a_longer_cache_changes_no_text(decoder: Llama) -> None:
-    short = generate(decoder, PREFIX, ALL, max_new=NEW, eos=EOS)
-    long = generate(decoder, PREFIX, ALL, max_new=NEW, eos=EOS, cache_length=20)
+    short = say(decoder)
+    long = say(decoder, cache_length=20)
     np.testing.assert_array_equal(short.tokens, long.tokens)
-
-
-class Counting(Llama):
-    """Counts how often its forward pass is traced."""
-
-    traces = 0
-
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        Counting.traces += 1
-        return super().__call__(*args, **kwargs)
-
-
-def test_one_trace_serves_all_prompts_of_a_shape() -> None:
-    model = made(Counting, seed=4)
-    Counting.traces = 0
-    generate(model, PREFIX, ALL, max_new=NEW, eos=EOS)
-    once = Counting.traces
-    assert once > 0
-    for shift in (1.0, 2.0):
-        valid = ALL.at[0, 3:].set(shift == 1.0)
-        generate(model, PREFIX + shift, valid, max_new=NEW, eos=3, reg=(REG, 2), banned=(5,))
-    other = made(Counting, seed=3)  # other weights, the same program
-    generate(other, PREFIX, ALL, max_new=NEW, eos=EOS)
-    assert Counting.traces == once
-
-
-@pytest.mark.parametrize(
-    ("asked", "line"),
-    [
-        ({"cache_length": 6}, r"the cache does not hold prompt and answer.*>= 5 \+ 8.*found 6"),
-        ({"max_new": 0}, r"max_new >= 1"),
-        ({"max_new": 28}, r"more positions than .* prompt \+ max_new <= 32; found 5 \+ 28"),
-        ({"eos": 24}, r"no such token in generate\(eos\); expected 0 .. 23; found 24"),
-        ({"banned": (-1,)}, r"no such token in generate\(banned\)"),
-        ({"reg": (99, 2)}, r"no such token in generate\(reg\)"),
-        ({"reg": (23, 0)}, r"not a size in generate\(reg\); expected Q > 0; found 0"),
-    ],
-)
-def test_impossible_requests(decoder: Llama, asked: dict, line: str) -> None:
-    with pytest.raises(ConfigError, match=line):
-        generate(decoder, PREFIX, ALL, **{"max_new": NEW, "eos": EOS, **asked})

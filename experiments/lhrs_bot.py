@@ -1,0 +1,78 @@
+"""LHRS-Bot: a perceiver over three depths of CLIP, in three stages (arXiv 2402.02544).
+
+    rsvlm train experiments/lhrs_bot.py --out runs/lhrs_bot_1 --dry-run    (or --tiny)
+    rsvlm train experiments/lhrs_bot.py --out runs/lhrs_bot_1
+    stages 2 and 3: copy this page, with STAGE = 2 and 3
+
+From NJU-LHRS/LHRS-Bot, Config/multi_modal_stage{1,2,3}.yaml, Script/ and lhrs/models: CLIP-L/14 at
+224, hidden states 7, 15 and 22; 64, 48 and 32 queries through six layers shared by the levels, 16
+heads; one linear layer to Llama-2-7B-chat. Stage 1 trains perceiver and linear layer on LHRS-Align
+(1.15M) once, 64 a step; stage 2 these and LoRA of rank 128, alpha 256 over an int8 base,
+32 a step, beta2 0.95; stage 3 LoRA alone, 1200 steps of 32. No weight decay.
+
+Not public: how many samples stage 2 has (SAMPLES is a third party's count of LHRS-Instruct: set
+your own). Contradictory: stage 1's code leaves the layers of Llama unfrozen, but saves perceiver
+and linear layer alone; frozen here.
+
+Cannot: stage 1's optimiser (Adan; AdamW here), a floor under the cosine, float16 (bfloat16), LoRA's
+dropout of 0.05, LLM.int8 (another int8), the system prompt of llava_llama_2; and the perceiver has
+final norms, and keys of the queries as they stand, not as they were (`models/resampler`).
+
+Yours: the paths. Weights: openai/clip-vit-large-patch14, meta-llama/Llama-2-7b-chat-hf; data:
+PumpkinCat/LHRS_Data as LLaVA conversations.
+"""
+
+from rsvlm_jax.config import (
+    LORA_ONLY,
+    ConnectorConfig,
+    ConversationConfig,
+    Experiment,
+    GroupConfig,
+    ImageConfig,
+    LoraConfig,
+    MeshConfig,
+    OptimizerConfig,
+    PerceiverConfig,
+    TrainConfig,
+    ViTConfig,
+    VLMConfig,
+)
+
+STAGE, SAMPLES, DATA = 1, 40_000, "path/to/LHRS_Data"
+LLAMA, CLIP = "path/to/Llama-2-7b-chat-hf", "path/to/clip-vit-large-patch14"
+BRIDGE = (GroupConfig("^resampler/"), GroupConfig("^connector/"), GroupConfig("", 0.0))
+
+
+def experiment(stage: int = STAGE) -> Experiment:
+    batch = 64 if stage == 1 else 32
+    steps = (1_150_000 // batch, SAMPLES // batch, 1200)[stage - 1]
+    return Experiment(
+        name=f"lhrs_bot_{stage}",
+        conversations=ConversationConfig(
+            files=((f"{DATA}/stage{stage}.json", 1.0),),  # beside its images
+            tokenizer=LLAMA,
+            template="plain" if stage == 1 else "llama_2",
+            image=ImageConfig(224, "crop"),
+            group=False,
+        ),
+        model=VLMConfig(
+            vision=ViTConfig(image_size=224, feature_layers=(7, 15, 22), feature_join="tokens"),
+            resampler=PerceiverConfig(heads=16, share_layers=True),
+            connector=ConnectorConfig("linear"),
+            head=None,
+            dtype="bfloat16",
+        ),
+        lora=LoraConfig(128, 256.0) if stage > 1 else None,
+        base="int8" if stage > 1 else "float",
+        optimizer=OptimizerConfig(
+            learning_rate=1e-4 if stage == 3 else 2e-4,
+            warmup=(300 if stage == 1 else 100) / steps,
+            weight_decay=0.0,
+            b2=0.999 if stage == 1 else 0.95,
+            clip_norm=0.3 if stage == 1 else 1.0,
+            groups=(BRIDGE, (LORA_ONLY[0], *BRIDGE), LORA_ONLY)[stage - 1],
+        ),
+        train=TrainConfig(steps, batch, save_every=400),
+        mesh=MeshConfig(fsdp=-1),
+        init_from=f"vision={CLIP},decoder={LLAMA}" if stage == 1 else f"runs/lhrs_bot_{stage - 1}",
+    )

@@ -1,0 +1,59 @@
+"""LLaVA-1.5, stage 1: the projector learns to caption (arXiv 2310.03744).
+
+    rsvlm train experiments/llava15_stage1.py --out runs/llava15_stage1 --dry-run    (or --tiny)
+    rsvlm train experiments/llava15_stage1.py --out runs/llava15_stage1
+
+Reproduces haotian-liu/LLaVA, scripts/v1_5/pretrain.sh, at 7B: only the two-layer projector trains,
+at 1e-3; LCS-558K once, 256 a step; AdamW (0.9, 0.999), no weight decay, warm-up 0.03, cosine to 0,
+gradients clipped to 1; bfloat16 over float32 parameters. The image is resized and cropped, not
+padded: the script sets no `image_aspect_ratio`. 13B: the decoder of `llava15_13b`, VICUNA.
+
+Cannot: Adam's epsilon is 1e-6 here (`rsvlm_jax.train.optimizer.EPS`), 1e-8 there; the order of the
+data is another.
+
+Yours: the three paths. Weights: lmsys/vicuna-7b-v1.5, openai/clip-vit-large-patch14-336; data:
+liuhaotian/LLaVA-Pretrain.
+"""
+
+from rsvlm_jax.config import (
+    ConversationConfig,
+    Experiment,
+    GroupConfig,
+    ImageConfig,
+    MeshConfig,
+    OptimizerConfig,
+    TrainConfig,
+    VLMConfig,
+)
+
+VICUNA = "path/to/vicuna-7b-v1.5"
+CLIP = "path/to/clip-vit-large-patch14-336"
+DATA = "path/to/LLaVA-Pretrain"
+
+SAMPLES, BATCH = 558_000, 256
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        name="llava15_stage1",
+        conversations=ConversationConfig(
+            files=((f"{DATA}/blip_laion_cc_sbu_558k.json", 1.0),),
+            images=f"{DATA}/images",
+            tokenizer=VICUNA,
+            template="plain",
+            image=ImageConfig(size=336, fit="crop"),
+            length=2048,
+            group=False,
+        ),
+        model=VLMConfig(head=None, dtype="bfloat16"),  # CLIP-L/14-336, mlp2x_gelu, 7B
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3,
+            warmup=0.03,
+            weight_decay=0.0,
+            b2=0.999,
+            groups=(GroupConfig("^connector/"), GroupConfig("", 0.0)),
+        ),
+        train=TrainConfig(steps=SAMPLES // BATCH, batch_size=BATCH, save_every=500),
+        mesh=MeshConfig(fsdp=-1),
+        init_from=f"vision={CLIP},decoder={VICUNA}",
+    )

@@ -1,0 +1,188 @@
+"""From an experiment on conversations to its data. No step; the way back is `reopen`.
+
+    prepare_talk(experiment) -> PreparedTalk      what `fit` trains on (`rsvlm_jax.run.work.Work`)
+
+Templates, tokens and pixels are those of `rsvlm_jax.data.chat`, which is saved in the run: what was
+trained with is what is asked with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding
+
+from rsvlm_jax.config import ConfigError, Experiment
+from rsvlm_jax.core import flat
+from rsvlm_jax.data.badlog import BadLog
+from rsvlm_jax.data.batch import Batch
+from rsvlm_jax.data.chat import ChatProcessor
+from rsvlm_jax.data.features import check_spec, digest_of
+from rsvlm_jax.data.grouping import best_lengths
+from rsvlm_jax.data.plan import Shape
+from rsvlm_jax.data.samples import BadSample
+from rsvlm_jax.data.talk import TalkBatches, talk_batches
+from rsvlm_jax.data.talk_source import TalkSource
+from rsvlm_jax.models.vlm import VisionLanguageModel
+from rsvlm_jax.train.optimizer import trained_paths
+
+from .program import Program, program
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedTalk:
+    """The conversations of an experiment: what `rsvlm_jax.run.work.Work` asks for.
+
+    Attributes:
+      train: what is trained on.
+      test: what is held out; None: nothing.
+    """
+
+    experiment: Experiment
+    processor: ChatProcessor
+    train: TalkSource
+    test: TalkSource | None
+
+    @property
+    def program(self) -> Program:
+        """The model that is trained on it."""
+        return program_of_talk(self.processor, self.experiment)
+
+    def start(self, model: VisionLanguageModel) -> None:
+        """Check that precomputed features are of the tower that the model starts from.
+
+        Raises:
+          DataError: they are of another.
+        """
+        features = self.train.gallery.features
+        if features is not None:
+            pixels = digest_of(self.processor.image)
+            check_spec(features.spec, features.folder, tower_digest(model), pixels)
+
+    def batches(
+        self, sharding: NamedSharding | None = None, log: BadLog | None = None
+    ) -> TalkBatches:
+        """The training batches, as the experiment says."""
+        config, train = self.train.config, self.experiment.train
+        return talk_batches(
+            self.train,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            process=(jax.process_index(), jax.process_count()),
+            sharding=sharding,
+            log=log,
+            threads=config.threads,
+            workers=config.workers,
+            prefetch=config.prefetch,
+        )
+
+    def held_out(self) -> Iterator[Batch] | None:
+        """What is held out, each conversation once and never packed; the last batch is filled up
+        with rows of no weight."""
+        if self.test is None:
+            return None
+        return held_out_batches(self.test, self.experiment.train.batch_size)
+
+    def unread(self) -> list[BadSample]:
+        """None: images are read in training."""
+        return []
+
+    @property
+    def unreadable(self) -> dict[str, Any]:
+        """How many conversations could not be read so far, and why the first."""
+        return self.train.unreadable
+
+    def facts(self) -> dict[str, Any]:
+        """What is trained on, for `describe`."""
+        plan = self.batches().plan  # nothing is drawn: there is nothing to close
+        count = min(plan.epoch_batches(), _COUNTED)
+        tokens = [plan.tokens(k) for k in range(count)]
+        real, padded = sum(t.real for t in tokens), sum(t.padded for t in tokens)
+        return {
+            "files": [name for name, _ in self.train.config.files],
+            "template": self.processor.template,
+            "training_conversations": len(self.train),
+            "held_out_conversations": 0 if self.test is None else len(self.test),
+            "visual_tokens": self.processor.per_image,
+            "lengths": list(plan.lengths),
+            "real_tokens": f"{real / padded:.0%} of all in {count} batches",
+            "batches_an_epoch": plan.epoch_batches(),
+        }
+
+
+_COUNTED = 200
+"""Batches that `facts` counts the tokens of, at most."""
+
+
+def prepare_talk(experiment: Experiment) -> PreparedTalk:
+    """Read the files, make the processor, tokenise everything once. Reads no image.
+
+    Raises:
+      ConfigError, DataError: what the experiment asks for is not there, or cannot be: a tokenizer
+        that is not the decoder's, images that do not fit into a row, nothing to learn, features
+        beside a tower that is trained.
+    """
+    config = experiment.conversations
+    assert config is not None
+    processor = ChatProcessor.of(
+        config.tokenizer,
+        experiment.model,
+        template=config.template,
+        image=config.image,
+        length=config.length,
+    )
+    if config.features is not None:
+        paths = trained_paths(experiment.optimizer, program_of_talk(processor, experiment).params)
+        moving = sorted(p for p in paths if p.startswith("vision/"))
+        if moving:
+            raise ConfigError(
+                "features of a tower that is trained",
+                where="ConversationConfig.features",
+                expected='a frozen tower: GroupConfig("^vision/", 0.0)',
+                found=f"{len(moving)} arrays with a learning rate, {moving[0]}",
+            )
+    train = TalkSource.of(config, processor, "train")
+    test = TalkSource.of(config, processor, "held_out") if config.held_out else None
+    return PreparedTalk(experiment, processor, train, test)
+
+
+def program_of_talk(processor: ChatProcessor, experiment: Experiment) -> Program:
+    """The program of a model of conversations."""
+    image = processor.image_token
+    return program(
+        experiment.model,
+        image_token=-1 if image is None else image,
+        lora=experiment.lora,
+        stored=experiment.base,
+    )
+
+
+def tower_digest(model: VisionLanguageModel) -> str:
+    """What features depend on: the tower's config, its numbers, the compute type."""
+    params = flat(nnx.to_pure_dict(nnx.state(model.vision, nnx.Param)))
+    arrays = {path: np.asarray(x) for path, x in params.items()}
+    return digest_of((model.config.vision, model.config.dtype), arrays)
+
+
+def held_out_batches(source: TalkSource, batch_size: int) -> Iterator[Batch]:
+    """Each conversation once, a row each, in few shapes: sorted by length."""
+    config = source.config
+    lengths = best_lengths(source.tokens, config.buckets, config.length)
+    most = int(source.images.max(initial=0))
+    order = np.argsort(source.tokens, kind="stable")
+    for first in range(0, len(order), batch_size):
+        rows = order[first : first + batch_size]
+        shape = Shape(next(n for n in lengths if n >= source.tokens[rows].max()), most)
+        filled = [(int(rows[min(i, len(rows) - 1)]),) for i in range(batch_size)]
+        batch, _ = source.batch(filled, shape)
+        real = np.arange(batch_size) < len(rows)
+        yield dataclasses.replace(
+            batch,
+            weight=np.where(real[:, None], batch.weight, np.float32(0)),
+            sample=np.where(real, batch.sample, np.int32(-1)),
+        )
