@@ -67,12 +67,15 @@ class Slots:
     def grown(self, more: int) -> Slots:
         """With `more` empty slots behind the others."""
 
-        def pad(x: Array | None, axis: int) -> Array | None:
-            if x is None:
-                return None
+        def pad(x: Array, axis: int) -> Array:
             return jnp.pad(x, [(0, more if i == x.ndim + axis else 0) for i in range(x.ndim)])
 
-        return Slots(pad(self.k, -1), pad(self.v, -2), pad(self.k_scale, -1), pad(self.v_scale, -1))  # type: ignore[arg-type]
+        return Slots(
+            k=pad(self.k, -1),
+            v=pad(self.v, -2),
+            k_scale=None if self.k_scale is None else pad(self.k_scale, -1),
+            v_scale=None if self.v_scale is None else pad(self.v_scale, -1),
+        )
 
     def write(
         self,

@@ -166,10 +166,9 @@ class Speaker:
 
     def encode(self, conversation: str | Sequence[Message], pictures: int) -> Row:
         """The prompt of a conversation about some pictures."""
-        messages: Sequence[Message] = conversation  # type: ignore[assignment]
         if isinstance(conversation, str):
-            messages = [Message("user", conversation)]
-        return self.processor.encode(messages, images=pictures)
+            conversation = [Message("user", conversation)]
+        return self.processor.encode(conversation, images=pictures)
 
     def batch(
         self, rows: Sequence[Row], pixels: Sequence[Sequence[np.ndarray]], *, room: int
