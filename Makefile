@@ -24,8 +24,8 @@ demo-radar: install  ## the second story: greenness from radar alone
 test: install-dev lint  ## lint, types, contracts and every test file (short repetitions)
 	$(PYTEST) -n 2 --dist loadfile -m "not slow" --jaxtyping-packages=$(HOOK) $(ARGS)
 
-test-full: install-dev lint  ## the same with full sizes and repetitions
-	$(PYTEST) -n 2 --dist loadfile --jaxtyping-packages=$(HOOK) $(ARGS)
+test-full: install-dev lint  ## the same with full sizes and repetitions, and new random examples
+	RSVLM_EXAMPLES=search $(PYTEST) -n 2 --dist loadfile --jaxtyping-packages=$(HOOK) $(ARGS)
 
 test-py312:  ## the same suite on Python 3.12 with the newest JAX
 	@command -v python3.12 >/dev/null || { echo "python3.12 not found"; exit 1; }

@@ -18,9 +18,15 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Of torch: its threads wait for each other longer than a tiny model takes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import jax
 import jaxtyping
 import pytest
+
+# A change is judged by the same examples every time; `make test-full` looks for new ones.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile("search", deadline=None, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("RSVLM_EXAMPLES", "same"))
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

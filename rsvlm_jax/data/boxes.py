@@ -99,7 +99,7 @@ class Box:
 
 def _on_grid(value: float) -> float:
     """An edge of the image is on the grid, whatever rounding says."""
-    return min(max(value, 0.0), GRID) if -1e-9 < value < GRID + 1e-9 else value
+    return min(max(value, 0.0), float(GRID)) if -1e-9 < value < GRID + 1e-9 else value
 
 
 @dataclasses.dataclass(frozen=True)
