@@ -2,6 +2,7 @@
 
 from .bands import BandKind, BandSetSpec, BandSpec
 from .conversation import TEMPLATES, ConversationConfig, ImageConfig, Template
+from .data import DataConfig, SplitConfig, TargetConfig
 from .errors import (
     CheckpointError,
     ConfigError,
@@ -10,15 +11,7 @@ from .errors import (
     Preempted,
     RsvlmError,
 )
-from .experiment import (
-    DataConfig,
-    Experiment,
-    LossConfig,
-    MeshConfig,
-    SplitConfig,
-    TargetConfig,
-    TrainConfig,
-)
+from .experiment import Experiment
 from .generation import GenerationConfig
 from .io import from_dict, from_json, strict_json, to_dict, to_json
 from .language import DecoderConfig, GPT2Config, LlamaConfig, RopeScaling
@@ -48,6 +41,7 @@ from .resampler import (
     QFormerConfig,
     ResamplerConfig,
 )
+from .training import LossConfig, MeshConfig, TrainConfig
 from .vision import (
     ConvNextConfig,
     Dinov2Config,

@@ -1,0 +1,105 @@
+"""How an experiment is trained: losses, loop, mesh."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, get_args
+
+from .check import one_of
+from .errors import ConfigError
+
+ShardingPlan = Literal["replicated", "fsdp", "fsdp_tensor", "lora_dp"]
+Remat = Literal["none", "full", "save_context", "save_qkv_mlp", "offload"]
+Sink = Literal["tensorboard", "wandb", "trackio"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses; each is a sum over a weight, divided once.
+
+    Attributes:
+      text: next-token cross-entropy over supervised positions.
+      huber: of the standardised target (the point prediction).
+      scale: Gaussian negative log-likelihood of the spread around the detached mean.
+    """
+
+    text: float = 0.0
+    huber: float = 1.0
+    scale: float = 0.1
+    huber_delta: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The loop.
+
+    Attributes:
+      micro_batches: parts that a batch is cut into, one after the other, for one optimiser step;
+        losses are divided by the weight of the whole batch. It has to divide `batch_size`.
+      remat: what the backward pass finds in memory and what it computes again, by layer.
+      keep: newest checkpoints that stay.
+      keep_every: checkpoints at multiples of this step stay for good; 0: none.
+      keep_best: checkpoints of the lowest held-out losses that stay beside them.
+      patience: held-out scores without a new lowest one that end the run; 0: never.
+      max_bad_steps: steps in a row that may be skipped because loss or gradient is not finite.
+      spike: a step whose loss or gradient norm is more than this many standard deviations over the
+        mean of the last 128 is skipped; None: none is.
+      sinks: where metrics go beside `metrics.jsonl`.
+      eval_every: steps between held-out losses, of conversations that are held out; 0: once, after
+        the last step.
+    """
+
+    steps: int = 200
+    batch_size: int = 32
+    micro_batches: int = 1
+    remat: Remat = "none"
+    save_every: int = 100
+    eval_every: int = 0
+    log_every: int = 10
+    keep: int = 2
+    keep_every: int = 0
+    keep_best: int = 0
+    patience: int = 0
+    max_bad_steps: int = 5
+    spike: float | None = None
+    sinks: tuple[Sink, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        names = ("steps", "batch_size", "micro_batches", "save_every", "log_every", "keep")
+        # With max_bad_steps=0 the first bad step ends the run.
+        lowest = {
+            **dict.fromkeys(names, 1),
+            **dict.fromkeys(("eval_every", "max_bad_steps", "keep_every", "keep_best"), 0),
+            "patience": 0,
+        }
+        names = tuple(lowest)
+        wrong = [name for name in names if getattr(self, name) < lowest[name]]
+        if wrong:
+            raise ConfigError(
+                "impossible loop",
+                where=", ".join(f"TrainConfig.{name}" for name in wrong),
+                expected=", ".join(f">= {lowest[name]}" for name in wrong),
+                found=", ".join(str(getattr(self, name)) for name in wrong),
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices as slices x data x fsdp x tensor x context; -1 in one place takes what is left.
+
+    Attributes:
+      slices: groups of devices with slow links between them (pod slices, GPU nodes); the batch is
+        split over them and parameters are not.
+      plan: the table that places parameters.
+    """
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+    context: int = 1
+    slices: int = 1
+    plan: ShardingPlan = "fsdp_tensor"
+
+    def __post_init__(self) -> None:
+        one_of(self.plan, get_args(ShardingPlan), "MeshConfig.plan")
