@@ -39,8 +39,9 @@ Remote-sensing vision-language models in JAX.
 
 `rsvlm VERB --help` shows every option. With --json the last line of stdout is one JSON object.
 Exit codes: 0 ok, 1 internal error, 2 usage or an output that cannot be written, 3 data,
-4 checkpoint, 5 non-finite, 75 stopped and resumable, 130 interrupted. An error is one line on
-stderr, and with --json an object {{"error", "exit_code"}}; --debug adds the traceback.
+4 checkpoint, 5 non-finite, 75 stopped and resumable, 76 another process of the run was lost,
+130 interrupted. An error is one line on stderr, and with --json an object
+{{"error", "exit_code"}}; --debug adds the traceback.
 """
 
 
@@ -111,18 +112,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as e:
         if debug:
             raise
-        return _refuse(*_line_and_code(e), as_json)
+        return _refuse(*_line_and_code(e), as_json, told=getattr(e, "told", False))
     code = result.pop("exit_code", 0) if isinstance(result, dict) else 0
-    if as_json:
+    if as_json and result is not None:
         from rsvlm_jax.config import strict_json
 
         print(strict_json(result))
     return code
 
 
-def _refuse(line: str, code: int, as_json: bool) -> int:
-    # One write: `print` ends the line in a second, and another thread may write between the two.
-    sys.stderr.write(f"error: {line}\n")
+def _refuse(line: str, code: int, as_json: bool, *, told: bool = False) -> int:
+    if not told:
+        # One write: `print` ends the line in a second, and another thread may write between them.
+        sys.stderr.write(f"error: {line}\n")
     if as_json:
         print(json.dumps({"error": line, "exit_code": code}))
     return code

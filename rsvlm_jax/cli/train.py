@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from rsvlm_jax.config import ConfigError, Experiment, to_json
+from rsvlm_jax.config import ConfigError, Experiment, RsvlmError, to_json
 
 from .options import load_experiment, parse, say, say_unreadable, stop_on_sigterm
 
@@ -25,22 +28,35 @@ class Options:
     """Shrink the experiment to seconds on a CPU (applied before the other overrides)."""
     dry_run: bool = False
     """Validate, print the resolved configuration and what would run, and stop."""
+    supervise: int | None = None
+    """Start this many processes on this machine, and all again from the newest checkpoint when one
+    of them dies."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, with --processes and --process; TPU, SLURM, Open MPI and JobSet need
+    none of them."""
+    processes: int | None = None
+    """How many processes the run has."""
+    process: int | None = None
+    """Which of them this is, from 0."""
+    wait: int = 300
+    """Seconds in which all processes have to come together."""
 
 
-def run(args: Sequence[str]) -> dict[str, object]:
-    args = list(args)
-    if args and not args[0].startswith("-"):
-        experiment = load_experiment(args.pop(0))
-    elif "-h" in args or "--help" in args:
+def run(args: Sequence[str]) -> dict[str, object] | None:
+    given = list(args)
+    rest = list(args)
+    if rest and not rest[0].startswith("-"):
+        experiment = load_experiment(rest.pop(0))
+    elif "-h" in rest or "--help" in rest:
         experiment = load_experiment("forkme")
     else:
         raise ConfigError(
             "no experiment given", expected="rsvlm train EXPERIMENT.py --out RUN [overrides]"
         )
-    if "--tiny" in args:
+    if "--tiny" in rest:
         experiment = experiment.tiny()
     options = parse(
-        Options, args, prog="rsvlm train EXPERIMENT.py", default=Options(None, experiment)
+        Options, rest, prog="rsvlm train EXPERIMENT.py", default=Options(None, experiment)
     )
     experiment = options.config
 
@@ -54,26 +70,48 @@ def run(args: Sequence[str]) -> dict[str, object]:
         return {"dry_run": True, **facts}
     if options.out is None:
         raise ConfigError("no run directory given", expected="--out RUN")
-
+    if options.supervise is not None:
+        return _supervised(options, given)
     with stop_on_sigterm() as stop:
+        return _trained(options, options.out, stop)
+
+
+def _trained(options: Options, out: Path, stop: Callable[[], bool]) -> dict[str, object] | None:
+    """Train in this process, with those of its cluster. None: process 0 tells the result."""
+    from rsvlm_jax.run.cluster import find_cluster
+    from rsvlm_jax.run.processes import joined, on_tpu
+
+    cluster = find_cluster(
+        options.coordinator, options.processes, options.process, os.environ, tpu=on_tpu()
+    )
+    experiment = options.config
+    with joined(cluster, wait=options.wait, quiet="--debug" not in sys.argv):
+        from rsvlm_jax.mesh import together
         from rsvlm_jax.run.fit import fit
         from rsvlm_jax.train import Checkpoints
 
         from .progress import Bars
 
-        with Bars() as bars:
-            done = fit(
-                experiment,
-                out=options.out,
-                progress=lambda step, steps, metrics: bars.update(
-                    experiment.name, step, steps, metrics
-                ),
-                stop=stop,
-            )
-    with Checkpoints(done.checkpoints) as checkpoints:
-        step = checkpoints.latest()
+        talks = together.index() == 0
+        if not talks:
+            warnings.simplefilter("ignore")
+            done = fit(experiment, out=out, stop=stop)
+        else:
+            with Bars() as bars:
+                done = fit(
+                    experiment,
+                    out=out,
+                    progress=lambda step, steps, metrics: bars.update(
+                        experiment.name, step, steps, metrics
+                    ),
+                    stop=stop,
+                )
+        with Checkpoints(done.checkpoints) as checkpoints:
+            step = checkpoints.latest()
+        unreadable = done.unreadable_windows()
+    if not talks:
+        return None
     say(f"trained: {done.path}")
-    unreadable = done.unreadable_windows()
     say_unreadable(unreadable)
     return {
         "run": str(done.path),
@@ -81,3 +119,36 @@ def run(args: Sequence[str]) -> dict[str, object]:
         "step": step,
         "unreadable": unreadable,
     }
+
+
+def _supervised(options: Options, given: list[str]) -> dict[str, object]:
+    """Start the processes of a run, and see them to its end."""
+    from rsvlm_jax.run.supervise import supervise
+
+    named = [n for n in ("coordinator", "processes", "process") if getattr(options, n) is not None]
+    if named:
+        raise ConfigError(
+            "the supervisor chooses the coordinator and the processes itself",
+            where="--supervise",
+            expected="no --coordinator, --processes, --process beside it",
+            found=", ".join(f"--{n}" for n in named),
+        )
+    assert options.supervise is not None
+    assert options.out is not None
+    at = next(i for i, word in enumerate(given) if word.partition("=")[0] == "--supervise")
+    rest = given[:at] + given[at + (1 if "=" in given[at] else 2) :]
+    debug = ["--debug"] if "--debug" in sys.argv else []
+    command = [sys.executable, "-m", "rsvlm_jax.cli.main", "train", *rest, "--json", *debug]
+    ended = supervise(command, options.supervise, out=options.out, say=say)
+    result = ended.result or {}
+    if ended.code:
+        raise RunEnded(str(result.get("error", ended.line)), ended.code, told=ended.said)
+    return {**result, "restarts": ended.restarts}
+
+
+class RunEnded(RsvlmError):
+    """A supervised run ended with an error, which a process may have told already."""
+
+    def __init__(self, line: str, code: int, *, told: bool) -> None:
+        super().__init__(line)
+        self.exit_code, self.told = code, told

@@ -8,6 +8,7 @@ from .errors import (
     ConfigError,
     DataError,
     NonFiniteError,
+    PeerLost,
     Preempted,
     RsvlmError,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "MixedConfig",
     "NonFiniteError",
     "OptimizerConfig",
+    "PeerLost",
     "PerceiverConfig",
     "PixelShuffleConfig",
     "Plan",

@@ -70,6 +70,12 @@ class NonFiniteError(RsvlmError):
     exit_code = 5
 
 
+class PeerLost(RsvlmError):
+    """A process of the run died; start all again to resume (exit code 76)."""
+
+    exit_code = 76
+
+
 class Preempted(RsvlmError):
     """Stopped by a signal after a checkpoint was saved; run again to resume (exit code 75)."""
 

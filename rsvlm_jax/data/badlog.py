@@ -19,11 +19,18 @@ from .samples import BadSample
 
 
 class BadLog:
-    """Appends to a file, made with its first line; a resumed run does not repeat its lines."""
+    """Appends to a file, made with its first line; a resumed run does not repeat its lines.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._seen = {(bad.cube, bad.sample) for bad in read_bad(self.path)}
+    Attributes:
+      noted: what was written since it was opened, lines that the file had before included.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+        """`path`: None keeps `noted` and no file (of processes that write none)."""
+        self.path = None if path is None else Path(path)
+        before = [] if path is None else read_bad(path)
+        self._seen = {(bad.cube, bad.sample) for bad in before}
+        self.noted: dict[tuple[str, int], BadSample] = {}
 
     def write(self, bad: BadSample) -> None:
         """One line, unless it stands there.
@@ -31,7 +38,8 @@ class BadLog:
         Raises:
           ConfigError: the file cannot be written.
         """
-        if (bad.cube, bad.sample) in self._seen:
+        self.noted.setdefault((bad.cube, bad.sample), bad)
+        if (bad.cube, bad.sample) in self._seen or self.path is None:
             return
         self._seen.add((bad.cube, bad.sample))
         try:

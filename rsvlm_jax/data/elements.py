@@ -52,14 +52,13 @@ class TrainElements:
         stream: Stream,
         processor: Processor,
         batch_size: int,
-        start: int,
-        count: int,
+        rows: np.ndarray,
         seed: int,
         augment: bool,
     ) -> None:
-        """`start`, `count`: which samples of a batch of `batch_size` are read here."""
+        """`rows`: which samples of a batch of `batch_size` are read here."""
         self._stream, self._processor = stream, processor
-        self._size, self._start, self._count = batch_size, start, count
+        self._size, self._rows = batch_size, rows
         self._seed, self._augment = seed, augment
         self._questions = processor.data.templates == "questions"
         self._table = processor.table
@@ -68,19 +67,20 @@ class TrainElements:
         return sys.maxsize
 
     def __getitem__(self, index: int) -> Element:
-        whole = np.arange(index * self._size, (index + 1) * self._size)
-        first, b = index * self._size + self._start, self._count
+        first, b, rows = index * self._size, self._size, self._rows
+        whole = np.arange(first, first + b)
         turn = None
         if self._augment:
             u = chance.uniforms(self._seed, chance.AUGMENT, first, b)
-            turn = (u[:, 0] * 8).astype(np.int64)
+            turn = (u[rows, 0] * 8).astype(np.int64)
         if self._questions:
-            text = self._table.take(self._processor.questions.draw(self._seed, first, b))
+            drawn = self._processor.questions.draw(self._seed, first, b)
+            text = self._table.take(drawn[rows])
         else:
-            text = self._table.take(np.zeros(b, np.int64))
+            text = self._table.take(np.zeros(len(rows), np.int64))
         # The length of a series is that of the whole batch: all processes have one shape.
         lengths = self._stream.lengths(whole)
-        reads = self._stream.read(np.arange(first, first + b), turn, lengths)
+        reads = self._stream.read(whole[rows], turn, lengths)
         return assemble(reads, self._processor, text), reads["unread"]
 
     def record(self, bad: BadSample) -> None:

@@ -8,9 +8,9 @@ and nothing else:
     text      a pair of `Questions`, from (seed, position)
 
 so the state of an iterator is one number, and a resumed run, or one with another number of read
-threads, workers or processes, sees the same batches bit by bit. Process p of n reads the samples
-p*B/n .. of every batch. (Batches rather than samples as elements: grain's cost for each element,
-and that of stacking, would be most of the work on small windows.)
+threads, workers or processes, sees the same batches bit by bit. Each process reads the rows of
+every batch that its devices hold. (Batches rather than samples as elements: grain's cost for each
+element, and that of stacking, would be most of the work on small windows.)
 
     source --threads, in this process or in workers--> batches --prefetch--> batches on the device
 """
@@ -20,6 +20,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from rsvlm_jax.config import ConfigError, DataError
 
@@ -138,7 +140,7 @@ def train_batches(
     sharding: Any = None,
     crops: int = 0,
     blocks: int = 16,
-    process: tuple[int, int] = (0, 1),
+    rows: Sequence[int] | np.ndarray | None = None,
     log: BadLog | None = None,
 ) -> Batches:
     """Endless training batches, shuffled anew each epoch.
@@ -152,24 +154,23 @@ def train_batches(
       prefetch: batches placed on the devices before they are asked for; 0: NumPy arrays.
       sharding: of a batch over the devices; None: the first device.
       crops, blocks: see `CubeStream`.
-      process: (p, n): this process reads part p of n of every batch.
+      rows: of every batch that are read here, ascending (`rsvlm_jax.mesh.together.rows_of`); None:
+        all.
       log: of samples that cannot be read.
 
     Raises:
       ConfigError: numbers that cannot be.
     """
-    part, parts = process
     lowest = {"threads": threads, "workers": workers, "prefetch": prefetch, "crops": crops}
     wrong = [f"{name}={value}" for name, value in lowest.items() if value < 0]
-    if batch_size < 1 or blocks < 1 or wrong or not 0 <= part < parts or batch_size % parts:
+    own = own_rows(rows, batch_size)
+    if own is None or blocks < 1 or wrong:
         raise ConfigError(
             "impossible batches",
             where="train_batches",
-            expected="batch_size >= 1 that the number of processes divides, blocks >= 1, no "
-            "negative number",
-            found=", ".join([f"batch_size={batch_size}", f"process {part} of {parts}", *wrong]),
+            expected="batch_size >= 1, rows of it in order, blocks >= 1, no negative number",
+            found=", ".join([f"batch_size={batch_size}", f"rows={rows}", *wrong]),
         )
-    own = batch_size // parts
     ahead = batch_size * (max(1, threads * BUFFERED) + 1)
     mixture = source if isinstance(source, Mixture) else Mixture((source,), (1.0,))
     only = len(mixture.sources) == 1
@@ -180,12 +181,12 @@ def train_batches(
         for i, one in enumerate(mixture.sources)
     ]
     stream = streams[0] if only else MixedStream(streams, mixture.weights)
-    elements = TrainElements(stream, processor, batch_size, part * own, own, seed, augment)
+    elements = TrainElements(stream, processor, batch_size, own, seed, augment)
     buffers = Buffers(
         threads,
         workers,
         prefetch,
-        own,
+        len(own),
         stream.sample_bytes(),
         processor.length,
         stream.held,
@@ -225,6 +226,15 @@ def eval_batches(
     return Batches(elements, order, buffers)
 
 
+def own_rows(rows: Sequence[int] | np.ndarray | None, batch_size: int) -> np.ndarray | None:
+    """Rows of a batch as an array; None where they are none of it, or not in order."""
+    if batch_size < 1:
+        return None
+    own = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
+    good = own.ndim == 1 and len(own) and own[0] >= 0 and own[-1] < batch_size
+    return own if good and (np.diff(own) > 0).all() else None
+
+
 def _digest(source: str, *what: object) -> str:
     return hashlib.sha256(f"{source} {what!r}".encode()).hexdigest()
 
@@ -242,28 +252,35 @@ def _dataset(elements: Elements, first: int, buffers: Buffers, sharding: Any) ->
             flags.FLAGS.mark_as_parsed()
         several = grain.MultiprocessingOptions(buffers.workers, per_worker_buffer_size=1)
         dataset = dataset.mp_prefetch(several)
+    if buffers.prefetch or sharding is not None:
+        dataset = dataset.map(_Placed(sharding, ahead=buffers.prefetch > 0))
     if buffers.prefetch:
         from grain.experimental import ThreadPrefetchIterDataset
 
-        dataset = ThreadPrefetchIterDataset(
-            dataset.map(_Placed(sharding)), prefetch_buffer_size=buffers.prefetch
-        )
+        dataset = ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=buffers.prefetch)
     return dataset
 
 
 class _Placed:
-    """Puts batches on the devices; each process brings its part of a batch."""
+    """Puts batches on the devices: with several processes always, in one where that is `ahead`."""
 
-    def __init__(self, sharding: Any) -> None:
-        self._sharding = sharding
+    def __init__(self, sharding: Any, *, ahead: bool) -> None:
+        self._sharding, self._ahead = sharding, ahead
 
     def __call__(self, element: Element) -> Element:
-        import jax
-
         batch, unread = element
-        if jax.process_count() == 1:
-            return jax.device_put(batch, self._sharding), unread
-        place = self._sharding
-        return jax.tree.map(
-            lambda x: jax.make_array_from_process_local_data(place, x), batch
-        ), unread
+        return placed(batch, self._sharding, ahead=self._ahead), unread
+
+
+def placed(batch: Batch, sharding: Any, *, ahead: bool = True) -> Batch:
+    """A batch on the devices; of several processes each brings the rows that its devices hold.
+
+    Args:
+      sharding: of every leaf; None: the first device.
+      ahead: False leaves it on the host where the step itself can place it, in a single process.
+    """
+    import jax
+
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding) if ahead else batch
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from .badlog import BadLog
 from .batch import Batch
 from .buffers import Buffers
 from .elements import Element
-from .pipeline import Batches
+from .pipeline import Batches, own_rows
 from .plan import Plan, Tokens
 from .samples import BadSample
 from .talk_source import TalkSource
@@ -34,16 +35,17 @@ __all__ = ["TalkBatches", "TalkElements", "TalkSource", "Tokens", "count_tokens"
 class TalkElements:
     """Part of batch k by k, of an endless sequence."""
 
-    def __init__(self, source: TalkSource, plan: Plan, start: int, count: int) -> None:
-        """`start`, `count`: which rows of a batch are read here."""
-        self._source, self._plan, self._start, self._count = source, plan, start, count
+    def __init__(self, source: TalkSource, plan: Plan, rows: np.ndarray) -> None:
+        """`rows`: which of a batch are read here."""
+        self._source, self._plan, self._rows = source, plan, rows
 
     def __len__(self) -> int:
         return sys.maxsize
 
     def __getitem__(self, index: int) -> Element:
-        rows = self._plan.rows(index)[self._start : self._start + self._count]
-        return self._source.batch(rows, self._plan.shape(index), self._start)
+        whole = self._plan.rows(index)
+        rows = [whole[r] for r in self._rows]
+        return self._source.batch(rows, self._plan.shape(index), self._rows)
 
     def record(self, bad: BadSample) -> None:
         self._source.record(bad)
@@ -70,7 +72,7 @@ def talk_batches(
     *,
     batch_size: int,
     seed: int,
-    process: tuple[int, int] = (0, 1),
+    rows: Sequence[int] | np.ndarray | None = None,
     sharding: Any = None,
     log: BadLog | None = None,
     threads: int = 2,
@@ -82,22 +84,21 @@ def talk_batches(
 
     Args:
       batch_size: rows of all processes together.
-      process, sharding, log, threads, workers, prefetch: as in `train_batches`.
+      rows, sharding, log, threads, workers, prefetch: as in `train_batches`.
 
     Raises:
       ConfigError: numbers that cannot be.
     """
-    part, parts = process
     lowest = {"threads": threads, "workers": workers, "prefetch": prefetch}
     wrong = [f"{name}={value}" for name, value in lowest.items() if value < 0]
-    if batch_size < 1 or wrong or not 0 <= part < parts or batch_size % parts:
+    own, config = own_rows(rows, batch_size), source.config
+    if own is None or wrong:
         raise ConfigError(
             "impossible batches",
             where="talk_batches",
-            expected="batch_size >= 1 that the number of processes divides, no negative number",
-            found=", ".join([f"batch_size={batch_size}", f"process {part} of {parts}", *wrong]),
+            expected="batch_size >= 1, rows of it in order, no negative number",
+            found=", ".join([f"batch_size={batch_size}", f"rows={rows}", *wrong]),
         )
-    own, config = batch_size // parts, source.config
     plan = Plan(
         source.tokens,
         source.images,
@@ -114,14 +115,14 @@ def talk_batches(
         threads,
         workers,
         prefetch,
-        own,
+        len(own),
         most * source.gallery.picture_bytes,
         plan.lengths[-1],
         held_bytes=source.gallery.held_bytes,
     )
     about = (batch_size, seed, config.pack, config.group, config.buckets)
     order = hashlib.sha256(f"{source.digest} {about!r}".encode()).hexdigest()
-    elements = TalkElements(source, plan, part * own, own)
+    elements = TalkElements(source, plan, own)
     return TalkBatches(plan, elements, order, buffers, sharding=sharding, log=log)
 
 

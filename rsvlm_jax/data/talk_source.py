@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rsvlm_jax.config import ConversationConfig, DataError
+from rsvlm_jax.core.shapes import Int
 
 from .batch import Batch, Images
 from .chat import ChatProcessor
@@ -124,7 +125,10 @@ class TalkSource:
         return [self.gallery.read(p) for p in self.conversations[number].paths]
 
     def batch(
-        self, rows: Sequence[Sequence[int]], shape: Shape, first: int = 0
+        self,
+        rows: Sequence[Sequence[int]],
+        shape: Shape,
+        numbers: Int[np.ndarray, " b"] | None = None,
     ) -> tuple[Batch, list[BadSample]]:
         """Conversations by row, one or several in each, as a batch.
 
@@ -132,7 +136,7 @@ class TalkSource:
         row. What a row does not use is 0, and no prompt names it.
 
         Args:
-          first: number of the first row within the whole batch.
+          numbers: of the rows within the whole batch; None: these are all of it.
 
         Raises:
           DataError: more conversations than the error budget allows could not be read.
@@ -164,7 +168,8 @@ class TalkSource:
                     sample[r] = number if sample[r] < 0 else sample[r]
                 i += count
         index = np.arange(shape.images)
-        of = (first + np.arange(len(rows)))[:, None] * shape.images + index
+        numbers = np.arange(len(rows)) if numbers is None else numbers
+        of = numbers[:, None] * shape.images + index
         of = np.where(index < laid.images[:, None], of, -1).astype(np.int32)
         flat = pictures.reshape(len(rows) * shape.images, *gallery.shape)
         images = None

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
-from rsvlm_jax.config import Experiment
+from rsvlm_jax.config import ConfigError, Experiment
 from rsvlm_jax.data.badlog import BadLog
+from rsvlm_jax.data.samples import BadSample
+from rsvlm_jax.mesh import together
 from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.mesh.rules import batch_sharding
 from rsvlm_jax.train.checkpoint import Checkpoints
@@ -31,6 +36,7 @@ from rsvlm_jax.train.state import (
 )
 from rsvlm_jax.train.step import make_loss_step, make_train_step
 
+from .agreement import Agreement, same_config, same_data
 from .rundir import RunDir, write_atomic
 from .start import start_from
 from .work import Work, prepared
@@ -48,6 +54,9 @@ def fit(
 ) -> RunDir:
     """Train an experiment in a run directory; a finished run that verifies is returned as it is.
 
+    With several processes (`rsvlm_jax.run.processes.joined`) all call it. The first writes all but
+    the checkpoints, computes the statistics of the training split, and reports progress.
+
     Args:
       progress: called every `log_every` steps.
       stop: asked before every step; true saves and raises `Preempted`, as SIGTERM does.
@@ -59,16 +68,19 @@ def fit(
     Warns:
       CheckpointWarning: training goes on from an older step, because a newer one is damaged.
     """
+    if together.count() > 1:
+        same_config(experiment)
     work = prepared(experiment)
     run = RunDir.create(out, experiment)
-    config = experiment.train
+    config, writes = experiment.train, together.index() == 0
     with run.lock(), Checkpoints(run.checkpoints, keep=config.keep) as checkpoints:
         done = checkpoints.latest() == config.steps and checkpoints.newest() == config.steps
-        if done and run.has_processor:
+        if done and together.first("processor", run.has_processor):
             return run
-        work.processor.save(run.processor)
+        if writes:
+            work.processor.save(run.processor)
         program = work.program
-        mesh = make_mesh(experiment.mesh)
+        mesh = _mesh_of_all(experiment)
         optimizer = make_optimizer(experiment.optimizer, config.steps, program.params)
         state = init_state(
             *initial(work),
@@ -79,10 +91,12 @@ def fit(
             seed=config.seed,
         )
         step = make_train_step(program.graphdef, experiment, optimizer, mesh, state)
-        log = BadLog(run.bad_samples)
+        log = BadLog(run.bad_samples if writes else None)
         for bad in work.unread():
             log.write(bad)
         with work.batches(batch_sharding(mesh), log) as batches:
+            if together.count() > 1:
+                same_data(batches.get_state()["order"])
             if progress is not None and threading.current_thread() is threading.main_thread():
                 print(batches.buffers, file=sys.stderr, flush=True)
             state = resume(state, batches, checkpoints)
@@ -94,15 +108,18 @@ def fit(
                 checkpoints=checkpoints,
                 save_every=config.save_every,
                 log_every=config.log_every,
-                metrics_file=run.metrics,
+                metrics_file=run.metrics if writes else None,
                 progress=_reporter(progress, experiment, state),
                 stop=stop,
                 max_bad_steps=config.max_bad_steps,
                 held_out=held_out_losses(work, mesh, state),
                 held_out_every=config.eval_every,
-                held_out_file=run.held_out,
+                held_out_file=run.held_out if writes else None,
+                agree=Agreement(),
             )
-        write_atomic(run.unreadable, json.dumps(work.unreadable) + "\n")
+        unreadable = _unreadable(work, log)
+        if writes:
+            write_atomic(run.unreadable, json.dumps(unreadable) + "\n")
     return run
 
 
@@ -111,10 +128,41 @@ def initial(work: Work) -> tuple[Tree, Tree]:
     experiment, program = work.experiment, work.program
     seed = experiment.train.seed
     params, stats = program.init(seed)
-    params = program.adapt(start_from(params, experiment), seed)
+    say = None if together.index() == 0 else _nothing
+    params = program.adapt(start_from(params, experiment, say=say), seed)
     model = merge(program.graphdef, params, stats)
-    work.start(model)
-    return split_model(model)[1:]
+    if together.index() == 0:
+        work.start(model)
+    params, stats = split_model(model)[1:]
+    if together.count() > 1 and stats:
+        stats = multihost_utils.broadcast_one_to_all(stats)
+    return params, stats
+
+
+def _nothing(line: str) -> None:
+    """Said by process 0."""
+
+
+def _mesh_of_all(experiment: Experiment) -> Mesh:
+    mesh = make_mesh(experiment.mesh)
+    if together.count() > 1 and mesh.size < jax.device_count():
+        raise ConfigError(
+            "the mesh leaves out devices of other processes", where="Experiment.mesh",
+            expected=f"all {jax.device_count()} devices of {together.count()} processes",
+            found=f"{mesh.size}", remedy="set one axis to -1: --mesh.data -1",
+        )  # fmt: skip
+    return mesh
+
+
+def _unreadable(work: Work, log: BadLog) -> dict[str, Any]:
+    """`work.unreadable` of all processes; the samples themselves go into the log."""
+    if together.count() == 1:
+        return work.unreadable
+    told = together.each("bad samples", [dataclasses.asdict(bad) for bad in log.noted.values()])
+    for row in (row for rows in told for row in rows):
+        log.write(BadSample(**{**row, "window": row["window"] and tuple(row["window"])}))
+    first = next((bad.reason for bad in log.noted.values()), None)
+    return {"windows": len(log.noted), "first": first}
 
 
 def held_out_losses(
@@ -132,9 +180,7 @@ def held_out_losses(
 
     def losses(state: TrainState) -> dict[str, float]:
         sums: dict[str, np.ndarray] = {}
-        for batch in work.held_out() or ():
-            if jax.process_count() > 1:  # each brings its part of what all have read
-                batch = jax.tree.map(lambda x: _shared(x, place), batch)
+        for batch in work.held_out(place) or ():
             found = jax.device_get(measure(eval_params(state), state.stats, batch))
             for name, parts in found.items():
                 sums[name] = sums.get(name, np.zeros(2)) + np.asarray(parts, np.float64)
@@ -142,10 +188,6 @@ def held_out_losses(
         return {**means, "weight": float(sum(w for _, w in sums.values()))}
 
     return losses
-
-
-def _shared(x: np.ndarray, place: NamedSharding) -> jax.Array:
-    return jax.make_array_from_callback(x.shape, place, lambda index: x[index])
 
 
 def describe(experiment: Experiment) -> dict[str, object]:

@@ -7,7 +7,6 @@ import functools
 import sys
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
@@ -35,6 +34,7 @@ from rsvlm_jax.data.source import CubeSource
 from rsvlm_jax.data.specs import bandset_specs, facts, target_spec
 from rsvlm_jax.data.stream import Mixture
 from rsvlm_jax.data.tokenizer import Tokenizer
+from rsvlm_jax.mesh.together import rows_of
 from rsvlm_jax.models.connector import token_count
 from rsvlm_jax.models.spectral import make_plan
 from rsvlm_jax.models.vlm import VisionLanguageModel
@@ -107,11 +107,11 @@ class Prepared:
             sharding=sharding,
             crops=data.crops,
             blocks=data.blocks,
-            process=(jax.process_index(), jax.process_count()),
+            rows=None if sharding is None else rows_of(sharding, train.batch_size),
             log=log,
         )
 
-    def held_out(self) -> None:
+    def held_out(self, sharding: NamedSharding | None = None) -> None:
         """None: what is held out is scored in target units, by `rsvlm bench regression`."""
 
     def unread(self) -> list[BadSample]:

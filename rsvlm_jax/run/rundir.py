@@ -30,6 +30,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rsvlm_jax.config import CheckpointError, ConfigError, Experiment, from_json, to_json
+from rsvlm_jax.mesh import together
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -112,10 +113,14 @@ class RunDir:
     def create(cls, path: str | os.PathLike, experiment: Experiment) -> RunDir:
         """Make the directory, or reopen it when it holds the same experiment.
 
+        With several processes the first does, and the others find it: see `lock`.
+
         Raises:
           ConfigError: it cannot be written, or belongs to another experiment.
         """
         run = cls(Path(path))
+        if together.index() > 0:
+            return run
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             if run.config.is_file():
@@ -143,9 +148,22 @@ class RunDir:
             remedy="choose another --out, or delete the directory",
         )
 
-    def lock(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the directory while training in it; see `locked`."""
-        return locked(self.path)
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory while training in it; see `locked`. Process 0 holds it for all.
+
+        Raises:
+          ConfigError: as `locked`; another process does not see the same directory.
+        """
+        with locked(self.path) if together.index() == 0 else contextlib.nullcontext():
+            together.first("locked")
+            if not self.config.is_file():
+                raise ConfigError(
+                    "the run directory is not that of process 0",
+                    where=f"{self.path} on {socket.gethostname()}",
+                    remedy="choose an --out that all hosts share",
+                )
+            yield
 
 
 @contextlib.contextmanager

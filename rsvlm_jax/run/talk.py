@@ -12,7 +12,6 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
@@ -24,10 +23,12 @@ from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.data.chat import ChatProcessor
 from rsvlm_jax.data.features import check_spec, digest_of
 from rsvlm_jax.data.grouping import best_lengths
+from rsvlm_jax.data.pipeline import placed
 from rsvlm_jax.data.plan import Shape
 from rsvlm_jax.data.samples import BadSample
 from rsvlm_jax.data.talk import TalkBatches, talk_batches
 from rsvlm_jax.data.talk_source import TalkSource
+from rsvlm_jax.mesh.together import rows_of
 from rsvlm_jax.models.vlm import VisionLanguageModel
 from rsvlm_jax.train.optimizer import trained_paths
 
@@ -73,7 +74,7 @@ class PreparedTalk:
             self.train,
             batch_size=train.batch_size,
             seed=train.seed,
-            process=(jax.process_index(), jax.process_count()),
+            rows=None if sharding is None else rows_of(sharding, train.batch_size),
             sharding=sharding,
             log=log,
             threads=config.threads,
@@ -81,12 +82,16 @@ class PreparedTalk:
             prefetch=config.prefetch,
         )
 
-    def held_out(self) -> Iterator[Batch] | None:
+    def held_out(self, sharding: NamedSharding | None = None) -> Iterator[Batch] | None:
         """What is held out, each conversation once and never packed; the last batch is filled up
-        with rows of no weight."""
+        with rows of no weight. With several processes each reads its rows, placed by `sharding`."""
         if self.test is None:
             return None
-        return held_out_batches(self.test, self.experiment.train.batch_size)
+        size = self.experiment.train.batch_size
+        if sharding is None:
+            return held_out_batches(self.test, size)
+        batches = held_out_batches(self.test, size, rows_of(sharding, size))
+        return (placed(batch, sharding, ahead=False) for batch in batches)
 
     def unread(self) -> list[BadSample]:
         """None: images are read in training."""
@@ -169,8 +174,15 @@ def tower_digest(model: VisionLanguageModel) -> str:
     return digest_of((model.config.vision, model.config.dtype), arrays)
 
 
-def held_out_batches(source: TalkSource, batch_size: int) -> Iterator[Batch]:
-    """Each conversation once, a row each, in few shapes: sorted by length."""
+def held_out_batches(
+    source: TalkSource, batch_size: int, own: np.ndarray | None = None
+) -> Iterator[Batch]:
+    """Each conversation once, a row each, in few shapes: sorted by length.
+
+    Args:
+      own: rows of a batch that are read here; None: all.
+    """
+    own = np.arange(batch_size) if own is None else own
     config = source.config
     lengths = best_lengths(source.tokens, config.buckets, config.length)
     most = int(source.images.max(initial=0))
@@ -178,9 +190,9 @@ def held_out_batches(source: TalkSource, batch_size: int) -> Iterator[Batch]:
     for first in range(0, len(order), batch_size):
         rows = order[first : first + batch_size]
         shape = Shape(next(n for n in lengths if n >= source.tokens[rows].max()), most)
-        filled = [(int(rows[min(i, len(rows) - 1)]),) for i in range(batch_size)]
-        batch, _ = source.batch(filled, shape)
-        real = np.arange(batch_size) < len(rows)
+        filled = [(int(rows[min(i, len(rows) - 1)]),) for i in own]
+        batch, _ = source.batch(filled, shape, own)
+        real = own < len(rows)
         yield dataclasses.replace(
             batch,
             weight=np.where(real[:, None], batch.weight, np.float32(0)),

@@ -5,7 +5,7 @@ Both have `experiment`, `processor` (saved in the run), `program` (of the model)
 
     start(model)              fill in, or check, what a model has of its data before the first step
     batches(sharding, log)    endless training batches
-    held_out()                what is held out, each sample once; None: nothing that has a loss
+    held_out(sharding)        what is held out, each sample once; None: nothing that has a loss
     unread()                  samples that were found unreadable before training
     facts()                   what `describe` says of it
 """

@@ -23,11 +23,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 
 from rsvlm_jax.config import CheckpointError
 from rsvlm_jax.core import flat, map_with_path
+from rsvlm_jax.mesh import together
 
 from . import manifest as manifests
 
@@ -44,7 +44,7 @@ class CheckpointWarning(UserWarning):
 
 
 class Checkpoints:
-    """The checkpoints of one run; one writer at a time.
+    """The checkpoints of one run; one writer at a time, whose processes make the same calls.
 
     Args:
       directory: made by the first save.
@@ -115,6 +115,10 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Finished steps, ascending: those with a manifest. Their files are not read."""
+        return together.first("steps", self._finished())
+
+    def _finished(self) -> list[int]:
+        """`steps` as this process sees them."""
         return [s for s in self._numbered() if (self._at(s) / manifests.NAME).is_file()]
 
     def latest(self) -> int | None:
@@ -176,14 +180,13 @@ class Checkpoints:
 
     def _verified(self, step: int | None) -> tuple[int, manifests.Manifest]:
         self.wait()
-        numbered = self._numbered()
+        numbered = together.first("numbered", self._numbered())
         candidates = numbered[::-1] if step is None else [s for s in numbered if s == step]
         problems: list[str] = []
         for candidate in candidates:
             try:
                 if (manifest := self._good.get(candidate)) is None:
-                    manifest = manifests.read(self._at(candidate))
-                    manifests.verify(self._at(candidate), manifest)
+                    manifest = self._examined(candidate)
             except FileNotFoundError:
                 problems.append(f"{self._at(candidate)} was never finished")
             except manifests.Damaged as e:
@@ -201,6 +204,26 @@ class Checkpoints:
             found="; ".join(problems[:SHOWN]) if problems else f"steps {self.steps()}",
             remedy="start again in a new directory" if problems else None,
         )
+
+    def _examined(self, step: int) -> manifests.Manifest:
+        """The manifest of a step, its files compared: each process takes a share of them.
+
+        Raises:
+          FileNotFoundError, manifests.Damaged: on all processes, whichever has found it.
+        """
+        found, problem = None, None
+        try:
+            found = manifests.read(self._at(step))
+            manifests.verify(self._at(step), found, together.index(), together.count())
+        except FileNotFoundError:
+            problem = ""
+        except manifests.Damaged as e:
+            problem = str(e)
+        for told in together.each("examined", problem):
+            if told is not None:
+                raise manifests.Damaged(told) if told else FileNotFoundError
+        assert found is not None
+        return found
 
     def _tell(self, what: str) -> None:
         """A warning, once."""
@@ -237,21 +260,28 @@ class Checkpoints:
     ) -> None:
         try:
             manager.wait_until_finished()
-            if jax.process_index() == 0:
+            if together.index() == 0:
                 manifests.write(self._at(step), step, tree)
-                for old in self.steps()[: -self.keep]:
+                for old in self._finished()[: -self.keep]:
                     shutil.rmtree(self._at(old))
         except BaseException as e:
             self._error = e
+        # No process goes on, or ends, before the manifest stands.
+        for process, told in enumerate(together.each("saved", self._error and repr(self._error))):
+            if told is not None and self._error is None:
+                self._error = OSError(f"process {process}: {told}")
 
     def _open(self, step: int) -> ocp.CheckpointManager:
         """The manager; before its first save, what cannot stay beside that save is moved away."""
         if self._manager is None:
-            self.directory.mkdir(parents=True, exist_ok=True)
             finished = set(self.steps())
-            for found in self._numbered():
-                if found >= step or found not in finished or found in self._damaged:
-                    self._set_aside(found)
+            if together.index() == 0:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                for found in self._numbered():
+                    if found >= step or found not in finished or found in self._damaged:
+                        self._set_aside(found)
+            together.first("opened")
+            self._good = {s: m for s, m in self._good.items() if s < step}
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
@@ -267,7 +297,6 @@ class Checkpoints:
         return self._manager
 
     def _set_aside(self, step: int) -> None:
-        self._good.pop(step, None)
         target = self.directory / f"{step}.set-aside"
         shutil.rmtree(target, ignore_errors=True)
         os.replace(self._at(step), target)

@@ -35,6 +35,7 @@ from rsvlm_jax.config import (
     NonFiniteError,
     Preempted,
 )
+from rsvlm_jax.mesh import together
 
 from .checkpoint import Checkpoints, CheckpointWarning
 from .state import TrainState, abstract
@@ -91,6 +92,7 @@ def train(
     held_out: Callable[[TrainState], Mapping[str, float]] | None = None,
     held_out_every: int = 0,
     held_out_file: str | os.PathLike[str] | None = None,
+    agree: Callable[[int, bool], bool] | None = None,
 ) -> TrainState:
     """Train up to `steps` optimiser steps, counted from the state's own step.
 
@@ -108,6 +110,8 @@ def train(
       held_out: scores a state. A run that is resumed scores the same steps as an unbroken one.
       held_out_every: steps between scores, from step 0 on; 0: after the last step only.
       held_out_file: gets a JSON row for every score.
+      agree: (step, whether this process was asked to stop) -> whether all stop before that step;
+        with several processes the answer has to be the same in each.
 
     Returns:
       The state after the last step, which is saved and vouched for.
@@ -165,9 +169,11 @@ def train(
             stack.callback(checkpoints.wait)
         rows = stack.enter_context(_Rows(metrics_file, first))
         scores = stack.enter_context(_Rows(None if held_out is None else held_out_file, first))
+        scores.steps = set(together.first("scored", sorted(scores.steps)))  # who writes the file
         terminated = stack.enter_context(_sigterm())
         while step < steps:
-            if terminated.is_set() or (stop is not None and stop()):
+            asked = terminated.is_set() or (stop is not None and stop())
+            if asked if agree is None else agree(step, asked):
                 settle()
                 rows.sync()
                 save()

@@ -15,13 +15,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 
 from rsvlm_jax.config import OptimizerConfig
 from rsvlm_jax.core import flat, map_with_path, pytree_dataclass
 from rsvlm_jax.core.shapes import Array, Int
+from rsvlm_jax.mesh import together
 from rsvlm_jax.mesh.rules import RULES, state_shardings
 from rsvlm_jax.nn.variables import Stat
 
@@ -126,9 +128,18 @@ def init_state(
 
     args = params, stats, jnp.int32(seed)
     shardings = state_shardings(jax.eval_shape(make, *args), RULES[plan], mesh)
+    if together.count() > 1:  # each process has made all numbers, on a device of its own
+        places = shardings.params, shardings.stats, shardings.seed
+        args = jax.tree.map(_spread, args, places)
     # One function object for equal arguments: `jax.jit` then finds what it compiled before.
     make = made_once(("init", optimizer, trained, config.ema is None), lambda: make)
     return jax.jit(make, out_shardings=shardings)(*args)
+
+
+def _spread(x: Array, place: Sharding) -> Array:
+    """An array that all processes have, over the devices of all."""
+    whole = np.asarray(x)
+    return jax.make_array_from_callback(whole.shape, place, lambda index: whole[index])
 
 
 def abstract(state: Tree) -> Tree:

@@ -140,7 +140,7 @@ def test_resume_with_any_number_of_workers(path: Path):
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_processes_read_the_parts_of_every_batch(made: TalkSource, parts: int):
     whole = start(made)
-    several = [start(made, process=(p, parts)) for p in range(parts)]
+    several = [start(made, rows=rows) for rows in np.arange(4).reshape(parts, -1)]
     seen: list[int] = []
     for k in range(whole.plan.epoch_batches() + 1):
         batch, pieces = next(whole), [next(b) for b in several]

@@ -145,7 +145,7 @@ def test_a_log_that_cannot_be_written(tmp_path: Path):
 @pytest.mark.parametrize("parts", [2, 3])
 def test_processes_read_the_parts_of_every_batch(source, processor, parts: int):
     whole = start(source, processor)
-    several = [start(source, processor, process=(p, parts)) for p in range(parts)]
+    several = [start(source, processor, rows=r) for r in np.arange(6).reshape(parts, -1)]
     seen = []
     for _ in range(10):
         batch, pieces = next(whole), [next(b) for b in several]
@@ -155,14 +155,21 @@ def test_processes_read_the_parts_of_every_batch(source, processor, parts: int):
     epochs = np.concatenate(seen).reshape(3, 20)
     assert all(sorted(e.tolist()) == list(range(20)) for e in epochs)
     state = several[1].get_state()
-    with start(source, processor, process=(0, 1)) as alone:
+    with start(source, processor) as alone:
         alone.set_state(state)
         assert digest(next(alone)) == digest(next(whole))
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"process": (2, 2)}, {"process": (0, 4)}, {"batch_size": 0}, {"threads": -1}, {"blocks": 0}],
+    [
+        {"rows": [2, 6]},
+        {"rows": [1, 0]},
+        {"rows": []},
+        {"batch_size": 0},
+        {"threads": -1},
+        {"blocks": 0},
+    ],
 )
 def test_impossible_batches(source, processor, changes: dict):
     with pytest.raises(ConfigError, match="impossible batches in train_batches"):

@@ -1,0 +1,130 @@
+"""The supervisor's decisions, with children that only pretend to train."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rsvlm_jax.config import ConfigError
+from rsvlm_jax.run import supervise as module
+from rsvlm_jax.run.supervise import TRIES, Ended, supervise
+
+CHILD = """
+import json, os, pathlib, signal, sys, time
+words = sys.argv[1:]
+number = int(words[words.index("--process") + 1]) if "--process" in words else 0
+out = pathlib.Path(words[0])
+lives = out / f"lives{number}"
+life = len(lives.read_text()) if lives.exists() else 0
+lives.write_text("x" * (life + 1))
+
+def finish(step):
+    folder = out / "checkpoints" / str(step)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").touch()
+
+def end(code, line="x"):
+    print(json.dumps({"error": line, "exit_code": code} if code else {"step": life}))
+    if code:
+        sys.stderr.write(f"error: {line}\\n")
+    sys.exit(code)
+
+def crash():
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def run(tmp_path: Path, code: str, processes: int = 2, say=None) -> Ended:
+    command = [sys.executable, "-S", "-c", CHILD + code, str(tmp_path)]
+    heard: list[str] = []
+    return supervise(command, processes, out=tmp_path, say=say or heard.append)
+
+
+def lives(tmp_path: Path, number: int) -> int:
+    return len((tmp_path / f"lives{number}").read_text())
+
+
+def test_all_finish(tmp_path: Path):
+    assert run(tmp_path, "end(0)") == Ended(0, {"step": 0}, True, "process 0 ended with 0")
+
+
+def test_one_process_has_no_coordinator(tmp_path: Path):
+    ended = run(tmp_path, "end(3 if '--coordinator' in words else 0)", processes=1)
+    assert ended.code == 0
+
+
+def test_a_crash_starts_all_again(tmp_path: Path):
+    said: list[str] = []
+    code = "finish(4)\nif number == 1 and life == 0: crash()\nif life == 0: time.sleep(60)\nend(0)"
+    ended = run(tmp_path, code, say=said.append)
+    assert (ended.code, ended.restarts, ended.result) == (0, 1, {"step": 1})
+    assert (lives(tmp_path, 0), lives(tmp_path, 1)) == (2, 2)
+    assert said == ["process 1 ended by signal 9; all start again from step 4 (#1)"]
+
+
+@pytest.mark.parametrize("code", [2, 3, 5])
+def test_an_error_that_would_come_again_ends_the_run(tmp_path: Path, code: int):
+    ended = run(tmp_path, f"end({code}, f'of process {{number}}')")
+    assert (ended.code, ended.restarts, ended.said) == (code, 0, True)
+    assert ended.result is not None
+    assert ended.result["exit_code"] == code
+    assert lives(tmp_path, 0) == 1
+
+
+def test_an_error_of_another_process_ends_the_run(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0.2)
+    ended = run(tmp_path, "end(3, 'mine') if number else time.sleep(60)")
+    assert (ended.code, ended.result) == (3, {"error": "mine", "exit_code": 3})
+
+
+def test_it_gives_up_without_progress(tmp_path: Path):
+    ended = run(tmp_path, "crash()", processes=1)
+    assert (ended.code, ended.said, ended.restarts) == (137, False, TRIES)
+    assert lives(tmp_path, 0) == TRIES + 1
+    assert "the supervisor gives up" in ended.line
+
+
+def test_progress_renews_its_patience(tmp_path: Path):
+    ended = run(tmp_path, "finish(life)\nend(0) if life == 6 else crash()", processes=1)
+    assert (ended.code, ended.restarts) == (0, 6)
+
+
+def test_a_lost_peer_is_a_reason_to_start_again(tmp_path: Path):
+    assert run(tmp_path, "end(0 if life else 76)").restarts == 1
+
+
+def test_a_pre_empted_child_ends_the_run_with_75(tmp_path: Path):
+    ended = run(tmp_path, "end(75)")
+    assert (ended.code, ended.restarts) == (75, 0)
+
+
+def test_sigterm_is_passed_on(tmp_path: Path):
+    code = """
+signal.signal(signal.SIGTERM, lambda *_: end(75, "stopped"))
+(out / f"ready{number}").touch()
+time.sleep(60)
+"""
+
+    def when_ready() -> None:
+        while not all((tmp_path / f"ready{i}").exists() for i in (0, 1)):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=when_ready, daemon=True).start()
+    before = signal.getsignal(signal.SIGTERM)
+    ended = run(tmp_path, code)
+    assert (ended.code, ended.restarts) == (75, 0)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_gpus_are_divided(tmp_path: Path):
+    shares = module._shares(2, {"CUDA_VISIBLE_DEVICES": "4,5,6,7"})
+    assert [s["CUDA_VISIBLE_DEVICES"] for s in shares] == ["4,5", "6,7"]
+    with pytest.raises(ConfigError, match="the GPUs do not divide"):
+        module._shares(3, {"CUDA_VISIBLE_DEVICES": "4,5,6,7"})
