@@ -56,7 +56,7 @@ def first(about: str, value: Any = None) -> Any:
     """The JSON value of process 0, whatever the others give."""
     if count() == 1:
         return value
-    key = _key(about)
+    key = key_of(about)
     if index() == 0:
         client().key_value_set(key, json.dumps(value))
         return value
@@ -67,7 +67,7 @@ def each(about: str, value: Any = None) -> list[Any]:
     """The JSON values of all processes, in order. Returns when all have given theirs."""
     if count() == 1:
         return [value]
-    key = _key(about)
+    key = key_of(about)
     client().key_value_set(f"{key}/{index()}", json.dumps(value))
     found = [client().blocking_key_value_get(f"{key}/{i}", PATIENCE * 1000) for i in range(count())]
     return [json.loads(text) for text in found]
@@ -83,7 +83,8 @@ def when_set(key: str, do: Callable[[str], None]) -> None:
     threading.Thread(target=wait, name=key, daemon=True).start()
 
 
-def _key(about: str) -> str:
+def key_of(about: str) -> str:
+    """A key of the store that is used once: the same on all processes, another with each call."""
     with _counting:
         return f"rsvlm/{about}/{next(_calls[about])}"
 

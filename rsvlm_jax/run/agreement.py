@@ -20,8 +20,6 @@ from rsvlm_jax.mesh.together import when_set
 
 from .rundir import other_owner
 
-_STOP = "rsvlm/stop"
-
 
 class Agreement:
     """Whether all processes stop before a step: asked by some, answered alike on all.
@@ -37,7 +35,8 @@ class Agreement:
         self._begun, self._last = -1, None
         self._asked = False
         if together.count() > 1:
-            when_set(_STOP, self._settle)
+            self._key = together.key_of("stop")
+            when_set(self._key, self._settle)
 
     def __call__(self, step: int, asked: bool) -> bool:
         """Args: the step that would be begun; whether this process was asked to stop."""
@@ -50,7 +49,7 @@ class Agreement:
         if asked and not self._asked:
             self._asked = True
             with contextlib.suppress(Exception):  # another was first
-                together.client().key_value_set(_STOP, "")
+                together.client().key_value_set(self._key, "")
         return False
 
     def _settle(self, _: str) -> None:

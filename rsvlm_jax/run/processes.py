@@ -1,8 +1,7 @@
 """A run of several processes: joined at the start, checked, ended together.
 
     with joined(cluster, wait=300):
-        same_config(experiment)
-        fit(experiment, out=RUN, agree=Agreement())
+        fit(experiment, out=RUN)
 
 What one process raises the others say too and end with its exit code. A process that is killed, or
 whose host is gone, is missed by its heartbeat within `HEARTBEAT` seconds: JAX then aborts the
@@ -93,6 +92,7 @@ def _initialize(cluster: Cluster, wait: int) -> None:
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=60,
         )
+        jax.devices()  # all tell each other theirs: now, as nobody waits for anybody yet
     except (RuntimeError, ValueError) as e:
         raise ConfigError(
             f"the processes cannot be joined ({str(e).partition(chr(10))[0]})",
@@ -146,6 +146,10 @@ class _End:
             remedy=f"start all again: the run goes on from its newest checkpoint{place}",
         )  # fmt: skip
 
+    def _forget(self) -> None:
+        if self._native is not None:
+            self._native.unlink(missing_ok=True)
+
     def _leave(self, line: str, code: int) -> None:
         """End at once: other threads may hang, and so would Python's way out."""
         with contextlib.suppress(Exception):
@@ -166,6 +170,7 @@ class _End:
             return
         with contextlib.suppress(Exception):
             together.client().wait_at_barrier(_ENDED, int(GRACE * 1000))
+        self._forget()
         self._leave(f"process {told['process']} on {told['host']}: {told['line']}", told["code"])
 
     def well(self) -> None:
@@ -174,8 +179,7 @@ class _End:
         jax.distributed.shutdown()
         self._running = False
         ctypes.CDLL(None).signal(signal.SIGABRT, None)
-        if self._native is not None:
-            self._native.unlink(missing_ok=True)
+        self._forget()
 
     def badly(self, error: BaseException) -> None:
         """Tell the others; the caller says it here."""
@@ -193,6 +197,10 @@ class _End:
             together.client().wait_at_barrier(_ENDED, int(2 * GRACE * 1000))
         # JAX would wait for the others once more on Python's way out.
         atexit.register(_leave_quietly, code)
+        if hasattr(error, "exit_code"):
+            self._forget()
+        elif self._native is not None:
+            sys.stderr.write(f"what the libraries said: {self._native}\n")
 
 
 def _leave_quietly(code: int) -> None:
