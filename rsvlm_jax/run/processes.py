@@ -81,6 +81,8 @@ def joined(cluster: Cluster | None, *, wait: int = 300, quiet: bool = True) -> I
 
 
 def _initialize(cluster: Cluster, wait: int) -> None:
+    if cluster.process == 0 and cluster.coordinator is not None:
+        _check_port(cluster.coordinator)
     try:
         jax.distributed.initialize(
             cluster.coordinator,
@@ -94,11 +96,27 @@ def _initialize(cluster: Cluster, wait: int) -> None:
         )
         jax.devices()  # all tell each other theirs: now, as nobody waits for anybody yet
     except (RuntimeError, ValueError) as e:
+        if together.client() is not None:  # which would wait for the others on the way out
+            atexit.register(_leave_quietly, ConfigError.exit_code)
         raise ConfigError(
             f"the processes cannot be joined ({str(e).partition(chr(10))[0]})",
             where=f"{cluster.coordinator or cluster.how}",
             remedy="choose another port, or check what the scheduler says of this job",
         ) from e
+
+
+def _check_port(coordinator: str) -> None:
+    """Of a port that is taken JAX 0.10 says nothing, or ends by a segmentation fault."""
+    port = int(coordinator.rpartition(":")[2])
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except (OSError, OverflowError) as e:
+        raise ConfigError(
+            f"the coordinator cannot listen ({e.args[-1]})", where=coordinator,
+            remedy="choose another port",
+        ) from e  # fmt: skip
 
 
 class _End:

@@ -23,10 +23,10 @@ TRAIN = TrainConfig(steps=STEPS, batch_size=8, save_every=2, log_every=1)
 
 
 def experiment() -> Experiment:
-    """Three colours of one date, no decoder; a batch of eight over all devices of all processes."""
+    """Three colours of one date, no decoder; batch and parameters split over all devices."""
     colours = InputConfig("s2_l1c", bands=("red", "green", "blue"), dates=1)
     model = dataclasses.replace(nano((colours,)), decoder=None)
-    return Experiment("smallest", model=model, train=TRAIN, mesh=MeshConfig(data=-1))
+    return Experiment("smallest", model=model, train=TRAIN, mesh=MeshConfig(fsdp=-1))
 
 
 def talk(file: Path, images: Path) -> Experiment:

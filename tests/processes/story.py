@@ -80,16 +80,24 @@ def refusals() -> dict:
     }
 
 
-def scattered() -> list[int]:
-    """Rows of a process whose devices do not stand together in the mesh, and what lies there."""
+def scattered() -> list[list[int]]:
+    """Rows of a process whose devices do not stand together in the mesh; and of processes that an
+    axis lies over which does not split the batch. What lies on the devices is checked."""
     order = np.argsort([d.id % 2 for d in jax.devices()], kind="stable")
-    mesh = Mesh(np.array(jax.devices())[order], ("data",))
-    place = NamedSharding(mesh, PartitionSpec("data"))
-    rows = together.rows_of(place, 8)
-    whole = jax.make_array_from_process_local_data(place, np.arange(8)[rows])
-    for shard in whole.addressable_shards:
-        np.testing.assert_array_equal(np.asarray(shard.data), np.arange(8)[shard.index])
-    return rows.tolist()
+    devices = np.array(jax.devices())[order]
+    found = []
+    for mesh in (
+        Mesh(devices[:, None], ("data", "tensor")),
+        Mesh(devices[None], ("data", "tensor")),
+    ):
+        place = NamedSharding(mesh, PartitionSpec("data"))
+        rows = together.rows_of(place, 8)
+        whole = jax.make_array_from_process_local_data(place, np.arange(8)[rows])
+        assert whole.shape == (8,)
+        for shard in whole.addressable_shards:
+            np.testing.assert_array_equal(np.asarray(shard.data), np.arange(8)[shard.index])
+        found.append(rows.tolist())
+    return found
 
 
 def main(folder: Path, cluster: Cluster) -> None:

@@ -200,8 +200,8 @@ def test_process_0_alone_writes_beside_the_checkpoints(two: Path):
 
 
 def test_rows_of_devices_that_do_not_stand_together(two: Path):
-    assert told(two, 0)["rows"] == [0, 1, 4, 5]
-    assert told(two, 1)["rows"] == [2, 3, 6, 7]
+    assert told(two, 0)["rows"] == [[0, 1, 4, 5], list(range(8))]
+    assert told(two, 1)["rows"] == [[2, 3, 6, 7], list(range(8))]
 
 
 # ---- ends ----------------------------------------------------------------------------------------
@@ -285,6 +285,17 @@ def test_a_coordinator_that_does_not_answer(tmp_path: Path):
     assert address in said
     assert "within 2 s" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_a_port_that_is_taken(tmp_path: Path):
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        cluster = "--coordinator", address, "--processes", "2", "--process", "0"
+        (code, said) = ends([rsvlm("--out", str(tmp_path / "run"), *cluster)], 100)[0]
+    assert code == 2
+    assert len(said.splitlines()) == 1
+    assert said.startswith("error: the coordinator cannot listen (")
+    assert address in said
 
 
 def children(pid: int) -> list[int]:
