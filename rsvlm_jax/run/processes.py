@@ -113,8 +113,9 @@ def _check_port(coordinator: str) -> None:
     try:
         socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
     except (OSError, OverflowError) as e:
+        why = os.strerror(e.errno) if isinstance(e, OSError) and e.errno else e
         raise ConfigError(
-            f"the coordinator cannot listen ({e.args[-1]})", where=coordinator,
+            f"the coordinator cannot listen ({why})", where=coordinator,
             remedy="choose another port",
         ) from e  # fmt: skip
 

@@ -21,6 +21,7 @@ from smallest import experiment, talk
 from data_zarr.samples import sample_questions
 from rsvlm_jax.config import ConfigError, DataError, MeshConfig, Preempted
 from rsvlm_jax.mesh import together
+from rsvlm_jax.run import agreement
 from rsvlm_jax.run.agreement import same_config, same_data
 from rsvlm_jax.run.cluster import Cluster
 from rsvlm_jax.run.fit import fit
@@ -72,7 +73,12 @@ def refusals() -> dict:
     mine = experiment()
     other = dataclasses.replace(mine, train=dataclasses.replace(mine.train, seed=7))
     small = dataclasses.replace(mine, mesh=MeshConfig())
+    real = agreement._code_digest
+    agreement._code_digest = (lambda: "0123456789abcdef") if last else real
+    code = said(same_config, mine)
+    agreement._code_digest = real
     return {
+        "code": code,
         "config": said(same_config, other if last else mine),
         "alike": said(same_config, mine),
         "data": said(same_data, "other" if last else "same"),

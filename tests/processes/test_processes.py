@@ -35,6 +35,7 @@ from rsvlm_jax.run.trained import load_run
 from rsvlm_jax.train import Checkpoints
 
 HERE = Path(__file__).parent
+POD = HERE.parents[1] / "tpu_scripts" / "local_pod.sh"
 DEVICES = 2
 QUESTIONS = sample_questions("rsvqa_lr")
 
@@ -215,6 +216,8 @@ def test_another_configuration_is_refused_by_all(two: Path):
             "ConfigError: another configuration than that of process 0 in process 1"
         )
         assert "(train.seed); expected 0; found 7" in line
+        assert found["code"].startswith("ConfigError: another version of rsvlm_jax than that of ")
+        assert "found 0123456789ab;" in found["code"]
         assert found["alike"] == "nothing"
         assert found["data"].startswith("DataError: other data than that of process 0 in process 1")
         assert "leaves out devices of other processes" in found["mesh"]
@@ -302,9 +305,14 @@ def children(pid: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_a_supervised_run_survives_a_killed_process(two: Path, tmp_path: Path):
+def test_a_rehearsed_pod_survives_a_killed_process(two: Path, tmp_path: Path):
     out = tmp_path / "run"
-    process = rsvlm("--out", str(out), "--supervise", "2", "--json")
+    words = str(POD), "2", "--devices", str(DEVICES), str(HERE / "smallest.py"), "--json"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    process = subprocess.Popen(
+        [*words, "--out", str(out)], env=environment(PATH=path, XLA_FLAGS=""),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     limit = time.monotonic() + 300
     while not (out / "checkpoints" / "2" / "manifest.json").is_file():
         assert process.poll() is None, process.communicate()[1]
