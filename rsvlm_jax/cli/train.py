@@ -73,11 +73,19 @@ def run(args: Sequence[str]) -> dict[str, object]:
     with Checkpoints(done.checkpoints) as checkpoints:
         step = checkpoints.latest()
     say(f"trained: {done.path}")
+    steps, stopped, skipped = experiment.train.steps, done.stopped(), done.skipped_steps()
+    if stopped is not None:
+        patience = experiment.train.patience
+        say(f"ended at step {stopped} of {steps}: no new lowest held-out loss in {patience} scores")
+    if skipped:
+        say(f"{skipped} steps were skipped: {done.skipped}")
     unreadable = done.unreadable_windows()
     say_unreadable(unreadable)
     return {
         "run": str(done.path),
-        "steps": experiment.train.steps,
+        "steps": steps,
         "step": step,
+        "stopped": stopped,
+        "skipped": skipped,
         "unreadable": unreadable,
     }
