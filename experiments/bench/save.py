@@ -35,8 +35,8 @@ def figures() -> Iterator[Figure]:
     plain: list[float] = []
     with tempfile.TemporaryDirectory() as folder, Checkpoints(folder) as checkpoints:
         for number in range(1, ROUNDS + 2):
-            state, _ = _step(state)
             copy = _copy(state, into)
+            state, _ = _step(state)
             state, alone = _step(state)
             begun = time.perf_counter()
             checkpoints.save(number, state, {})

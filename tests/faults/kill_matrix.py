@@ -288,7 +288,7 @@ def _matrix(asked: argparse.Namespace, folder: Path) -> dict[str, tuple[int, int
     _import_everything(asked.cache or folder / "programs")
     numbers = range(asked.first, asked.first + asked.runs)
     others = range(asked.first, asked.first + asked.other)
-    # Every fifth run on two devices, whose sums are of several parts.
+    # Every tenth run on two devices, whose sums are of several parts.
     wanted = {_devices(i) for i in numbers} | ({8} if others else set())
     wholes = {n: Unbroken(folder / f"unbroken_{n}", n) for n in sorted(wanted)}
     fine = {"same_topology": 0, "other_topology": 0}
@@ -310,7 +310,7 @@ def _matrix(asked: argparse.Namespace, folder: Path) -> dict[str, tuple[int, int
 
 
 def _devices(i: int) -> int:
-    return 2 if i % 5 == 4 else 1
+    return 2 if i % 10 == 9 else 1
 
 
 def _import_everything(cache: Path) -> None:

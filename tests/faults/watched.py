@@ -42,10 +42,13 @@ def _watch(folder: Path) -> None:
     from rsvlm_jax.train.checkpoint import Checkpoints
 
     draw, save, resume = Batches.__next__, Checkpoints.save, fit.resume
+    of_the_loop: list[Any] = []  # others are drawn for the statistics
 
     def watched_draw(self: Batches) -> Any:
         place = self.get_state()["next_index"]
         batch = draw(self)
+        if not any(self is one for one in of_the_loop):
+            return batch
         _line(folder / "drawn.jsonl", place, _digest(batch))
         return batch
 
@@ -54,6 +57,7 @@ def _watch(folder: Path) -> None:
         save(self, step, state, data)
 
     def watched_resume(state: Any, batches: Any, checkpoints: Any) -> Any:
+        of_the_loop.append(batches)
         state = resume(state, batches, checkpoints)
         _line(folder / "restored.jsonl", int(state.step), _digest(state))
         return state
