@@ -5,6 +5,8 @@
     radar     the second story
     devices   1 device against 8 simulated ones (2x2x2), five steps
     resume    kill -9 and run again: the loss sequence, bit by bit
+    save      what an asynchronous save takes from the step, beside a memory copy
+    input     the share of time in which training waits for a batch: demo and synthetic world
     parity    imported models against the torch originals: the largest differences (needs torch)
     vs_torch  prefill, training and greedy text beside torch eager, the same weights (needs torch)
     decode    a step beside the memory-bandwidth floor; ten questions on one image; int8 slots
@@ -28,7 +30,7 @@ import os
 import sys
 
 NAMES = (
-    *("startup", "demo", "radar", "devices", "resume"),
+    *("startup", "demo", "radar", "devices", "resume", "save", "input"),
     *("parity", "vs_torch", "decode", "import_memory", "grammar", "quantize", "rsvqa", "talkdata"),
     *("data", "biomass"),
 )

@@ -109,14 +109,23 @@ def _trained(options: Options, out: Path, stop: Callable[[], bool]) -> dict[str,
         with Checkpoints(done.checkpoints) as checkpoints:
             step = checkpoints.latest()
         unreadable = done.unreadable_windows()
+        stopped, skipped = done.stopped(), done.skipped_steps()
     if not talks:
         return None
     say(f"trained: {done.path}")
+    steps = experiment.train.steps
+    if stopped is not None:
+        patience = experiment.train.patience
+        say(f"ended at step {stopped} of {steps}: no new lowest held-out loss in {patience} scores")
+    if skipped:
+        say(f"{skipped} steps were skipped: {done.skipped}")
     say_unreadable(unreadable)
     return {
         "run": str(done.path),
-        "steps": experiment.train.steps,
+        "steps": steps,
         "step": step,
+        "stopped": stopped,
+        "skipped": skipped,
         "unreadable": unreadable,
     }
 

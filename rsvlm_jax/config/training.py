@@ -39,8 +39,9 @@ class TrainConfig:
       remat: what the backward pass finds in memory and what it computes again, by layer.
       keep: newest checkpoints that stay.
       keep_every: checkpoints at multiples of this step stay for good; 0: none.
-      keep_best: checkpoints of the lowest held-out losses that stay beside them.
-      patience: held-out scores without a new lowest one that end the run; 0: never.
+      keep_best: checkpoints of the lowest held-out losses that stay beside them; such a step is
+        saved when it is scored.
+      patience: held-out scores in a row without a new lowest loss that end the run; 0: never.
       max_bad_steps: steps in a row that may be skipped because loss or gradient is not finite.
       spike: a step whose loss or gradient norm is more than this many standard deviations over the
         mean of the last 128 is skipped; None: none is.
@@ -81,6 +82,14 @@ class TrainConfig:
                 where=", ".join(f"TrainConfig.{name}" for name in wrong),
                 expected=", ".join(f">= {lowest[name]}" for name in wrong),
                 found=", ".join(str(getattr(self, name)) for name in wrong),
+            )
+        scored = [name for name in ("keep_best", "patience") if getattr(self, name)]
+        if scored and not self.eval_every:
+            raise ConfigError(
+                "nothing is scored between the first and the last step",
+                where=", ".join(f"TrainConfig.{name}" for name in scored),
+                expected="eval_every >= 1",
+                found=self.eval_every,
             )
 
 

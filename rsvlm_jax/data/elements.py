@@ -28,6 +28,7 @@ class Elements(Protocol):
     def __getitem__(self, index: int) -> Element: ...
     def record(self, bad: BadSample) -> None: ...
     def unread(self) -> list[BadSample]: ...
+    def samples(self, index: int) -> list[BadSample]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +90,10 @@ class TrainElements:
     def unread(self) -> list[BadSample]:
         return self._stream.unread()
 
+    def samples(self, index: int) -> list[BadSample]:
+        """What stands in the whole of batch `index`."""
+        return self._stream.samples(np.arange(index * self._size, (index + 1) * self._size))
+
 
 class EvalElements:
     """Batch k of `ceil(n / B)`."""
@@ -115,3 +120,10 @@ class EvalElements:
 
     def unread(self) -> list[BadSample]:
         return self._source.unread()
+
+    def samples(self, index: int) -> list[BadSample]:
+        first = index * self._size
+        return [
+            self._source.sample(int(self._source.rows[i]))
+            for i in range(first, min(first + self._size, len(self._source)))
+        ]

@@ -98,6 +98,10 @@ class Batches(Iterator[Batch]):
         """JSON: the number of the next batch, and a digest of what decides the order."""
         return {"next_index": self._next, "order": self._order}
 
+    def samples(self, state: dict[str, Any]) -> list[BadSample]:
+        """The samples of the batch that is drawn at a place, of all processes; without a reason."""
+        return self._elements.samples(int(state["next_index"]))
+
     def set_state(self, state: dict[str, Any]) -> None:
         """Go where `get_state` was, with whatever number of threads, workers and processes.
 

@@ -198,7 +198,7 @@ class CubeSource:
             for i, error in failed.items():
                 sample[i] = -1
                 if i not in unread:
-                    unread[i] = self._bad(int(self.rows[index[i]]), str(error))
+                    unread[i] = self.sample(int(self.rows[index[i]]), str(error))
                     self.record(unread[i], error)
         read = sample >= 0
         for entry in obs.values():
@@ -259,9 +259,10 @@ class CubeSource:
     def unread(self) -> list[BadSample]:
         """What `bad` holds, as samples."""
         with self._lock:
-            return [self._bad(row, reason) for row, reason in self.bad.items()]
+            return [self.sample(row, reason) for row, reason in self.bad.items()]
 
-    def _bad(self, row: int, reason: str) -> BadSample:
+    def sample(self, row: int, reason: str = "") -> BadSample:
+        """A row of the window table, by where it lies."""
         window = int(self.table.y[row]), int(self.table.x[row]), self.table.size
         return BadSample(row, self.path, window, reason)
 

@@ -44,6 +44,7 @@ class Stream(Protocol):
     def lengths(self, position: np.ndarray) -> dict[str, int] | None: ...
     def record(self, bad: BadSample) -> None: ...
     def unread(self) -> list[BadSample]: ...
+    def samples(self, position: np.ndarray) -> list[BadSample]: ...
     def sample_bytes(self) -> int: ...
     def scratch_bytes(self) -> int: ...
 
@@ -164,6 +165,10 @@ class CubeStream:
     def unread(self) -> list[BadSample]:
         return self.source.unread()
 
+    def samples(self, position: np.ndarray) -> list[BadSample]:
+        """Where the windows at the positions lie."""
+        return [self.source.sample(int(row)) for row in self.source.rows[self.rows(position)]]
+
     def sample_bytes(self) -> int:
         return self.source.sample_bytes()
 
@@ -260,6 +265,10 @@ class MixedStream:
 
     def unread(self) -> list[BadSample]:
         return [bad for s in self.streams for bad in s.unread()]
+
+    def samples(self, position: np.ndarray) -> list[BadSample]:
+        of, own = interleave(position, self._weights)
+        return [self.streams[i].samples(own[k : k + 1])[0] for k, i in enumerate(of.tolist())]
 
     def sample_bytes(self) -> int:
         return max(s.sample_bytes() for s in self.streams)

@@ -53,6 +53,10 @@ class TalkElements:
     def unread(self) -> list[BadSample]:
         return self._source.unread()
 
+    def samples(self, index: int) -> list[BadSample]:
+        """What stands in the whole of batch `index`, packed rows taken apart."""
+        return [self._source.sample(number) for row in self._plan.rows(index) for number in row]
+
 
 class TalkBatches(Batches):
     """Batches of conversations; see `Batches`.

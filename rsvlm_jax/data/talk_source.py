@@ -162,7 +162,7 @@ class TalkSource:
                         pictures[r, j] = picture
                 except DataError as error:
                     laid.weight[r, laid.segment[r] == segment] = 0
-                    unread.append(self._bad(number, str(error)))
+                    unread.append(self.sample(number, str(error)))
                     self.record(unread[-1])
                 else:
                     sample[r] = number if sample[r] < 0 else sample[r]
@@ -193,7 +193,7 @@ class TalkSource:
     def unread(self) -> list[BadSample]:
         """What `bad` holds, as samples."""
         with self._lock:
-            return [self._bad(number, reason) for number, reason in self.bad.items()]
+            return [self.sample(number, reason) for number, reason in self.bad.items()]
 
     @property
     def unreadable(self) -> dict[str, Any]:
@@ -219,9 +219,11 @@ class TalkSource:
                 remedy="mend or remove their images",
             )
 
-    def _bad(self, number: int, reason: str) -> BadSample:
+    def sample(self, number: int, reason: str = "") -> BadSample:
+        """A conversation, by its file and the id that it has there."""
         conversation = self.conversations[number]
-        return BadSample(number, conversation.file, None, f"id {conversation.id!r}: {reason}")
+        said = f"id {conversation.id!r}{': ' if reason else ''}{reason}"
+        return BadSample(number, conversation.file, None, said)
 
     def _digest(self) -> str:
         h = hashlib.sha256(f"{self.processor.digest()} {self.config.length}".encode())

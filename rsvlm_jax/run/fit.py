@@ -16,13 +16,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from rsvlm_jax.config import ConfigError, Experiment
+from rsvlm_jax.config import ConfigError, Experiment, to_json
 from rsvlm_jax.data.badlog import BadLog
+from rsvlm_jax.data.pipeline import Batches
 from rsvlm_jax.data.samples import BadSample
 from rsvlm_jax.mesh import together
 from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.mesh.rules import batch_sharding
 from rsvlm_jax.train.checkpoint import Checkpoints
+from rsvlm_jax.train.hooks import EarlyStopping, Hook, Skipped, Timing
+from rsvlm_jax.train.keeping import Keep
 from rsvlm_jax.train.loop import resume, train
 from rsvlm_jax.train.optimizer import make_optimizer, trained_paths
 from rsvlm_jax.train.state import (
@@ -70,11 +73,16 @@ def fit(
     """
     if together.count() > 1:
         same_config(experiment)
-    work = prepared(experiment)
+    work = _scorable(prepared(experiment))
     run = RunDir.create(out, experiment)
     config, writes = experiment.train, together.index() == 0
-    with run.lock(), Checkpoints(run.checkpoints, keep=config.keep) as checkpoints:
-        done = checkpoints.latest() == config.steps and checkpoints.newest() == config.steps
+    keep = Keep(config.keep, config.keep_every, config.keep_best)
+    with (
+        run.lock(),
+        Checkpoints(run.checkpoints, keep, config=to_json(experiment)) as checkpoints,
+    ):
+        last = together.first("stopped", run.stopped()) or config.steps
+        done = checkpoints.latest() == last and checkpoints.newest() == last
         if done and together.first("processor", run.has_processor):
             return run
         if writes:
@@ -116,11 +124,40 @@ def fit(
                 held_out_every=config.eval_every,
                 held_out_file=run.held_out if writes else None,
                 agree=Agreement(),
+                hooks=_hooks(experiment, run, batches, writes=writes),
             )
         unreadable = _unreadable(work, log)
         if writes:
             write_atomic(run.unreadable, json.dumps(unreadable) + "\n")
     return run
+
+
+def _scorable(work: Work) -> Work:
+    """Refuse what goes by a held-out loss where nothing is held out that has one."""
+    config = work.experiment.train
+    if (config.keep_best or config.patience) and work.held_out() is None:
+        raise ConfigError(
+            "there is no held-out loss to go by",
+            where="TrainConfig.keep_best, TrainConfig.patience",
+            expected="conversations, with held_out > 0",
+            found=f"{config.keep_best}, {config.patience}",
+            remedy="set both to 0",
+        )
+    return work
+
+
+def _hooks(experiment: Experiment, run: RunDir, batches: Batches, *, writes: bool) -> list[Hook]:
+    """What watches the run, by its configuration; files only where this process `writes`."""
+
+    def samples(place: dict[str, object]) -> list[dict[str, object]]:
+        return [dataclasses.asdict(sample) for sample in batches.samples(place)]
+
+    hooks: list[Hook] = []
+    if writes:
+        hooks += [Timing(run.timing), Skipped(run.skipped, samples)]
+    if experiment.train.patience:
+        hooks.append(EarlyStopping(experiment.train.patience))
+    return hooks
 
 
 def initial(work: Work) -> tuple[Tree, Tree]:
@@ -176,7 +213,7 @@ def held_out_losses(
     if work.held_out() is None:
         return None
     measure = make_loss_step(work.program.graphdef, work.experiment, mesh, state)
-    place = batch_sharding(mesh)
+    place, weights = batch_sharding(mesh), work.experiment.loss
 
     def losses(state: TrainState) -> dict[str, float]:
         sums: dict[str, np.ndarray] = {}
@@ -185,7 +222,8 @@ def held_out_losses(
             for name, parts in found.items():
                 sums[name] = sums.get(name, np.zeros(2)) + np.asarray(parts, np.float64)
         means = {name: float(s / max(w, 1.0)) for name, (s, w) in sums.items()}
-        return {**means, "weight": float(sum(w for _, w in sums.values()))}
+        loss = sum(getattr(weights, name) * value for name, value in means.items())
+        return {"loss": loss, **means, "weight": float(sum(w for _, w in sums.values()))}
 
     return losses
 
@@ -196,7 +234,7 @@ def describe(experiment: Experiment) -> dict[str, object]:
     Raises:
       ConfigError, DataError, CubeError: as `fit`.
     """
-    work = prepared(experiment)
+    work = _scorable(prepared(experiment))
     program = work.program
     make_mesh(experiment.mesh)
     make_optimizer(experiment.optimizer, experiment.train.steps, program.params)

@@ -5,6 +5,8 @@ RUN/
   environment.json   versions, devices, git commit, command
   processor/         tokenizer, templates, bands, target, intervals: all that prediction needs
   metrics.jsonl      a row for every optimiser step
+  timing.jsonl       beside it, what was measured: seconds, share of waiting for a batch, rates
+  skipped.jsonl      a row for every step that was skipped, with its samples
   held_out.jsonl     a row for every step after which what is held out was scored, where it is
   unreadable.json    how many training windows could not be read, and why the first
   bad_samples.jsonl  each of them, with its cube, place and reason; absent if there are none
@@ -28,6 +30,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rsvlm_jax.config import CheckpointError, ConfigError, Experiment, from_json, to_json
 from rsvlm_jax.mesh import together
@@ -69,6 +72,14 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def timing(self) -> Path:
+        return self.path / "timing.jsonl"
+
+    @property
+    def skipped(self) -> Path:
+        return self.path / "skipped.jsonl"
+
+    @property
     def held_out(self) -> Path:
         return self.path / "held_out.jsonl"
 
@@ -87,6 +98,14 @@ class RunDir:
     @property
     def report(self) -> Path:
         return self.path / "report"
+
+    def stopped(self) -> int | None:
+        """The step at which early stopping ended the run; None: it did not."""
+        return next((r["step"] for r in _rows(self.held_out) if r.get("stopped")), None)
+
+    def skipped_steps(self) -> int:
+        """How many steps were skipped, because something was not finite or stood out."""
+        return sum(1 for _ in _rows(self.skipped))
 
     def unreadable_windows(self) -> dict[str, object]:
         """`CubeSource.unreadable` of the training windows, as `fit` left it."""
@@ -164,6 +183,12 @@ class RunDir:
                     remedy="choose an --out that all hosts share",
                 )
             yield
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    from rsvlm_jax.train.rows import read_rows  # with Orbax: seconds, which most verbs spare
+
+    return read_rows(path)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,9 @@
     losses.py      losses, total                                  (sum, weight), divided once
     step.py        make_train_step, _loss_step, _eval_step        jitted, donated, compiled once
     checkpoint.py  Checkpoints                                    Orbax and a SHA-256 manifest
-    manifest.py                                                   digests of a directory
+    manifest.py, stored.py                                        digests; arrays as Orbax has them
+    keeping.py      Keep                                          which checkpoints stay
+    rows.py, hooks.py   Hook, Timing, Skipped, EarlyStopping      files of rows; what watches a run
     once.py                                                       a memo of compiled programs
     loop.py        train, resume                                  the loop, in explained order
 
@@ -20,6 +22,8 @@ How they meet::
 """
 
 from .checkpoint import Checkpoints, CheckpointWarning
+from .hooks import EarlyStopping, Hook, Skipped, Timing
+from .keeping import Keep
 from .loop import Batches, resume, train
 from .losses import losses, text_loss, total
 from .optimizer import make_optimizer, schedule, trained_paths
@@ -40,7 +44,12 @@ __all__ = [
     "Batches",
     "CheckpointWarning",
     "Checkpoints",
+    "EarlyStopping",
+    "Hook",
+    "Keep",
+    "Skipped",
     "Step",
+    "Timing",
     "TrainState",
     "abstract",
     "create",

@@ -2,14 +2,16 @@
 
     RUN/checkpoints/
       200/state/...  data/...      Orbax: arrays (any sharding) and the data iterator's JSON state
+      200/config.json              what it was trained with, so that a copy of the step says it
       200/manifest.json            written last; without it the step does not exist
       300.orbax-checkpoint-tmp-*   an unfinished save, removed by the next writer
+      100.discarded                a step that was being deleted, removed by the next writer
       250.set-aside                a numbered directory that a writer found damaged or unfinished
 
 Saving is asynchronous: `save` returns when the arrays are copied to the host; a thread waits for
-Orbax's commit, writes the manifest, and only then deletes steps beyond `keep`. An error in that
-thread is raised by the next `save`, `wait` or `close`. Reading never changes the directory; a step
-is verified when a `Checkpoints` first reads it.
+Orbax's commit, writes the manifest, and only then deletes steps that are not to be kept. An error
+in that thread is raised by the next `save`, `wait` or `close`. Reading never changes the directory;
+a step is verified when a `Checkpoints` first reads it.
 """
 
 from __future__ import annotations
@@ -26,14 +28,15 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from rsvlm_jax.config import CheckpointError
-from rsvlm_jax.core import flat, map_with_path
+from rsvlm_jax.core import flat
 from rsvlm_jax.mesh import together
 
 from . import manifest as manifests
+from . import stored
+from .keeping import Keep
 
-SHOWN = 3
-"""Differences that an error lists on each side."""
-
+CONFIG = "config.json"
+DISCARDED = ".discarded"
 
 _saving = threading.Lock()
 """Orbax numbers its saves by a global counter; only their start has to be alone."""
@@ -48,12 +51,21 @@ class Checkpoints:
 
     Args:
       directory: made by the first save.
-      keep: newest steps that are kept.
+      keep: which steps are kept; a number: so many of the newest.
+      config: text that is saved in every step as `config.json`.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], keep: int = 2) -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        keep: int | Keep = 2,
+        *,
+        config: str | None = None,
+    ) -> None:
         self.directory = Path(directory).absolute()
-        self.keep = keep
+        self.keep = Keep(keep) if isinstance(keep, int) else keep
+        self._config = config
+        self._scores: dict[int, float] = {}
         self._manager: ocp.CheckpointManager | None = None
         self._pending: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -81,7 +93,7 @@ class Checkpoints:
                 manager.save(
                     step,
                     args=ocp.args.Composite(
-                        state=ocp.args.StandardSave(_nested(state)),
+                        state=ocp.args.StandardSave(stored.nested(state)),
                         data=ocp.args.JsonSave(data),
                     ),
                     force=True,
@@ -101,6 +113,14 @@ class Checkpoints:
         if self._error is not None:
             error, self._error = self._error, None
             raise self._unwritable(None, error) from error
+
+    def scored(self, step: int, loss: float) -> bool:
+        """Tell the held-out loss of a step; true where it is among the lowest that are kept.
+
+        Scores are not stored here: of a resumed run they are told again (`rsvlm_jax.train.loop`).
+        """
+        self._scores = {**self._scores, step: loss}  # anew: a thread may read the old ones
+        return step in self.keep.best_of(self._scores)
 
     def close(self) -> None:
         """`wait`, and let go of Orbax's threads."""
@@ -161,7 +181,7 @@ class Checkpoints:
           CheckpointWarning: an older step was taken; names the damaged file.
         """
         found, manifest = self._verified(step)
-        _compare(manifest.tree, flat(abstract), self._at(found))
+        manifests.compare(manifest.tree, flat(abstract), self._at(found))
         return self._read(found, abstract)
 
     def restore_part(self, abstract: dict[str, Any], step: int | None = None) -> dict[str, Any]:
@@ -171,12 +191,17 @@ class Checkpoints:
         """
         found, manifest = self._verified(step)
         tree = {p: x for p, x in manifest.tree.items() if p.split("/")[0] in abstract}
-        _compare(tree, flat(abstract), self._at(found))
+        manifests.compare(tree, flat(abstract), self._at(found))
         return self._read(found, abstract)[0]
 
-    def tree(self, step: int | None = None) -> dict[str, tuple[tuple[int, ...], str]]:
+    def tree(self, step: int | None = None) -> manifests.Shapes:
         """Shape and dtype by path of a verified step. Errors as `restore`."""
         return self._verified(step)[1].tree
+
+    def config(self, step: int | None = None) -> str | None:
+        """The text saved with a verified step; None: there was none. Errors as `restore`."""
+        path = self._at(self._verified(step)[0]) / CONFIG
+        return path.read_text() if path.is_file() else None
 
     def _verified(self, step: int | None) -> tuple[int, manifests.Manifest]:
         self.wait()
@@ -201,7 +226,7 @@ class Checkpoints:
             "no checkpoint can be used" if problems else "no checkpoint",
             where=str(self.directory),
             expected="a verified step" if step is None else f"step {step}",
-            found="; ".join(problems[:SHOWN]) if problems else f"steps {self.steps()}",
+            found="; ".join(problems[: manifests.SHOWN]) if problems else f"steps {self.steps()}",
             remedy="start again in a new directory" if problems else None,
         )
 
@@ -232,44 +257,42 @@ class Checkpoints:
             warnings.warn(what, CheckpointWarning, stacklevel=4)
 
     def _read(self, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
-        nested = _nested(abstract)
         try:
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-                restored = reader.restore(
-                    self._at(step) / "state",
-                    args=ocp.args.PyTreeRestore(
-                        item=nested,
-                        restore_args=ocp.checkpoint_utils.construct_restore_args(nested),
-                        partial_restore=True,
-                    ),
-                )
-            data = json.loads((self._at(step) / "data" / "metadata").read_text())
+            tree = stored.read(self._at(step) / "state", abstract)
+            return tree, json.loads((self._at(step) / "data" / "metadata").read_text())
         except (OSError, ValueError) as e:
             raise CheckpointError(
                 f"a verified checkpoint cannot be read ({type(e).__name__}: {e})",
                 where=str(self._at(step)),
             ) from e
-        arrays = flat(restored)
-        return map_with_path(lambda path, _: arrays[path], abstract), data
 
     def _finish(
         self,
         manager: ocp.CheckpointManager,
         step: int,
-        tree: dict[str, tuple[tuple[int, ...], str]],
+        tree: manifests.Shapes,
     ) -> None:
         try:
             manager.wait_until_finished()
             if together.index() == 0:
+                if self._config is not None:
+                    (self._at(step) / CONFIG).write_text(self._config)
                 manifests.write(self._at(step), step, tree)
-                for old in self._finished()[: -self.keep]:
-                    shutil.rmtree(self._at(old))
+                self._discard()
         except BaseException as e:
             self._error = e
         # No process goes on, or ends, before the manifest stands.
         for process, told in enumerate(together.each("saved", self._error and repr(self._error))):
             if told is not None and self._error is None:
                 self._error = OSError(f"process {process}: {told}")
+
+    def _discard(self) -> None:
+        """Delete what is not to be kept, each step at once: its name goes before its files."""
+        steps = self._finished()
+        for step in set(steps) - self.keep.of(steps, self._scores):
+            gone = self.directory / f"{step}{DISCARDED}"
+            os.replace(self._at(step), gone)
+            shutil.rmtree(gone)
 
     def _open(self, step: int) -> ocp.CheckpointManager:
         """The manager; before its first save, what cannot stay beside that save is moved away."""
@@ -280,6 +303,8 @@ class Checkpoints:
                 for found in self._numbered():
                     if found >= step or found not in finished or found in self._damaged:
                         self._set_aside(found)
+                for half in self.directory.glob(f"*{DISCARDED}"):
+                    shutil.rmtree(half)
             together.first("opened")
             self._good = {s: m for s, m in self._good.items() if s < step}
             self._manager = ocp.CheckpointManager(
@@ -305,7 +330,7 @@ class Checkpoints:
         if not self.directory.is_dir():
             return []
         names = [p.name for p in self.directory.iterdir() if p.is_dir()]
-        return sorted(int(n) for n in names if n.isdecimal())
+        return sorted(int(n) for n in names if n.isdecimal() and n == str(int(n)))
 
     def _at(self, step: int) -> Path:
         return self.directory / str(step)
@@ -317,39 +342,3 @@ class Checkpoints:
             where=str(self.directory),
             remedy="earlier checkpoints are untouched",
         )
-
-
-def _nested(tree: Any) -> dict[str, Any]:
-    """Any tree as nested dicts with string keys: one form on disk, whatever optax's classes are."""
-    root: dict[str, Any] = {}
-    for path, leaf in flat(tree).items():
-        *parents, last = path.split("/")
-        node = root
-        for word in parents:
-            node = node.setdefault(word, {})
-        node[last] = leaf
-    return root
-
-
-def _compare(
-    saved: dict[str, tuple[tuple[int, ...], str]], wanted: dict[str, Any], where: Path
-) -> None:
-    """Refuse a checkpoint of another model, naming what differs on both sides."""
-    want = {p: (tuple(x.shape), str(x.dtype)) for p, x in wanted.items()}
-    differ = [p for p in want if p in saved and saved[p] != want[p]]
-    missing = [p for p in want if p not in saved]
-    extra = [p for p in saved if p not in want]
-    if not (differ or missing or extra):
-        return
-
-    def show(paths: list[str], of: dict[str, tuple[tuple[int, ...], str]]) -> str:
-        rows = [f"{p} {of[p][1]}{list(of[p][0])}" for p in paths[:SHOWN]]
-        return ", ".join(rows) + (f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else "")
-
-    raise CheckpointError(
-        "a checkpoint of another model",
-        where=str(where),
-        expected=show(differ + missing, want) or "nothing beside the model's own arrays",
-        found=show(differ + extra, saved) or "no such arrays",
-        remedy="use the configuration that it was trained with",
-    )

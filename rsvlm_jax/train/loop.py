@@ -1,6 +1,6 @@
 """The loop: short, in a fixed order, with nothing global.
 
-    stop?  ->  score what is held out, when it is due  ->  save state and data state
+    stop?  ->  score what is held out, when it is due  ->  over?  ->  save state and data state
            ->  draw a batch  ->  step  ->  log the step before
 
 The order is what makes a resume exact: a checkpoint of step k holds the data state from *before*
@@ -15,29 +15,22 @@ whoever listened before the loop.
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 
-from rsvlm_jax.config import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    NonFiniteError,
-    Preempted,
-)
+from rsvlm_jax.config import DataError, NonFiniteError, Preempted
 from rsvlm_jax.mesh import together
 
 from .checkpoint import Checkpoints, CheckpointWarning
+from .hooks import Hook, is_spike
+from .rows import Row, Rows, as_row, read_rows
 from .state import TrainState, abstract
 
 
@@ -54,7 +47,6 @@ COUNTED = ("tokens", "padded")
 """Metrics of a step that are counts, whose rates are told."""
 
 StepFn = Callable[[TrainState, Any], tuple[TrainState, Mapping[str, jax.Array]]]
-Row = dict[str, Any]
 
 
 def resume(state: TrainState, batches: Batches, checkpoints: Checkpoints) -> TrainState:
@@ -92,34 +84,40 @@ def train(
     held_out: Callable[[TrainState], Mapping[str, float]] | None = None,
     held_out_every: int = 0,
     held_out_file: str | os.PathLike[str] | None = None,
+    hooks: Sequence[Hook] = (),
     agree: Callable[[int, bool], bool] | None = None,
 ) -> TrainState:
     """Train up to `steps` optimiser steps, counted from the state's own step.
 
     Args:
       state: donated to the first step.
-      step_fn: from `make_train_step`; its metrics hold `loss` and `skipped` (0 or 1).
+      step_fn: from `make_train_step`; its metrics hold `loss` and `skipped` (0 or 1), and where a
+        finite loss that stands out is skipped as well, `spiked`.
       batches: see `Batches`.
-      checkpoints: None saves nothing.
+      checkpoints: None saves nothing. A step whose held-out loss is among the best that they keep
+        is saved when it is scored.
       metrics_file: gets a JSON row for every step, floats exact; rows after the state's step are
-        removed first. A value that is not finite is written as null. Metrics named `tokens` and
-        `padded` (positions that hold something, and all of them) get their rates beside them.
-      progress: called with the step and its row, every `log_every` steps and at the end.
+        removed first. A value that is not finite is written as null.
+      progress: called with the step, its row and times, every `log_every` steps and at the end.
       stop: asked before every step; true stops like SIGTERM.
-      max_bad_steps: skipped steps in a row that are borne.
-      held_out: scores a state. A run that is resumed scores the same steps as an unbroken one.
+      max_bad_steps: steps in a row, skipped because something is not finite, that are borne.
+      held_out: scores a state; `loss` is what a best step and early stopping go by. A run that is
+        resumed scores the same steps as an unbroken one.
       held_out_every: steps between scores, from step 0 on; 0: after the last step only.
-      held_out_file: gets a JSON row for every score.
+      held_out_file: gets a JSON row for every score; one that ended the run says `stopped`.
+      hooks: see `Hook`. Metrics named `tokens` and `padded` (positions that hold something, and all
+        of them) get their rates among the times.
       agree: (step, whether this process was asked to stop) -> whether all stop before that step;
         with several processes the answer has to be the same in each.
 
     Returns:
-      The state after the last step, which is saved and vouched for.
+      The state after the last step, or after the one at which a hook ended the run. It is saved and
+      vouched for.
 
     Raises:
       Preempted: stopped by SIGTERM or `stop`, with the state saved.
-      NonFiniteError: more than `max_bad_steps` steps in a row were skipped, with the state saved;
-        a skipped step changes no parameter, so that is the last good one.
+      NonFiniteError: more than `max_bad_steps` steps in a row were not finite, with the state
+        saved; a skipped step changes no parameter, so that is the last good one.
       DataError: the batches ended early.
       CheckpointError: a save failed, or a line of `metrics_file` but the last is no row.
       ConfigError: `metrics_file` cannot be written.
@@ -127,9 +125,10 @@ def train(
     step = first = int(state.step)
     # Not `latest()`: a newer step that did not verify may stand there.
     saved = first if checkpoints is not None and first in checkpoints.steps() else None
+    scored: set[int] = set()
     bad = 0
-    pending: tuple[int, Mapping[str, jax.Array]] | None = None
-    settled = time.perf_counter()
+    pending: tuple[int, Mapping[str, jax.Array], dict[str, Any]] | None = None
+    clock = _Clock()
 
     def save() -> None:
         nonlocal saved
@@ -139,39 +138,64 @@ def train(
 
     def settle() -> None:
         """Read and log the step whose metrics are still on the device."""
-        nonlocal bad, pending, settled
+        nonlocal bad, pending
         if pending is None:
             return
-        at, metrics = pending
+        at, metrics, place = pending
         pending = None
         found = jax.device_get(dict(metrics))
-        now = time.perf_counter()
-        rates = {f"{k}_per_second": found[k] / (now - settled) for k in COUNTED if k in found}
-        settled = now
-        row = rows.write(at, {**found, **rates})
-        bad = bad + 1 if row["skipped"] else 0
+        row, times = as_row(at, found), as_row(at, clock.lap(found))
+        rows.write(row)
+        skipped = row["skipped"] or row.get("spiked")
+        if not skipped:
+            bad = 0
+        elif not is_spike(row):
+            bad += 1
+        for hook in hooks:
+            hook.on_row(at, row, times)
+            if skipped:
+                hook.on_skip(at, row, place)
         if progress is not None and (at % log_every == 0 or at == steps):
-            progress(at, row)
+            progress(at, {**row, **times})
+
+    def hear(score: Row) -> bool:
+        """Tell a score to all; true where its state is to be kept."""
+        at, loss = score["step"], score["loss"]
+        scored.add(at)
+        for hook in hooks:
+            hook.on_score(at, score)
+        return (
+            checkpoints is not None and at > 0 and loss is not None and checkpoints.scored(at, loss)
+        )
 
     def score() -> None:
         """What is held out, when it is due and the file does not have it."""
-        nonlocal settled
         due = step == steps or (held_out_every > 0 and step % held_out_every == 0)
-        if held_out is None or not due or step in scores.steps:
+        if held_out is None or not due or step in scored:
             return
         settle()
-        scores.write(step, held_out(state))
+        found = together.first("score", as_row(step, held_out(state)))
+        kept = hear(found)
+        scores.write({**found, "stopped": 1.0} if _ended(hooks) else found)
         scores.sync()
-        settled = time.perf_counter()
+        if kept:
+            rows.sync()
+            save()
+        clock.restart()
 
     with contextlib.ExitStack() as stack:
         if checkpoints is not None:
             stack.callback(checkpoints.wait)
-        rows = stack.enter_context(_Rows(metrics_file, first))
-        scores = stack.enter_context(_Rows(None if held_out is None else held_out_file, first))
-        scores.steps = set(together.first("scored", sorted(scores.steps)))  # who writes the file
+        rows = stack.enter_context(Rows(metrics_file, first))
+        scores = stack.enter_context(Rows(None if held_out is None else held_out_file, first))
+        for hook in hooks:
+            stack.callback(hook.close)
+            hook.start(first)
+        before = [*read_rows(None if held_out is None else held_out_file)]
+        for old in together.first("scores", before):  # process 0 has the file
+            hear(old)
         terminated = stack.enter_context(_sigterm())
-        while step < steps:
+        while step < steps and not _ended(hooks):
             asked = terminated.is_set() or (stop is not None and stop())
             if asked if agree is None else agree(step, asked):
                 settle()
@@ -183,18 +207,22 @@ def train(
                     remedy="run the same command again to go on" if checkpoints else None,
                 )
             score()
+            if _ended(hooks):
+                break
             if step % save_every == 0 and step != first:
                 settle()
                 rows.sync()  # a saved step's rows are on disk before it is
                 save()
+            place = batches.get_state()
             try:
-                batch = next(batches)
+                with clock.waiting():
+                    batch = next(batches)
             except StopIteration as e:
                 raise DataError(f"the batches ended at step {step} of {steps}") from e
             state, metrics = step_fn(state, batch)
             settle()
             step += 1
-            pending = step, metrics
+            pending = step, metrics, place
             if bad > 0 or max_bad_steps == 0:
                 settle()  # in a bad spell wait for the device: stop at the step that ends it
             if bad > max_bad_steps:
@@ -216,90 +244,37 @@ def train(
     return state
 
 
+def _ended(hooks: Sequence[Hook]) -> bool:
+    return any(hook.ended() for hook in hooks)
+
+
+class _Clock:
+    """Seconds between rows, and those of them that went by in the iterator."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """What comes between two steps (scores) belongs to none."""
+        self._since, self._waited = time.perf_counter(), 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - begun
+
+    def lap(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """The times of a row; see `Hook.on_row`."""
+        seconds, waited = time.perf_counter() - self._since, self._waited
+        self.restart()
+        rates = {f"{k}_per_second": metrics[k] / seconds for k in COUNTED if k in metrics}
+        return {"seconds": seconds, "input_wait": waited / seconds, **rates}
+
+
 def _wait(checkpoints: Checkpoints | None) -> None:
     if checkpoints is not None:
         checkpoints.wait()
-
-
-class _Rows:
-    """A file of rows, opened at a step: rows after it, and a torn last line, are dropped.
-
-    Attributes:
-      steps: of the rows that it holds.
-    """
-
-    def __init__(self, path: str | os.PathLike[str] | None, step: int) -> None:
-        self._path = None if path is None else Path(path)
-        self._step = step
-        self._file: Any = None
-        self.steps: set[int] = set()
-
-    def __enter__(self) -> _Rows:
-        if self._path is not None:
-            with self._writing():
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                found = [(at, line) for at, line in self._lines() if at <= self._step]
-                kept = [line for _, line in found]
-                self.steps.update(at for at, _ in found)
-                temporary = self._path.with_name(f".{self._path.name}.tmp")
-                temporary.write_text("".join(kept))
-                os.replace(temporary, self._path)
-                self._file = open(self._path, "a")
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if self._file is not None:
-            # What a full disk did not take is tried again here: the first error says it.
-            with contextlib.suppress(OSError) if kind else self._writing():
-                self._file.close()
-
-    def write(self, step: int, metrics: Mapping[str, Any]) -> Row:
-        row: Row = {"step": step}
-        for name, value in metrics.items():
-            number = float(value)  # a float32 is a float64 exactly, and repr keeps that
-            row[name] = number if math.isfinite(number) else None
-        if self._file is not None:
-            with self._writing():
-                self._file.write(json.dumps(row) + "\n")
-                self._file.flush()
-        return row
-
-    def sync(self) -> None:
-        if self._file is not None:
-            with self._writing():
-                os.fsync(self._file.fileno())
-
-    def _lines(self) -> Iterator[tuple[int, str]]:
-        """(step, line). A killed process leaves a last line without its end, and no other."""
-        assert self._path is not None
-        if not self._path.exists():
-            return
-        with open(self._path, errors="replace") as f:
-            for number, line in enumerate(f, 1):
-                if not line.endswith("\n"):
-                    return
-                try:
-                    at = int(json.loads(line)["step"])
-                except (ValueError, KeyError, TypeError) as e:
-                    raise CheckpointError(
-                        "a damaged row of metrics",
-                        where=f"{self._path}, line {number}",
-                        expected='{"step": ...}',
-                        found=repr(line[:40]),
-                        remedy="mend or delete the line; the checkpoints do not need it",
-                    ) from e
-                yield at, line
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as e:
-            raise ConfigError(
-                f"cannot write the metrics ({e.strerror})",
-                where=self._path,
-                remedy="free space or rights and run again: it goes on from the last checkpoint",
-            ) from e
 
 
 @contextlib.contextmanager

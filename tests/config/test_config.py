@@ -92,6 +92,8 @@ def test_wrong_type_is_refused():
         lambda: HeadConfig(reg_tokens=0),
         lambda: SplitConfig(folds=5, fold=5),
         lambda: TrainConfig(steps=0),
+        lambda: TrainConfig(patience=3),  # nothing is scored on the way
+        lambda: TrainConfig(keep_best=1),
         lambda: VLMConfig(decoder=None, head=None),
         lambda: VLMConfig(inputs=(InputConfig("a"), InputConfig("a"))),
     ],

@@ -22,7 +22,14 @@ import rsvlm_jax
 from rsvlm_jax.config import CheckpointError, MeshConfig
 from rsvlm_jax.core import flat
 from rsvlm_jax.mesh import make_mesh
-from rsvlm_jax.train import Checkpoints, CheckpointWarning, TrainState, abstract
+from rsvlm_jax.train import (
+    Checkpoints,
+    CheckpointWarning,
+    Keep,
+    TrainState,
+    abstract,
+    manifest,
+)
 
 PROGRAM = Path(__file__).with_name("train_standin.py")
 
@@ -146,6 +153,13 @@ def test_every_flipped_bit_is_noticed(saved):
     assert restored_step(saved) == 2
 
 
+def test_a_flipped_bit_in_the_format_is_damage_and_no_newer_format(saved):
+    path = saved / "2" / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"format": 1', b'"format": 3'))
+    with pytest.warns(CheckpointWarning, match="does not match its own digest"):
+        assert restored_step(saved) == 1
+
+
 def test_a_truncated_checkpoint_asked_for_by_step_is_an_error(saved):
     truncate(biggest(saved / "2"))
     with pytest.raises(CheckpointError) as error:
@@ -183,6 +197,79 @@ def test_a_bare_step_directory_is_no_checkpoint(saved):
         checkpoints.save(9, state(9), {"index": 9})
     assert restored_step(saved) == 9
     assert (saved / "9.set-aside").is_dir()
+
+
+@pytest.mark.parametrize("name", ["09", "9.", "nine", "9_tmp", "9.orbax-checkpoint-tmp-1", "٩"])
+def test_a_half_named_directory_is_no_checkpoint_and_in_nobodys_way(saved, name):
+    (saved / name).mkdir()
+    assert restored_step(saved) == 2
+    with Checkpoints(saved) as checkpoints:
+        assert checkpoints.latest() == 2
+        checkpoints.save(9, state(9), {"index": 9})
+    assert restored_step(saved) == 9
+
+
+def test_a_save_whose_commit_never_happens_is_no_checkpoint(saved, monkeypatch):
+    async def never(*_, **__):
+        return None
+
+    commit = "orbax.checkpoint._src.path.atomicity.AtomicRenameTemporaryPath.finalize"
+    with Checkpoints(saved) as checkpoints, monkeypatch.context() as patch:
+        patch.setattr(commit, never)
+        checkpoints.save(3, state(3), {"index": 3})
+        with pytest.raises(CheckpointError, match="could not be written"):
+            checkpoints.wait()
+    left = [p.name for p in saved.iterdir() if p.name.startswith("3.orbax-checkpoint-tmp")]
+    assert left, "written, and never renamed"
+    with Checkpoints(saved) as checkpoints:  # as the next process finds it
+        assert checkpoints.steps() == [1, 2]
+        assert restored_step(saved) == 2
+        checkpoints.save(3, state(3), {"index": 3})
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 3]
+    assert not (saved / left[0]).exists()
+
+
+def test_a_step_that_was_being_deleted_is_no_checkpoint_and_goes_with_the_next_save(saved):
+    half = saved / "1.discarded"
+    os.replace(saved / "1", half)
+    biggest(half).unlink()
+    with Checkpoints(saved) as checkpoints:
+        assert checkpoints.steps() == [2]
+        assert half.exists()
+        checkpoints.save(3, state(3), {"index": 3})
+    assert not half.exists()
+
+
+def test_a_step_goes_only_after_a_newer_one_is_vouched_for(tmp_path, monkeypatch):
+    found = []
+    write = manifest.write
+
+    def watched(directory, step, tree):
+        found.append(sorted(p.name for p in tmp_path.iterdir() if p.name.isdecimal()))
+        write(directory, step, tree)
+
+    monkeypatch.setattr("rsvlm_jax.train.manifest.write", watched)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state(step), {})
+        checkpoints.wait()
+        assert checkpoints.steps() == [3]
+    assert found == [["1"], ["1", "2"], ["2", "3"]]
+
+
+KEPT = [
+    (Keep(2), [8, 10]),
+    (Keep(1, every=4), [4, 8, 10]),
+    (Keep(1, best=2), [2, 6, 10]),
+    (Keep(2, every=5, best=1), [2, 5, 8, 10]),
+]
+
+
+@pytest.mark.parametrize(("keep", "stay"), KEPT)
+def test_which_steps_stay(keep, stay):
+    scores = {2: 0.5, 4: 0.7, 6: 0.5, 7: 0.1, 8: 0.9}  # 7 was never saved
+    assert sorted(keep.of([2, 4, 5, 6, 8, 10], scores)) == stay
 
 
 def test_a_commit_without_a_manifest_is_no_checkpoint(saved):

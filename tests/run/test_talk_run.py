@@ -22,6 +22,7 @@ from rsvlm_jax.config import (
     GroupConfig,
     InputConfig,
     LoraConfig,
+    NonFiniteError,
     OptimizerConfig,
     Preempted,
     TrainConfig,
@@ -92,11 +93,8 @@ def model(run: Path) -> Pretrained:
     return opened
 
 
-def rows(run: Path, name: str = "metrics.jsonl", *, timed: bool = True) -> list[dict]:
-    found = [json.loads(line) for line in (run / name).read_text().splitlines()]
-    if timed:
-        return found
-    return [{k: v for k, v in r.items() if not k.endswith("_per_second")} for r in found]
+def rows(run: Path, name: str = "metrics.jsonl") -> list[dict]:
+    return [json.loads(line) for line in (run / name).read_text().splitlines()]
 
 
 def talk(experiment: Experiment, **changes: object) -> Experiment:
@@ -105,13 +103,13 @@ def talk(experiment: Experiment, **changes: object) -> Experiment:
 
 
 def test_rows_count_real_tokens_beside_padded(run: Path):
-    found = rows(run)
-    assert [r["step"] for r in found] == list(range(1, 7))
-    for row in found:
+    found, times = rows(run), rows(run, "timing.jsonl")
+    assert [r["step"] for r in found] == [r["step"] for r in times] == list(range(1, 7))
+    for row, time in zip(found, times, strict=True):
         assert math.isfinite(row["loss"])
         assert row["loss"] == row["text"]
         assert 0 < row["tokens"] < row["padded"]
-        share = row["tokens_per_second"] / row["padded_per_second"]
+        share = time["tokens_per_second"] / time["padded_per_second"]
         assert share == pytest.approx(row["tokens"] / row["padded"])
 
 
@@ -120,6 +118,7 @@ def test_what_is_held_out_is_scored_before_between_and_after(run: Path):
     assert [r["step"] for r in found] == [0, 3, 6]
     assert len({r["weight"] for r in found}) == 1
     assert found[-1]["text"] < found[0]["text"]
+    assert all(r["loss"] == r["text"] for r in found)
 
 
 def test_the_loss_held_out_is_that_of_each_conversation_by_itself(
@@ -160,11 +159,65 @@ def test_resume_is_bitwise(run: Path, talking: Experiment, tmp_path: Path):
     assert [r["step"] for r in rows(tmp_path)] == [1, 2, 3]
     assert [r["step"] for r in rows(tmp_path, "held_out.jsonl")] == [0]
     fit(talking, out=tmp_path)
-    assert rows(tmp_path, timed=False) == rows(run, timed=False)
+    assert rows(tmp_path) == rows(run)
     assert rows(tmp_path, "held_out.jsonl") == rows(run, "held_out.jsonl")
     a, b = flat(load(run).params), flat(load(tmp_path).params)
     for path in a:
         np.testing.assert_array_equal(np.asarray(a[path]), np.asarray(b[path]), err_msg=path)
+
+
+def without_rate(experiment: Experiment, **changes: object) -> Experiment:
+    """Nothing moves, so the held-out loss is never lower than at first."""
+    return dataclasses.replace(
+        experiment,
+        optimizer=OptimizerConfig(learning_rate=1e-20),
+        train=dataclasses.replace(experiment.train, **changes),
+    )
+
+
+def test_a_run_that_learns_nothing_ends_early_and_is_finished(
+    talking: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+):
+    still = without_rate(talking, patience=1, keep_best=1)
+    monkeypatch.setattr("rsvlm_jax.cli.train.load_experiment", lambda name: still)
+    out = tmp_path / "run"
+    for _ in range(2):  # the second finds it finished
+        assert main(["train", "still", "--out", str(out), "--json"]) == 0
+        said = capsys.readouterr()
+        result = json.loads(said.out.splitlines()[-1])
+        assert (result["step"], result["stopped"], result["steps"]) == (3, 3, 6)
+        assert "ended at step 3 of 6: no new lowest held-out loss in 1 scores" in said.err
+        assert [r["step"] for r in rows(out)] == [1, 2, 3]
+        assert [r.get("stopped") for r in rows(out, "held_out.jsonl")] == [None, 1.0]
+
+
+@pytest.mark.parametrize("name", ["patience", "keep_best"])
+def test_nothing_held_out_to_go_by_is_refused(talking: Experiment, tmp_path: Path, name: str):
+    alone = without_rate(talk(talking, held_out=0.0), **{name: 1})
+    with pytest.raises(ConfigError, match="there is no held-out loss to go by in TrainConfig"):
+        fit(alone, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_samples_of_skipped_steps_are_named(talking: Experiment, tmp_path: Path):
+    """A loss of this weight is not finite in float32."""
+    broken = dataclasses.replace(
+        talking,
+        loss=dataclasses.replace(talking.loss, text=3e38),
+        train=dataclasses.replace(talking.train, max_bad_steps=1),
+    )
+    with pytest.raises(NonFiniteError, match="2 steps in a row"):
+        fit(broken, out=tmp_path)
+    found = rows(tmp_path, "skipped.jsonl")
+    assert [(r["step"], r["why"], r["loss"]) for r in found] == [
+        (1, "not finite", None),
+        (2, "not finite", None),
+    ]
+    batches = prepare_talk(broken).batches()
+    for row, place in zip(found, (0, 1), strict=True):
+        numbers = [sample["sample"] for sample in row["samples"]]
+        assert numbers == [n for packed in batches.plan.rows(place) for n in packed]
+        assert all(sample["reason"].startswith("id ") for sample in row["samples"])
 
 
 def test_an_opened_run_answers_with_its_own_processor(model: Pretrained, talking: Experiment):
@@ -278,7 +331,7 @@ def test_training_on_features_is_training_behind_a_frozen_tower(
     assert made.images == len({q.image for q in QUESTIONS[::48]})
     before = fit(frozen, out=tmp_path / "pixels").path
     after = fit(talk(frozen, features=str(tmp_path / "features")), out=tmp_path / "by").path
-    for a, b in zip(rows(before, timed=False), rows(after, timed=False), strict=True):
+    for a, b in zip(rows(before), rows(after), strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
         assert b["tokens"] == a["tokens"]
     x, y = flat(load(before).params), flat(load(after).params)

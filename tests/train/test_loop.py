@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -25,6 +26,11 @@ from rsvlm_jax.mesh import make_mesh
 from rsvlm_jax.testing import StandIn, Stream, standin_experiment
 from rsvlm_jax.train import (
     Checkpoints,
+    EarlyStopping,
+    Hook,
+    Keep,
+    Skipped,
+    Timing,
     abstract,
     create,
     init_state,
@@ -174,7 +180,9 @@ def test_a_sigterm_that_comes_too_late_is_given_on():
     assert heard == ["SIGTERM"]
 
 
-@pytest.mark.parametrize("damage", ['{"step": 1, "lo\n', "[]\n", "{}\n", "\x00\x00\n"])
+@pytest.mark.parametrize(
+    "damage", ['{"step": 1, "lo\n', "[]\n", "{}\n", '{"step": "2"}\n', "\x00\x00\n"]
+)
 def test_a_damaged_row_of_metrics_is_named_and_nothing_is_lost(tmp_path, damage):
     path = tmp_path / "metrics.jsonl"
     text = '{"step": 1}\n' + damage + '{"step": 3}\n'
@@ -216,7 +224,7 @@ def test_a_full_disk_ends_in_one_line_and_the_next_run_goes_on(tmp_path, unbroke
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         state, step = start()
         with monkeypatch.context() as patch:
-            patch.setattr("rsvlm_jax.train.loop.open", Full, raising=False)
+            patch.setattr("rsvlm_jax.train.rows.open", Full, raising=False)
             with pytest.raises(ConfigError) as error:
                 train(
                     state, step, Stream(), steps=20, checkpoints=checkpoints, save_every=5,
@@ -336,7 +344,183 @@ def test_counts_have_rates_beside_them(tmp_path):
         return state, {**metrics, "tokens": np.float32(6), "padded": np.float32(8)}
 
     state, step = start()
-    train(state, counting, Stream(), steps=3, metrics_file=tmp_path / "metrics.jsonl")
-    for row in rows(tmp_path / "metrics.jsonl"):
-        assert row["tokens_per_second"] * 8 == pytest.approx(row["padded_per_second"] * 6)
-        assert row["tokens_per_second"] > 0
+    path = tmp_path / "timing.jsonl"
+    train(state, counting, Stream(), steps=3, hooks=[Timing(path)])
+    for row in rows(path):
+        assert row["tokens_per_second"] * row["seconds"] == pytest.approx(6)
+        assert row["padded_per_second"] * row["seconds"] == pytest.approx(8)
+
+
+def test_waiting_for_a_batch_is_measured_and_the_metrics_stay_as_they_are(tmp_path, unbroken):
+    class Slow(Stream):
+        def __next__(self):
+            time.sleep(0.05)
+            return super().__next__()
+
+    for name, batches in (("slow", Slow()), ("ready", Stream())):
+        state, step = start()
+        timing, metrics = (tmp_path / f"{name}_{kind}.jsonl" for kind in ("timing", "metrics"))
+        train(state, step, batches, steps=20, metrics_file=metrics, hooks=[Timing(timing)])
+        assert metrics.read_bytes() == unbroken[0]
+        found = rows(timing)
+        assert [row["step"] for row in found] == list(range(1, 21))
+        waited = [row["input_wait"] * row["seconds"] for row in found]
+        assert all(0 <= row["input_wait"] <= 1 for row in found)
+        if name == "slow":
+            assert min(waited[1:-1]) >= 0.05
+
+
+def test_hooks_hear_of_every_row_and_close_however_the_run_ends(tmp_path):
+    class Told(Hook):
+        def __init__(self):
+            self.heard = []
+
+        def start(self, step):
+            self.heard.append(("start", step))
+
+        def on_row(self, step, row, times):
+            self.heard.append((step, row["step"], times["step"]))
+            if step == 3:
+                raise DataError("enough")
+
+        def close(self):
+            self.heard.append("close")
+
+    told = Told()
+    state, step = start()
+    with pytest.raises(DataError, match="enough"):
+        train(state, step, Stream(), steps=9, hooks=[told])
+    assert told.heard == [("start", 0), (1, 1, 1), (2, 2, 2), (3, 3, 3), "close"]
+
+
+def spiking(step, *at):
+    """A step that reports a spike at some places, as a step that skips spikes does."""
+
+    def stepped(state, batch):
+        spiked = np.float32(int(state.step) in at)
+        state, metrics = step(state, batch)
+        return state, {**metrics, "skipped": metrics["skipped"] + spiked, "spiked": spiked}
+
+    return stepped
+
+
+def named(place):
+    return [{"sample": 10 * place["index"]}]
+
+
+def test_skipped_steps_are_listed_with_their_samples_on_resume_too(tmp_path):
+    def run(folder, state, batches, steps=9, **more):
+        hooks = [Skipped(folder / "skipped.jsonl", named)]
+        return train(state, step, batches, steps=steps, hooks=hooks, **more)
+
+    bad = frozenset({2, 6})
+    state, step = start()
+    run(tmp_path, state, Stream(bad=bad))
+    expected = [
+        {"step": 3, "why": "not finite", "loss": None, "grad_norm": None,
+         "samples": [{"sample": 20}]},
+        {"step": 7, "why": "not finite", "loss": None, "grad_norm": None,
+         "samples": [{"sample": 60}]},
+    ]  # fmt: skip
+    assert rows(tmp_path / "skipped.jsonl") == expected
+    again = tmp_path / "again"
+    with Checkpoints(again / "checkpoints") as checkpoints:
+        state, step = start()
+        run(again, state, Stream(bad=bad), steps=5, checkpoints=checkpoints)
+        (again / "skipped.jsonl").open("a").write('{"step": 7, "why": "of later"}\n')
+        state, step = start()
+        batches = Stream(bad=bad)
+        state = resume(state, batches, checkpoints)
+        run(again, state, batches, checkpoints=checkpoints)
+    assert rows(again / "skipped.jsonl") == expected
+
+
+def test_a_spike_is_listed_and_does_not_count_as_not_finite(tmp_path):
+    state, step = start()
+    metrics, skipped = tmp_path / "metrics.jsonl", tmp_path / "skipped.jsonl"
+    train(
+        state, spiking(step, 2, 3, 4, 6), Stream(bad=frozenset({3})), steps=9, max_bad_steps=1,
+        metrics_file=metrics, hooks=[Skipped(skipped, named)],
+    )  # fmt: skip
+    assert [row["step"] for row in rows(metrics) if row["spiked"]] == [3, 4, 5, 7]
+    why = {row["step"]: row["why"] for row in rows(skipped)}
+    assert why == {3: "a spike", 4: "not finite", 5: "a spike", 7: "a spike"}
+    (first, *_) = rows(skipped)
+    assert first["loss"] > 0
+
+
+def test_spikes_between_batches_that_are_not_finite_do_not_hide_them():
+    state, step = start()
+    with pytest.raises(NonFiniteError, match="2 steps in a row in step 5"):
+        train(
+            state, spiking(step, 3), Stream(bad=frozenset({2, 4})), steps=9, max_bad_steps=1
+        )  # fmt: skip
+
+
+# ---- what goes by the held-out loss -------------------------------------------------------------
+
+LOSSES = {0: 5.0, 2: 3.0, 4: 2.0, 6: 2.5, 8: 2.0, 10: 4.0, 12: 1.0, 14: 1.5}
+
+
+def scoring(state):
+    return {"loss": LOSSES[int(state.step)]}
+
+
+def stopping(folder, checkpoints, *, patience=3, stop=None):
+    state, step = start()
+    batches = Stream()
+    state = resume(state, batches, checkpoints)
+    return train(
+        state, step, batches, steps=14, checkpoints=checkpoints, save_every=5, stop=stop,
+        metrics_file=folder / "metrics.jsonl", held_out=scoring, held_out_every=2,
+        held_out_file=folder / "held_out.jsonl", hooks=[EarlyStopping(patience)],
+    )  # fmt: skip
+
+
+def test_a_run_whose_held_out_loss_falls_no_more_ends_well_and_stays_ended(tmp_path):
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        state = stopping(tmp_path, checkpoints)
+        assert int(state.step) == 10  # 2.5, 2.0 again and 4.0 after the 2.0 of step 4
+        assert checkpoints.newest() == 10
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert [row["step"] for row in rows(tmp_path / "metrics.jsonl")] == list(range(1, 11))
+    assert rows(tmp_path / "held_out.jsonl")[-1] == {"step": 10, "loss": 4.0, "stopped": 1.0}
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert int(stopping(tmp_path, checkpoints).step) == 10
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    assert len(rows(tmp_path / "held_out.jsonl")) == 6
+
+
+@pytest.mark.parametrize("stopped", [4, 7, 10])
+def test_a_resumed_run_stops_early_where_the_unbroken_one_does(tmp_path, stopped):
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        asked = iter(range(100))
+        with pytest.raises(Preempted):
+            stopping(tmp_path, checkpoints, stop=lambda: next(asked) == stopped)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert int(stopping(tmp_path, checkpoints).step) == 10
+    assert [row["step"] for row in rows(tmp_path / "held_out.jsonl")] == [0, 2, 4, 6, 8, 10]
+
+
+def test_early_stopping_says_why():
+    hook = EarlyStopping(1)
+    for step, loss in ((0, 2.0), (5, 1.0)):
+        hook.on_score(step, {"loss": loss})
+        assert hook.ended() is None
+    hook.on_score(10, {"loss": None})  # was not finite
+    assert hook.ended() == "1 scores without a new lowest held-out loss; that of step 5 is 1"
+
+
+@pytest.mark.parametrize("stopped", [None, 7, 9])
+def test_the_best_checkpoints_stay_and_are_known_after_a_resume(tmp_path, stopped):
+    """Of steps 2 .. 14: 12 (1.0) and 14 (1.5) are the lowest, then 4 and 8 (2.0)."""
+    keep = Keep(newest=1, every=10, best=3)
+    if stopped is not None:
+        asked = iter(range(100))
+        with Checkpoints(tmp_path / "checkpoints", keep) as checkpoints, pytest.raises(Preempted):
+            stopping(tmp_path, checkpoints, patience=9, stop=lambda: next(asked) == stopped)
+    with Checkpoints(tmp_path / "checkpoints", keep) as checkpoints:
+        stopping(tmp_path, checkpoints, patience=9)
+        assert checkpoints.steps() == [4, 10, 12, 14]
+        for at in checkpoints.steps():
+            assert int(checkpoints.restore(abstract(start()[0]), at)[0].step) == at
