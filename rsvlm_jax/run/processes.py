@@ -28,7 +28,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -261,9 +260,12 @@ def _native_output() -> Iterator[Path]:
         yield Path(name)
 
 
-def on_tpu() -> bool:
-    """Whether this machine is one of several workers of a TPU slice, as JAX finds it."""
-    platforms: Any = jax.config.jax_platforms  # type: ignore[attr-defined]
+def on_tpu(platforms: str | None) -> bool:
+    """Whether this machine is one of several workers of a TPU slice, as JAX finds it.
+
+    Args:
+      platforms: JAX_PLATFORMS of the environment.
+    """
     if "tpu" not in (platforms or "tpu"):
         return False
     kinds = [kind for kind in ClusterEnv._cluster_types if "tpu" in kind.__name__.lower()]
