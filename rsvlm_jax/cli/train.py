@@ -81,8 +81,9 @@ def _trained(options: Options, out: Path, stop: Callable[[], bool]) -> dict[str,
     from rsvlm_jax.run.cluster import find_cluster
     from rsvlm_jax.run.processes import joined, on_tpu
 
+    tpu = on_tpu(os.environ.get("JAX_PLATFORMS"))
     cluster = find_cluster(
-        options.coordinator, options.processes, options.process, os.environ, tpu=on_tpu()
+        options.coordinator, options.processes, options.process, os.environ, tpu=tpu
     )
     experiment = options.config
     with joined(cluster, wait=options.wait, quiet="--debug" not in sys.argv):

@@ -28,9 +28,11 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
+
+# Public only as what `jax.distributed.initialize` does without arguments.
+from jax._src.clusters import ClusterEnv
 
 from rsvlm_jax.config import ConfigError, PeerLost, Preempted
 from rsvlm_jax.mesh import together
@@ -38,7 +40,7 @@ from rsvlm_jax.mesh.together import when_set
 
 from .cluster import Cluster
 
-HEARTBEAT = 15
+HEARTBEAT = 20
 """Seconds without a sign of life after which a process counts as lost."""
 
 GRACE = 5.0
@@ -216,9 +218,14 @@ class _End:
             together.client().wait_at_barrier(_ENDED, int(2 * GRACE * 1000))
         # JAX would wait for the others once more on Python's way out.
         atexit.register(_leave_quietly, code)
+        if self._native is None:
+            return
+        words = self._native.read_text(errors="replace")
+        if "Traceback (most recent call last)" in words:  # of a data worker, which shares the file
+            sys.stderr.write(words)
         if hasattr(error, "exit_code"):
             self._forget()
-        elif self._native is not None:
+        else:
             sys.stderr.write(f"what the libraries said: {self._native}\n")
 
 
@@ -253,9 +260,16 @@ def _native_output() -> Iterator[Path]:
         yield Path(name)
 
 
-def on_tpu() -> bool:
-    """Whether this machine is a worker of a TPU, as JAX finds when it is imported."""
-    from jax._src import cloud_tpu_init
+def on_tpu(platforms: str | None) -> bool:
+    """Whether this machine is one of several workers of a TPU slice, as JAX finds it.
 
-    platforms: Any = jax.config.jax_platforms  # type: ignore[attr-defined]
-    return cloud_tpu_init.running_in_cloud_tpu_vm and "tpu" in (platforms or "tpu")
+    Args:
+      platforms: JAX_PLATFORMS of the environment.
+    """
+    if "tpu" not in (platforms or "tpu"):
+        return False
+    kinds = [kind for kind in ClusterEnv._cluster_types if "tpu" in kind.__name__.lower()]
+    try:
+        return any(kind.is_env_present() and kind.get_process_count() > 1 for kind in kinds)
+    except ImportError:  # `jax[tpu]` brings what JAX asks a slice's metadata with
+        return False

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
 import pytest
-from jax._src.clusters import ClusterEnv
+from jax._src.clusters import ClusterEnv, cloud_tpu_cluster
 
 from rsvlm_jax.cli.main import main
 from rsvlm_jax.config import ConfigError
 from rsvlm_jax.run.cluster import PORT, Cluster, find_cluster, visible_gpus
+from rsvlm_jax.run.processes import on_tpu
 
 SLURM = {
     "SLURM_JOB_ID": "1234",
@@ -102,6 +104,24 @@ def test_names_of_jax():
 
 def test_tpu():
     assert find({}, tpu=True) == Cluster("TPU")
+
+
+def test_this_machine_is_no_tpu(monkeypatch: pytest.MonkeyPatch):
+    assert not on_tpu()
+    monkeypatch.setattr(jax.config, "jax_platforms", None)
+    assert not on_tpu()
+
+
+def test_a_worker_of_a_tpu_slice(monkeypatch: pytest.MonkeyPatch):
+    """On GKE, as JAX reads it."""
+    monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
+    monkeypatch.setattr(jax.config, "jax_platforms", None)
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.setenv("MEGASCALE_NUM_SLICES", "1")
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
+    assert on_tpu()
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
+    assert not on_tpu(), "one process stays alone"
 
 
 def test_gpus(tmp_path: Path):

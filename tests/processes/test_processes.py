@@ -30,7 +30,6 @@ from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.mesh.rules import batch_sharding
 from rsvlm_jax.mesh.together import rows_of
 from rsvlm_jax.run.fit import fit
-from rsvlm_jax.run.processes import HEARTBEAT
 from rsvlm_jax.run.trained import load_run
 from rsvlm_jax.train import Checkpoints
 
@@ -262,7 +261,7 @@ def test_a_survivor_of_a_dead_peer_ends_with_one_line(killed: int):
     print(f"survivor of process {killed}: {seconds:.1f} s")
     processes[killed].communicate()
     assert code == 76
-    assert seconds < 2 * HEARTBEAT == 30
+    assert seconds < 30
     assert said.splitlines()[-1].startswith(f"error: process {killed} was lost in a run of 2 ")
     assert len(said.splitlines()) == 1
     log = Path(said.split("what the libraries said: ")[1].strip())
