@@ -125,14 +125,13 @@ class _Children:
 @contextlib.contextmanager
 def _passed_on() -> Iterator[_Children]:
     children = _Children()
-    if threading.current_thread() is not threading.main_thread():
-        yield children
-        return
-    before = signal.signal(signal.SIGTERM, children.pass_on)
+    listens = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, children.pass_on) if listens else None
     try:
         yield children
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        if listens:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
         _kill(children.running)
 
 
