@@ -26,6 +26,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -175,9 +176,10 @@ class Unbroken:
 
 def _killed(start: Start, moment: Moment) -> list[str]:
     """Kill a run; what is wrong with how it ended."""
-    if not start.kill(moment):
-        return []
+    landed = start.kill(moment)
     code = start.wait()
+    if not landed:
+        return [] if code == 0 else [f"before {moment}: exit {code}: {_said(start.folder)}"]
     if moment.number == signal.SIGKILL:
         return [] if code == -signal.SIGKILL else [f"{moment}: exit {code}"]
     begun = (start.folder / "run" / "config.json").exists()
@@ -200,13 +202,17 @@ def _judged(folder: Path, whole: Unbroken) -> Iterator[str]:
 
 def same_topology(folder: Path, whole: Unbroken, rng: random.Random) -> tuple[str, list[str]]:
     """One run of the matrix: what was done to it, and what is wrong."""
-    done, wrong = [], []
+    done: list[str] = []
+    wrong: list[str] = []
     for _ in range(rng.choice([1, 1, 2])):
         moment = whole.moment(rng)
         start = Start(folder, whole.devices)
         wrong += _killed(start, moment)
-        done.append(str(moment) if start.code else f"{moment}: it was over")
         _note(folder)
+        if start.code == 0 and not done:  # it came too late: nothing was done to this run
+            shutil.rmtree(folder)
+            return same_topology(folder, whole, rng)
+        done.append(f"{moment}{'' if start.code else ' (too late)'}")
     wrong += _go_on(folder, whole.devices)
     if not wrong:
         if (folder / "run" / "metrics.jsonl").read_bytes() != whole.metrics:
