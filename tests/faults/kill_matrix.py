@@ -161,15 +161,15 @@ class Unbroken:
         self.steps = len(self.drawn)
 
     def moment(self, rng: random.Random, *, trained: bool = False) -> Moment:
-        """Drawn anew for every start; `trained`: when something was saved."""
+        """Drawn anew for every start; `trained`: once something was saved, in the first half."""
         from small_experiment import SAVE_EVERY
 
         number = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
         kind = rng.choice(["row", "save"] if trained else ["any", "row", "save"])
-        first = SAVE_EVERY + 1 if trained else 1
-        step = rng.randint(first, self.steps - 4)
+        first, last = (SAVE_EVERY + 1, self.steps // 2) if trained else (1, self.steps - 4)
+        step = rng.randint(first, last)
         if kind == "save":
-            step = SAVE_EVERY * rng.randint(2 if trained else 1, self.steps // SAVE_EVERY - 1)
+            step = SAVE_EVERY * rng.randint(-(-first // SAVE_EVERY), last // SAVE_EVERY)
         after = WITHIN * rng.random()
         return Moment(number, kind, rng.uniform(0.02, 0.95) * self.seconds, step, after)
 
@@ -247,22 +247,26 @@ def other_topology(
     folder: Path, wholes: dict[int, Unbroken], rng: random.Random
 ) -> tuple[str, list[str], float]:
     """8 devices, then 4, then 1; also the largest relative difference of a loss."""
-    done, wrong, switches = [], [], []
+    whole, done, switches = wholes[8], [], []
+    wrong: list[str] = []
     for devices in (8, 4):
-        moment = wholes[8].moment(rng, trained=True)
+        moment = whole.moment(rng, trained=True)
         if switches:  # after some steps on fewer devices
-            step = min(moment.step + switches[-1], wholes[8].steps - 1)
+            step = rng.randint(switches[-1] + 1, max(switches[-1] + 1, whole.steps - 6))
             moment = dataclasses.replace(moment, kind="row", step=step)
         start = Start(folder, devices)
         wrong += _killed(start, moment)
         done.append(f"{devices} devices: {moment}")
         _note(folder)
         switches.append(_finished(folder))
+        if start.code == 0:  # it came too late: this run has not been on all three
+            shutil.rmtree(folder)
+            return other_topology(folder, wholes, rng)
     wrong += _go_on(folder, 1)
     if wrong:
         return ", ".join(done), wrong, float("nan")
-    wrong += _judged(folder, wholes[8])
-    a = [json.loads(line)["loss"] for line in wholes[8].metrics.splitlines()]
+    wrong += _judged(folder, whole)
+    a = [json.loads(line)["loss"] for line in whole.metrics.splitlines()]
     b = [row["loss"] for row in _lines(folder / "run" / "metrics.jsonl")]
     off = [abs(x - y) / abs(x) for x, y in zip(a, b, strict=True)]
     if any(off[: switches[0]]):
