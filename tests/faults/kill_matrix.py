@@ -166,7 +166,7 @@ class Unbroken:
 
         number = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
         kind = rng.choice(["row", "save"] if trained else ["any", "row", "save"])
-        first, last = (SAVE_EVERY + 1, self.steps // 2) if trained else (1, self.steps - 4)
+        first, last = (2 * SAVE_EVERY + 1, self.steps // 2) if trained else (1, self.steps - 4)
         step = rng.randint(first, last)
         if kind == "save":
             step = SAVE_EVERY * rng.randint(-(-first // SAVE_EVERY), last // SAVE_EVERY)
@@ -259,7 +259,7 @@ def other_topology(
         done.append(f"{devices} devices: {moment}")
         _note(folder)
         switches.append(_finished(folder))
-        if start.code == 0:  # it came too late: this run has not been on all three
+        if start.code == 0 or not switches[-1]:  # it would not be restored on all three
             shutil.rmtree(folder)
             return other_topology(folder, wholes, rng)
     wrong += _go_on(folder, 1)
