@@ -26,6 +26,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -160,24 +161,25 @@ class Unbroken:
         self.steps = len(self.drawn)
 
     def moment(self, rng: random.Random, *, trained: bool = False) -> Moment:
-        """Drawn anew for every start; `trained`: when something was saved."""
+        """Drawn anew for every start; `trained`: once something was saved, in the first half."""
         from small_experiment import SAVE_EVERY
 
         number = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
         kind = rng.choice(["row", "save"] if trained else ["any", "row", "save"])
-        first = SAVE_EVERY + 1 if trained else 1
-        step = rng.randint(first, self.steps - 4)
+        first, last = (2 * SAVE_EVERY + 1, self.steps // 2) if trained else (1, self.steps - 4)
+        step = rng.randint(first, last)
         if kind == "save":
-            step = SAVE_EVERY * rng.randint(2 if trained else 1, self.steps // SAVE_EVERY - 1)
+            step = SAVE_EVERY * rng.randint(-(-first // SAVE_EVERY), last // SAVE_EVERY)
         after = WITHIN * rng.random()
         return Moment(number, kind, rng.uniform(0.02, 0.95) * self.seconds, step, after)
 
 
 def _killed(start: Start, moment: Moment) -> list[str]:
     """Kill a run; what is wrong with how it ended."""
-    if not start.kill(moment):
-        return []
+    landed = start.kill(moment)
     code = start.wait()
+    if not landed:
+        return [] if code == 0 else [f"before {moment}: exit {code}: {_said(start.folder)}"]
     if moment.number == signal.SIGKILL:
         return [] if code == -signal.SIGKILL else [f"{moment}: exit {code}"]
     begun = (start.folder / "run" / "config.json").exists()
@@ -200,13 +202,17 @@ def _judged(folder: Path, whole: Unbroken) -> Iterator[str]:
 
 def same_topology(folder: Path, whole: Unbroken, rng: random.Random) -> tuple[str, list[str]]:
     """One run of the matrix: what was done to it, and what is wrong."""
-    done, wrong = [], []
+    done: list[str] = []
+    wrong: list[str] = []
     for _ in range(rng.choice([1, 1, 2])):
         moment = whole.moment(rng)
         start = Start(folder, whole.devices)
         wrong += _killed(start, moment)
-        done.append(str(moment) if start.code else f"{moment}: it was over")
         _note(folder)
+        if start.code == 0 and not done:  # it came too late: nothing was done to this run
+            shutil.rmtree(folder)
+            return same_topology(folder, whole, rng)
+        done.append(f"{moment}{'' if start.code else ' (too late)'}")
     wrong += _go_on(folder, whole.devices)
     if not wrong:
         if (folder / "run" / "metrics.jsonl").read_bytes() != whole.metrics:
@@ -241,22 +247,26 @@ def other_topology(
     folder: Path, wholes: dict[int, Unbroken], rng: random.Random
 ) -> tuple[str, list[str], float]:
     """8 devices, then 4, then 1; also the largest relative difference of a loss."""
-    done, wrong, switches = [], [], []
+    whole, done, switches = wholes[8], [], []
+    wrong: list[str] = []
     for devices in (8, 4):
-        moment = wholes[8].moment(rng, trained=True)
+        moment = whole.moment(rng, trained=True)
         if switches:  # after some steps on fewer devices
-            step = min(moment.step + switches[-1], wholes[8].steps - 1)
+            step = rng.randint(switches[-1] + 1, max(switches[-1] + 1, whole.steps - 6))
             moment = dataclasses.replace(moment, kind="row", step=step)
         start = Start(folder, devices)
         wrong += _killed(start, moment)
         done.append(f"{devices} devices: {moment}")
         _note(folder)
         switches.append(_finished(folder))
+        if start.code == 0 or not switches[-1]:  # it would not be restored on all three
+            shutil.rmtree(folder)
+            return other_topology(folder, wholes, rng)
     wrong += _go_on(folder, 1)
     if wrong:
         return ", ".join(done), wrong, float("nan")
-    wrong += _judged(folder, wholes[8])
-    a = [json.loads(line)["loss"] for line in wholes[8].metrics.splitlines()]
+    wrong += _judged(folder, whole)
+    a = [json.loads(line)["loss"] for line in whole.metrics.splitlines()]
     b = [row["loss"] for row in _lines(folder / "run" / "metrics.jsonl")]
     off = [abs(x - y) / abs(x) for x, y in zip(a, b, strict=True)]
     if any(off[: switches[0]]):
