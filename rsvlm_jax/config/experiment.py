@@ -7,6 +7,7 @@ on a CPU. All is frozen and hashable; `rsvlm_jax.config.to_json` and `from_json`
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from typing import Literal
 
@@ -142,11 +143,12 @@ class Experiment:
         One of conversations gets a tiny model of the same kind, on one device, and the shipped
         sample (`rsvlm_jax.config.tiny`); nothing that its pages name has to be there.
         """
-        small = 8 if self.conversations is None else 4
+        small = min(self.train.batch_size, 8 if self.conversations is None else 4)
         train = dataclasses.replace(
             self.train,
             steps=min(self.train.steps, 6),
-            batch_size=min(self.train.batch_size, small),
+            batch_size=small,
+            micro_batches=math.gcd(self.train.micro_batches, small),
             save_every=3,
             log_every=1,
         )

@@ -1,11 +1,14 @@
-"""The optimiser as numbers: AdamW, its schedule, and learning rates by parameter group."""
+"""The optimiser as numbers: its kind, its schedule, and learning rates by parameter group."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
+from .check import one_of
 from .errors import ConfigError
+
+OptimizerKind = Literal["adamw", "sgd", "adafactor", "muon"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +38,21 @@ class GroupConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with warm-up and cosine decay to zero, or SGD for exactness tests."""
+    """An optimiser with warm-up and cosine decay to zero.
 
-    kind: Literal["adamw", "sgd"] = "adamw"
+    Attributes:
+      kind: "adamw"; "adafactor", which keeps rows and columns of the second moment in place of all
+        of it, and the first in bfloat16; "muon", which takes the singular values out of the first
+        moment of matrices and leaves the rest to AdamW; "sgd", for tests of exactness.
+      learning_rate: at the end of the warm-up. Of the same size for all kinds but "sgd".
+      weight_decay: of kernels, times the learning rate.
+      b1: decay of the first moment, with "adafactor" 0 for none; "sgd" has no moments.
+      b2: decay of the second moment, with "adafactor" what it rises to.
+      clip_norm: of the gradient of all trained parameters; 0: not clipped.
+      ema: decay of the moving average that is evaluated in place of the parameters; None: none.
+    """
+
+    kind: OptimizerKind = "adamw"
     learning_rate: float = 1e-3
     warmup: float = 0.05
     weight_decay: float = 0.05
@@ -48,6 +63,15 @@ class OptimizerConfig:
     ema: float | None = None
 
     def __post_init__(self) -> None:
+        one_of(self.kind, get_args(OptimizerKind), "OptimizerConfig.kind")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(
+                    "a moment that does not decay",
+                    where=f"OptimizerConfig.{name}",
+                    expected="0 <= decay < 1",
+                    found=getattr(self, name),
+                )
         if not 0 < self.learning_rate < 10:
             raise ConfigError(
                 "implausible learning rate",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal, get_args
 
-from .check import one_of
+from .check import divides, one_of
 from .errors import ConfigError
 
 ShardingPlan = Literal["replicated", "fsdp", "fsdp_tensor", "lora_dp"]
@@ -35,7 +36,8 @@ class TrainConfig:
 
     Attributes:
       micro_batches: parts that a batch is cut into, one after the other, for one optimiser step;
-        losses are divided by the weight of the whole batch. It has to divide `batch_size`.
+        losses are divided by the weight of the whole batch, so that only memory and time change,
+        and the random numbers of hidden dates and dropout. It has to divide `batch_size`.
       remat: what the backward pass finds in memory and what it computes again, by layer.
       keep: newest checkpoints that stay.
       keep_every: checkpoints at multiples of this step stay for good; 0: none.
@@ -44,7 +46,8 @@ class TrainConfig:
       patience: held-out scores in a row without a new lowest loss that end the run; 0: never.
       max_bad_steps: steps in a row that may be skipped because loss or gradient is not finite.
       spike: a step whose loss or gradient norm is more than this many standard deviations over the
-        mean of the last 128 is skipped; None: none is.
+        mean of the last 128 finite ones is skipped, from the 64th on; None: none is. Such steps do
+        not count as bad ones. A checkpoint of a run without cannot be gone on from with it.
       sinks: where metrics go beside `metrics.jsonl`.
       eval_every: steps between held-out losses, of conversations that are held out; 0: once, after
         the last step.
@@ -75,6 +78,13 @@ class TrainConfig:
             "patience": 0,
         }
         names = tuple(lowest)
+        if self.spike is not None and not 0 < self.spike < math.inf:
+            raise ConfigError(
+                "not a number of standard deviations",
+                where="TrainConfig.spike",
+                expected="> 0, or None",
+                found=self.spike,
+            )
         wrong = [name for name in names if getattr(self, name) < lowest[name]]
         if wrong:
             raise ConfigError(
@@ -91,6 +101,7 @@ class TrainConfig:
                 expected="eval_every >= 1",
                 found=self.eval_every,
             )
+        divides(self, "micro_batches", "batch_size")
 
 
 @dataclasses.dataclass(frozen=True)

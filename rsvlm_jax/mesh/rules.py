@@ -241,7 +241,8 @@ def state_shardings(state: Any, rules: Iterable[Rule], mesh: Mesh) -> Any:
     """The placement of a whole `TrainState`, or of any tree with a field `params`.
 
     Whatever ends in the path of a parameter and has its shape is stored like it (moments of the
-    optimiser, averages); statistics and scalars are replicated.
+    optimiser, averages); what lacks one of its axes, like what is left of it (Adafactor's rows and
+    columns). Statistics, losses of recent steps and scalars are replicated.
 
     Raises:
       ConfigError: as `resolve`; or an optimiser array that belongs to no parameter.
@@ -251,12 +252,41 @@ def state_shardings(state: Any, rules: Iterable[Rule], mesh: Mesh) -> Any:
 
     def place(path: str, x: Any) -> NamedSharding:
         words = path.split("/")
-        if words[0] == "stats" or not x.shape:
+        if words[0] in ("stats", "recent") or not x.shape:
             return replicated(mesh)
         for start in range(1, len(words)):
             owner = "/".join(words[start:])
             if shapes.get(owner) == tuple(x.shape):
                 return placed[owner]
+        if (found := _reduced(words, tuple(x.shape), shapes, placed)) is not None:
+            return NamedSharding(mesh, found)
         raise ConfigError("an array of the state belongs to no parameter", where=path)
 
     return map_with_path(place, state)
+
+
+def _reduced(
+    words: list[str],
+    shape: tuple[int, ...],
+    shapes: dict[str, tuple[int, ...]],
+    placed: dict[str, NamedSharding],
+) -> PartitionSpec | None:
+    """Of an optimiser's array that is smaller than its parameter; None where it is none.
+
+    optax stands `[1]` in the place of what it does not keep (factors, or the whole), and Muon's
+    state has the three coefficients of its polynomial.
+    """
+    if words[-1] == "ns_coeffs":
+        return PartitionSpec()
+    for start in range(1, len(words)):
+        owner = "/".join(words[start:])
+        if owner not in shapes:
+            continue
+        if shape == (1,):
+            return PartitionSpec()
+        whole, spec = shapes[owner], tuple(placed[owner].spec)
+        spec += (None,) * (len(whole) - len(spec))
+        for gone in reversed(range(len(whole))):
+            if whole[:gone] + whole[gone + 1 :] == shape:
+                return PartitionSpec(*spec[:gone], *spec[gone + 1 :])
+    return None

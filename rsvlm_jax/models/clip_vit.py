@@ -22,6 +22,7 @@ from rsvlm_jax.config.vision import Activation
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import Attention, Embed, LayerNorm, Linear, Mlp, PatchEmbed, stack
+from rsvlm_jax.nn.linear import spread
 from rsvlm_jax.nn.position import resize_positions
 
 from .features import join, run_layers
@@ -127,12 +128,12 @@ class CLIPVisionTower(nnx.Module):
         grid = images.shape[1] // size, images.shape[2] // size
         x = self.patch(images)
         f, _, width = x.shape
-        cls = jnp.broadcast_to(self.cls[...].astype(x.dtype)[None, None], (f, 1, width))
+        cls = spread(self.cls[...], (f, 1, width), x.dtype)
         x = jnp.concatenate([cls, x], axis=1)
         table = self.position.embedding[...]
         if grid != self.config.grid:
             table = jnp.concatenate(
                 [table[:1], resize_positions(table[1:], self.config.grid, grid)], axis=0
             )
-        x = x + table.astype(x.dtype)[None]
+        x = x + spread(table, x.shape, x.dtype)
         return self.pre_norm(constrain(x, "batch", "length", "embed"))

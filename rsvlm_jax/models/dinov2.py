@@ -21,7 +21,7 @@ from rsvlm_jax.config import ConfigError, Dinov2Config
 from rsvlm_jax.core.shapes import Array, Bool, Float
 from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import Attention, Embed, LayerNorm, Mlp, PatchEmbed, SwiGLU, stack
-from rsvlm_jax.nn.linear import expand_last
+from rsvlm_jax.nn.linear import expand_last, spread
 from rsvlm_jax.nn.position import resize_positions
 
 from .features import join, run_layers
@@ -119,12 +119,12 @@ class Dinov2Tower(nnx.Module):
                 raise ConfigError("no mask token", where="Dinov2Config.mask_token", expected="True")
             x = jnp.where(masked[:, :, None], expand_last(self.mask_token[...], x), x)
         f, _, width = x.shape
-        cls = jnp.broadcast_to(self.cls[...].astype(x.dtype)[None, None], (f, 1, width))
+        cls = spread(self.cls[...], (f, 1, width), x.dtype)
         x = jnp.concatenate([cls, x], axis=1)
         table = self.position.embedding[...]
         if grid != (side, side):
             table = jnp.concatenate(
                 [table[:1], resize_positions(table[1:], (side, side), grid)], axis=0
             )
-        x = constrain(x + table.astype(x.dtype)[None], "batch", "length", "embed")
+        x = constrain(x + spread(table, x.shape, x.dtype), "batch", "length", "embed")
         return run_layers(self.layers, x, c.layers, wanted, remat=self.remat)

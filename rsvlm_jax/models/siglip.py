@@ -21,6 +21,7 @@ from rsvlm_jax.config import ConfigError, SiglipConfig
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import Attention, Embed, LayerNorm, Mlp, PatchEmbed, stack
+from rsvlm_jax.nn.linear import spread
 from rsvlm_jax.nn.position import resize_positions
 
 from .clip_vit import ViTBlock
@@ -38,8 +39,7 @@ class PoolingHead(nnx.Module):
         self.mlp = Mlp(c.width, c.mlp_dim, c.activation, rngs=rngs)
 
     def __call__(self, x: Float[Array, "F P Dv"]) -> Float[Array, "F Dv"]:
-        probe = self.probe[...].astype(x.dtype)[None, None]
-        probe = jnp.broadcast_to(probe, (x.shape[0], 1, x.shape[2]))
+        probe = spread(self.probe[...], (x.shape[0], 1, x.shape[2]), x.dtype)
         y = self.attention(probe, memory=x)
         return (y + self.mlp(self.norm(y)))[:, 0]
 
@@ -97,5 +97,5 @@ class SiglipVisionTower(nnx.Module):
         grid = images.shape[1] // c.patch_size, images.shape[2] // c.patch_size
         x = self.patch(images)
         table = resize_positions(self.position.embedding[...], c.grid, grid)
-        x = constrain(x + table.astype(x.dtype)[None], "batch", "length", "embed")
+        x = constrain(x + spread(table, x.shape, x.dtype), "batch", "length", "embed")
         return run_layers(self.layers, x, c.layers, wanted, remat=self.remat)

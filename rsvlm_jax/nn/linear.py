@@ -1,12 +1,16 @@
 """Affine maps and embedding tables.
 
 Kernels are (in, out). Master weights stay as they are stored (float32); every layer computes in
-the dtype of its input, so the caller chooses the compute dtype by casting what it passes in.
+the dtype of its input, so the caller chooses the compute dtype by casting what it passes in. What
+the backward pass sums over samples and positions, the gradient of a weight, it sums in float32
+(`matmul`, `spread`): so do the devices that each have a part of it.
 
 `rsvlm_jax.nn.quantize` puts codes and scales in the place of a kernel or of a table of tokens.
 """
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +25,91 @@ from .codes import attend_int8, matmul_int8, matmul_nf4, take_int8
 
 def expand_last(
     vector: Float[Array, " D"], like: Float[Array, "*shape D"]
-) -> Float[Array, "*ones D"]:
-    """`vector` with the rank and dtype of `like`, along its last axis."""
-    return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + vector.shape)
+) -> Float[Array, "*same D"]:
+    """`vector` along the last axis of `like`, in its dtype, to be added or multiplied."""
+    if vector.dtype == like.dtype:
+        return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
+    return spread(vector, like.shape, like.dtype)
+
+
+def spread(
+    array: Float[Array, "*own"], shape: tuple[int, ...], dtype: DTypeLike
+) -> Float[Array, "*shape"]:
+    """`array` repeated over the leading axes of `shape`, as `dtype`.
+
+    Its gradient is summed over them in the dtype that it is stored in.
+    """
+    if array.dtype == jnp.dtype(dtype):
+        return _repeated(array, shape)
+    return _spread(array, shape, jnp.dtype(dtype))
+
+
+def _repeated(array: Array, shape: tuple[int, ...]) -> Array:
+    return jnp.broadcast_to(array.reshape((1,) * (len(shape) - array.ndim) + array.shape), shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _spread(array: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+    return _repeated(array.astype(dtype), shape)
+
+
+def _spread_forward(array: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> tuple[Array, Array]:
+    # What is left is a shape and a dtype: of stacked layers, the array itself would be copied.
+    return _spread(array, shape, dtype), jnp.zeros((0, *array.shape), array.dtype)
+
+
+def _spread_backward(
+    shape: tuple[int, ...], dtype: jnp.dtype, like: Array, g: Array
+) -> tuple[Array]:
+    del shape, dtype
+    leading = tuple(range(g.ndim - like.ndim + 1))
+    return (g.astype(like.dtype).sum(axis=leading),)
+
+
+_spread.defvjp(_spread_forward, _spread_backward)
+
+
+def matmul(
+    x: Float[Array, "*shape I"], kernel: Float[Array, "I O"], dtype: DTypeLike | None = None
+) -> Float[Array, "*shape O"]:
+    """`x @ kernel`, multiplied in the dtype of `x`, accumulated and returned as `dtype`.
+
+    Args:
+      dtype: that of `x` unless given.
+
+    Where the kernel is stored in another dtype, its gradient is accumulated and returned in that
+    one; the products of the backward pass, too, read the dtype of `x`.
+    """
+    dtype = x.dtype if dtype is None else jnp.dtype(dtype)
+    if kernel.dtype == x.dtype:
+        return jnp.matmul(x, kernel, preferred_element_type=dtype)
+    return _matmul(x, kernel, dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _matmul(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
+    return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=dtype)
+
+
+def _matmul_forward(x: Array, kernel: Array, dtype: jnp.dtype) -> tuple[Array, tuple[Array, Array]]:
+    return _matmul(x, kernel, dtype), (x, kernel)
+
+
+def _matmul_backward(dtype: jnp.dtype, kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    del dtype
+    x, kernel = kept
+    g = g.astype(x.dtype)
+    of_x = jax.lax.dot_general(
+        g, kernel.astype(x.dtype), (((g.ndim - 1,), (1,)), ((), ())), preferred_element_type=x.dtype
+    )
+    leading = tuple(range(x.ndim - 1))
+    of_kernel = jax.lax.dot_general(
+        x, g, ((leading, leading), ((), ())), preferred_element_type=kernel.dtype
+    )
+    return of_x, of_kernel
+
+
+_matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 class Linear(nnx.Module):
@@ -70,8 +156,8 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "*shape I"]) -> Float[Array, "*shape O"]:
         y = self._product(x, x.dtype)
         if self.kernel_lora_a is not None and self.kernel_lora_b is not None:
-            low = x @ self.kernel_lora_a[...].astype(x.dtype)
-            y = y + self.lora_scale * (low @ self.kernel_lora_b[...].astype(x.dtype))
+            low = matmul(x, self.kernel_lora_a[...])
+            y = y + self.lora_scale * matmul(low, self.kernel_lora_b[...])
         return y if self.bias is None else y + expand_last(self.bias[...], y)
 
     def scores(self, x: Float[Array, "*shape I"]) -> Float[Array, "*shape O"]:
@@ -80,8 +166,7 @@ class Linear(nnx.Module):
 
     def _product(self, x: Array, dtype: DTypeLike) -> Array:
         if self.kernel_scale is None:
-            kernel = self.kernel[...].astype(x.dtype)
-            return jnp.matmul(x, kernel, preferred_element_type=jnp.dtype(dtype))
+            return matmul(x, self.kernel[...], dtype)
         if self.kernel_int8 is not None:
             return matmul_int8(x, self.kernel_int8[...], self.kernel_scale[...], dtype)
         assert self.kernel_nf4 is not None
@@ -113,7 +198,9 @@ class Embed(nnx.Module):
         if self.embedding_int8 is not None and self.embedding_scale is not None:
             codes, scale = self.embedding_int8[...], self.embedding_scale[...]
             return attend_int8(x, codes, scale, jnp.float32)
-        table = self.embedding[...].astype(x.dtype)
+        table = self.embedding[...]
+        if table.dtype != x.dtype:
+            return matmul(x, table.T, jnp.float32)
         return jax.lax.dot_general(
             x, table, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32
         )

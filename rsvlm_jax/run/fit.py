@@ -97,6 +97,7 @@ def fit(
             config=experiment.optimizer,
             plan=experiment.mesh.plan,
             seed=config.seed,
+            spike=config.spike,
         )
         step = make_train_step(program.graphdef, experiment, optimizer, mesh, state)
         log = BadLog(run.bad_samples if writes else None)

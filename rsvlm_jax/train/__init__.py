@@ -1,15 +1,21 @@
 """Training: state, optimiser, losses, the step, checkpoints, the loop.
 
-    state.py       TrainState, create, split_model, init_state    the pytree and its placement
-    optimizer.py   make_optimizer                                 AdamW by group; freezing
-    losses.py      losses, total                                  (sum, weight), divided once
-    step.py        make_train_step, _loss_step, _eval_step        jitted, donated, compiled once
-    checkpoint.py  Checkpoints                                    Orbax and a SHA-256 manifest
-    manifest.py, stored.py                                        digests; arrays as Orbax has them
-    keeping.py      Keep                                          which checkpoints stay
-    rows.py, hooks.py   Hook, Timing, Skipped, EarlyStopping      files of rows; what watches a run
-    once.py                                                       a memo of compiled programs
-    loop.py        train, resume                                  the loop, in explained order
+    state.py          TrainState, create, split_model, init_state    the pytree and its placement
+    optimizer.py      make_optimizer                                 rates by group; freezing
+    directions.py     direction                                      AdamW, SGD, Adafactor, Muon
+    losses.py         losses, total                                  (sum, weight), divided once
+    cross_entropy.py  text_loss                                      chunks of what is supervised
+    gradient.py       gradient, gradient_in_parts                    a batch at once, or in parts
+    spikes.py         judge                                          steps that leap out of the last
+    flops.py          step_flops                                     operations by formula
+    step.py           make_train_step, _loss_step, _eval_step        jitted, donated, compiled once
+    checkpoint.py     Checkpoints                                    Orbax and a SHA-256 manifest
+    manifest.py, stored.py                                           digests; arrays as Orbax has them
+    keeping.py        Keep                                           which checkpoints stay
+    rows.py           Rows                                           files of rows
+    hooks.py          Hook, Timing, Skipped, EarlyStopping           what watches a run
+    once.py                                                          a memo of compiled programs
+    loop.py           train, resume                                  the loop, in explained order
 
 How they meet::
 
@@ -24,8 +30,9 @@ How they meet::
 from .checkpoint import Checkpoints, CheckpointWarning
 from .hooks import EarlyStopping, Hook, Skipped, Timing
 from .keeping import Keep
+from .cross_entropy import text_loss
 from .loop import Batches, resume, train
-from .losses import losses, text_loss, total
+from .losses import losses, total
 from .optimizer import make_optimizer, schedule, trained_paths
 from .state import (
     TrainState,

@@ -5,8 +5,8 @@
     scale   log(scale) + (z - loc)^2 / (2 scale^2), loc detached: the spread learns how far the
             mean is off and does not pull at the mean
 
-Logits never exist for all positions at once: the language head is applied to chunks of positions
-and recomputed in the backward pass, so memory is bounded by `CHUNK` whatever L and V are.
+Weights follow from the batch alone (`weights`), so that parts of a batch can be divided by the
+weight of the whole.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ import jax
 import jax.numpy as jnp
 
 from rsvlm_jax.config import LossConfig
-from rsvlm_jax.core.shapes import Array, Float, Int
+from rsvlm_jax.core.shapes import Array, Bool, Float
 from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.models.encoded import Encoded
 from rsvlm_jax.models.heads import Gaussian
 
-CHUNK = 2**26
-"""Logits that exist at once, over all devices (256 MiB of float32)."""
+from .cross_entropy import text_loss
 
 Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 
@@ -47,10 +46,9 @@ def losses(
     whatever values they hold.
     """
     parts: Sums = {}
-    used = batch.sample >= 0
     if config.text:
-        weight = jnp.where(used[:, None], batch.weight, 0.0)
-        parts["text"] = text_loss(model.decoder, encoded.hidden, jnp.asarray(batch.tokens), weight)
+        weight, tokens = _text_weight(batch), jnp.asarray(batch.tokens)
+        parts["text"] = text_loss(model.decoder, encoded.hidden, tokens, weight)
     if config.huber or config.scale:
         predictive = model.head(encoded, rng=rng)
         if config.huber:
@@ -58,6 +56,15 @@ def losses(
         if config.scale:
             parts["scale"] = _over_targets(predictive, batch, _spread)
     return parts
+
+
+def weights(batch: Batch, config: LossConfig) -> dict[str, Float[Array, ""]]:
+    """The weight of every loss of `losses`, which no model has a part in."""
+    found = {}
+    if config.text:
+        found["text"] = _text_weight(batch)[:, 1:].sum()
+    targets = jnp.sum(_valid_targets(batch), dtype=jnp.float32)
+    return found | {name: targets for name in ("huber", "scale") if getattr(config, name)}
 
 
 def total(parts: Sums, config: LossConfig) -> Float[Array, ""]:
@@ -73,53 +80,18 @@ def mean(total: Float[Array, ""], weight: Float[Array, ""]) -> Float[Array, ""]:
     return total / jnp.where(weight > 0, weight, 1.0)
 
 
-def text_loss(
-    decoder: Any,
-    hidden: Float[Array, "B L D"],
-    tokens: Int[Array, "B L"],
-    weight: Float[Array, "B L"],
-    *,
-    chunk: int = CHUNK,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Cross-entropy of `tokens[:, l]` given `hidden[:, l - 1]`, weighted by `weight[:, l]`.
+def _text_weight(batch: Batch) -> Float[Array, "B L"]:
+    return jnp.where((batch.sample >= 0)[:, None], batch.weight, 0.0)
 
-    Args:
-      decoder: has `.logits(hidden) -> [B, l, V]` and `config.vocab_size`.
-      chunk: logits that may exist at once.
-    """
-    hidden, labels, weight = hidden[:, :-1], tokens[:, 1:], weight[:, 1:]
-    b, length, _ = hidden.shape
-    # Before the loss: a label that is never used must not make it NaN.
-    labels = jnp.where(weight > 0, labels, 0)
 
-    def part(hidden: Array, labels: Array, weight: Array) -> Array:
-        logits = decoder.logits(hidden).astype(jnp.float32)
-        right = jnp.take_along_axis(logits, labels[:, :, None], axis=-1)[:, :, 0]
-        error = jax.nn.logsumexp(logits, axis=-1) - right
-        return jnp.sum(jnp.where(weight > 0, error * weight, 0.0))
-
-    positions = max(1, chunk // (b * decoder.config.vocab_size))
-    if positions >= length:
-        return part(hidden, labels, weight), weight.sum()
-
-    chunks = -(-length // positions)
-    room = chunks * positions - length
-
-    def split(x: Array) -> Array:
-        x = jnp.pad(x, ((0, 0), (0, room), *((0, 0),) * (x.ndim - 2)))
-        return jnp.moveaxis(x.reshape(b, chunks, positions, *x.shape[2:]), 1, 0)
-
-    def body(sum_: Array, inputs: tuple[Array, ...]) -> tuple[Array, None]:
-        return sum_ + jax.checkpoint(part, prevent_cse=False)(*inputs), None
-
-    sums, _ = jax.lax.scan(body, jnp.float32(0), tuple(map(split, (hidden, labels, weight))))
-    return sums, weight.sum()
+def _valid_targets(batch: Batch) -> Bool[Array, "B K"]:
+    return jnp.asarray(batch.target_valid & (batch.sample >= 0)[:, None])
 
 
 def _over_targets(
     predictive: Gaussian, batch: Batch, error: Any
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    valid = batch.target_valid & (batch.sample >= 0)[:, None]
+    valid = _valid_targets(batch)
     z = predictive.standardise(jnp.where(valid, batch.target, 0.0))
     values = error(predictive.loc, predictive.scale, z)
     return jnp.sum(jnp.where(valid, values, 0.0)), jnp.sum(valid, dtype=jnp.float32)

@@ -1,6 +1,8 @@
-"""AdamW (or SGD, for tests of exactness) with warm-up and cosine decay, by parameter group.
+"""The optimiser of a run: a direction, warm-up and cosine decay, by parameter group.
 
-    clip by global norm -> Adam -> + weight decay on kernels -> * schedule -> * scale of the group
+    clip by global norm -> direction -> + weight decay on kernels -> * schedule -> * group's scale
+
+Directions, by `OptimizerConfig.kind`, are those of `rsvlm_jax.train.directions`.
 
 A group is a pattern on parameter paths; the first pattern that matches wins, and parameters that
 none matches have scale 1. Scale 0 freezes: no optimiser state, no update, no part in the norm.
@@ -21,9 +23,7 @@ import optax
 from rsvlm_jax.config import FROZEN_CODES, ConfigError, GroupConfig, OptimizerConfig
 from rsvlm_jax.core import base_path, flat, is_quantized, map_with_path
 
-EPS = 1e-6
-"""Of Adam. Some gradients are zero but for rounding (the bias of attention keys, for one); with
-the usual 1e-8 Adam blows that rounding up to full steps, which differ from mesh to mesh."""
+from .directions import direction
 
 
 def make_optimizer(
@@ -168,12 +168,11 @@ def _make(
         return map_with_path(lambda path, _: "trained" if scale[path] else "frozen", params)
 
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    adam = optax.scale_by_adam(config.b1, config.b2, EPS)
     halves = [optax.stateless(only_upper)] if first else []
     trained = optax.chain(
         *halves,  # before the norm is taken
         clip,
-        adam if config.kind == "adamw" else optax.identity(),
+        direction(config),
         optax.add_decayed_weights(config.weight_decay, decayed),
         optax.scale_by_learning_rate(schedule(config, steps)),
         optax.stateless(rescale),

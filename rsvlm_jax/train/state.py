@@ -29,6 +29,7 @@ from rsvlm_jax.nn.variables import Stat
 
 from .once import made_once
 from .optimizer import trained_paths
+from .spikes import Recent, nothing_yet
 
 Tree = Any
 """A nested dict of arrays (or of shapes, or of shardings)."""
@@ -46,6 +47,7 @@ class TrainState:
       stats: statistics of the training split (`rsvlm_jax.nn.variables.Stat`); never trained.
       opt_state: of the optimiser; holds nothing for frozen parameters.
       ema: moving average of the trained parameters, or None.
+      recent: losses and gradient norms that spikes are told by, or None.
     """
 
     step: Int[Array, ""]
@@ -54,6 +56,7 @@ class TrainState:
     stats: Tree
     opt_state: Tree
     ema: Tree | None = None
+    recent: Recent | None = None
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
@@ -102,6 +105,7 @@ def init_state(
     config: OptimizerConfig,
     plan: str = "fsdp_tensor",
     seed: int = 0,
+    spike: float | None = None,
 ) -> TrainState:
     """The state before the first step, placed on a mesh.
 
@@ -110,6 +114,7 @@ def init_state(
       optimizer: made of `config` by `make_optimizer`.
       plan: the table of `rsvlm_jax.mesh.rules.RULES` that places the parameters.
       seed: of the step's random numbers (date dropout).
+      spike: `TrainConfig.spike`; the state remembers the last steps unless it is None.
 
     Raises:
       ConfigError: the table does not fit the parameters.
@@ -124,6 +129,7 @@ def init_state(
             stats=jax.tree.map(jnp.copy, stats),
             opt_state=optimizer.init(params),
             ema=None if config.ema is None else jax.tree.map(jnp.copy, pick(params, trained)),
+            recent=None if spike is None else nothing_yet(),
         )
 
     args = params, stats, jnp.int32(seed)
@@ -132,7 +138,7 @@ def init_state(
         places = shardings.params, shardings.stats, shardings.seed
         args = jax.tree.map(_spread, args, places)
     # One function object for equal arguments: `jax.jit` then finds what it compiled before.
-    make = made_once(("init", optimizer, trained, config.ema is None), lambda: make)
+    make = made_once(("init", optimizer, trained, config.ema is None, spike is None), lambda: make)
     return jax.jit(make, out_shardings=shardings)(*args)
 
 

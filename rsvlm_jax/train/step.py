@@ -18,16 +18,18 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from rsvlm_jax.config import Experiment
+from rsvlm_jax.config import ConfigError, Experiment
 from rsvlm_jax.core import flat
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.mesh.rules import RULES, batch_sharding, replicated, resolve, state_shardings
 from rsvlm_jax.models.heads import Gaussian
 
-from .losses import Sums, losses, mean, total
+from .gradient import gradient, gradient_in_parts
+from .losses import Sums, losses, mean
 from .once import made_once
 from .optimizer import trained_paths
+from .spikes import judge
 from .state import TrainState, merge, overlay, pick
 
 Metrics = dict[str, Float[Array, ""]]
@@ -68,25 +70,36 @@ def make_train_step(
       state: only its structure and shapes are read; `jax.ShapeDtypeStruct` will do.
 
     Metrics, float32 scalars: `loss`; the mean of every loss in use; `grad_norm` of the trained
-    parameters before clipping; `skipped`, 1 where loss or gradient was not finite. Such a step
-    changes neither parameters nor optimiser nor average, only the step count. Of conversations also
-    `tokens` and `padded`: positions that hold something, and all of them.
+    parameters before clipping; `skipped`, 1 where loss or gradient was not finite; with
+    `TrainConfig.spike` also `spiked`, 1 where they leap out of the last steps. A step that is
+    either changes neither parameters nor optimiser nor average, only the step count. Of
+    conversations also `tokens` and `padded`: positions that hold something, and all of them.
 
     Raises:
-      ConfigError: the sharding plan does not fit the parameters.
+      ConfigError: the sharding plan does not fit the parameters; or a state that remembers steps
+        where `TrainConfig.spike` is None, or none where it is not.
     """
     plan = experiment.mesh.plan
+    if (state.recent is None) != (experiment.train.spike is None):
+        raise ConfigError(
+            "a state of another setting",
+            where="TrainConfig.spike",
+            expected="init_state(..., spike=TrainConfig.spike)",
+            found=f"{experiment.train.spike} and a state "
+            + ("without recent steps" if state.recent is None else "with recent steps"),
+        )
     shapes = _shapes(state)
     talk = experiment.conversations is not None
-    about = experiment.optimizer, experiment.loss, optimizer, plan, talk
+    train = experiment.train.micro_batches, experiment.train.spike
+    about = experiment.optimizer, experiment.loss, train, optimizer, plan, talk
     key = ("train", graphdef, *about, mesh, shapes)
 
     def make() -> Step:
-        trained = trained_paths(experiment.optimizer, state.params)
         place = state_shardings(state, RULES[plan], mesh)
+        moved = pick(place.params, trained_paths(experiment.optimizer, state.params))
 
         def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-            return _train_step(graphdef, experiment, optimizer, trained, state, batch)
+            return _train_step(graphdef, experiment, optimizer, moved, state, batch)
 
         jitted = jax.jit(
             step,
@@ -163,24 +176,19 @@ def _train_step(
     graphdef: nnx.GraphDef,
     experiment: Experiment,
     optimizer: optax.GradientTransformation,
-    trained: frozenset[str],
+    place: Any,
     state: TrainState,
     batch: Batch,
 ) -> tuple[TrainState, Metrics]:
-    rng = jax.random.fold_in(jax.random.key(state.seed), state.step)
-    for_model, for_head = jax.random.split(rng)
-
-    def objective(part: Any) -> tuple[Array, Any]:
-        model = merge(graphdef, overlay(state.params, part), state.stats)
-        encoded = model(batch, rng=for_model)
-        parts = losses(encoded, batch, model, experiment.loss, rng=for_head)
-        return total(parts, experiment.loss), parts
-
-    # The gradient is taken of the trained part only: nothing is computed for frozen towers.
+    trained = frozenset(flat(place))
     part = pick(state.params, trained)
-    (loss, parts), grads = jax.value_and_grad(objective, has_aux=True)(part)
+    loss, parts, grads = _gradient(graphdef, experiment, place, state, part, batch)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    good, recent, told = finite, state.recent, {}
+    if recent is not None and experiment.train.spike is not None:
+        spiked, recent = judge(recent, loss, norm, experiment.train.spike)
+        good, told = finite & ~spiked, {"spiked": spiked.astype(jnp.float32)}
 
     # optax wants a tree of all parameters; what stands for the frozen ones is never read.
     all_grads = overlay(state.params, grads)
@@ -188,7 +196,7 @@ def _train_step(
     moved = optax.apply_updates(part, pick(updates, trained))
 
     def keep(new: Any, old: Any) -> Any:
-        return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
 
     part = keep(moved, part)
     ema = state.ema
@@ -202,14 +210,37 @@ def _train_step(
         params=overlay(state.params, part),
         opt_state=keep(opt_state, state.opt_state),
         ema=ema,
+        recent=recent,
     )
     metrics = {"loss": loss, **{name: mean(*sums) for name, sums in parts.items()}}
-    skipped = jnp.where(finite, 0.0, 1.0)
-    metrics = {**metrics, "grad_norm": norm, "skipped": skipped}
+    metrics |= {"grad_norm": norm, "skipped": jnp.where(finite, 0.0, 1.0), **told}
     if experiment.conversations is not None:
         metrics["tokens"] = jnp.sum(jnp.asarray(batch.segment) > 0, dtype=jnp.float32)
         metrics["padded"] = jnp.float32(batch.segment.size)
     return state, metrics
+
+
+def _gradient(
+    graphdef: nnx.GraphDef,
+    experiment: Experiment,
+    place: Any,
+    state: TrainState,
+    part: Any,
+    batch: Batch,
+) -> tuple[Array, Sums, Any]:
+    """Loss, its parts and the gradient of `part`, the trained parameters, and of no others:
+    nothing is computed for frozen towers."""
+    rng = jax.random.fold_in(jax.random.key(state.seed), state.step)
+
+    def forward(part: Any, batch: Batch, rng: Array) -> Sums:
+        for_model, for_head = jax.random.split(rng)
+        model = merge(graphdef, overlay(state.params, part), state.stats)
+        return losses(model(batch, rng=for_model), batch, model, experiment.loss, rng=for_head)
+
+    count = experiment.train.micro_batches
+    if count == 1:
+        return gradient(forward, part, batch, rng, experiment.loss)
+    return gradient_in_parts(forward, part, batch, rng, experiment.loss, count=count, place=place)
 
 
 def _ema_decay(decay: float | None, step: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Losses are sums with weights: masks hold, halves add up, and chunks change nothing."""
+"""Losses are sums with weights: masks hold, and halves add up."""
 
 from __future__ import annotations
 
@@ -13,73 +13,8 @@ from rsvlm_jax.config import LossConfig
 from rsvlm_jax.models.encoded import Encoded
 from rsvlm_jax.models.heads import Gaussian
 from rsvlm_jax.testing import standin_batch
-from rsvlm_jax.train import losses, text_loss, total
-
-B, L, D, V = 3, 7, 4, 11
-
-
-@dataclasses.dataclass
-class Vocabulary:
-    vocab_size: int = V
-
-
-class Decoder:
-    """A language head, and a record of how many positions it saw at once."""
-
-    config = Vocabulary()
-
-    def __init__(self) -> None:
-        self.kernel = jax.random.normal(jax.random.key(0), (D, V))
-        self.seen: list[int] = []
-
-    def logits(self, hidden):
-        self.seen.append(hidden.shape[1])
-        return hidden @ self.kernel
-
-
-def text(seed: int = 0):
-    rng = np.random.default_rng(seed)
-    hidden = jnp.asarray(rng.normal(size=(B, L, D)), jnp.float32)
-    tokens = jnp.asarray(rng.integers(0, V, (B, L)), jnp.int32)
-    weight = jnp.asarray(rng.random((B, L)) * (rng.random((B, L)) < 0.6), jnp.float32)
-    return hidden, tokens, weight.at[:, 0].set(0)
-
-
-def naive(decoder, hidden, tokens, weight):
-    """Position by position, as the definition reads."""
-    result = 0.0
-    for b in range(B):
-        for i in range(1, L):
-            scores = np.asarray(hidden[b, i - 1] @ decoder.kernel, np.float64)
-            nll = np.log(np.exp(scores).sum()) - scores[tokens[b, i]]
-            result += float(weight[b, i]) * nll
-    return result
-
-
-@pytest.mark.parametrize("positions", [1, 2, 4, 100])
-def test_text_loss_is_the_definition_whatever_the_chunk(positions):
-    decoder, args = Decoder(), text()
-    sums, weight = text_loss(decoder, *args, chunk=positions * B * V)
-    assert float(sums) == pytest.approx(naive(decoder, *args), rel=1e-5)
-    assert float(weight) == pytest.approx(float(args[2].sum()), rel=1e-6)
-    assert max(decoder.seen) == min(positions, L - 1)
-
-
-def test_chunks_do_not_change_the_gradient():
-    decoder, (hidden, tokens, weight) = Decoder(), text()
-
-    def grad(chunk):
-        return jax.grad(lambda h: text_loss(decoder, h, tokens, weight, chunk=chunk)[0])(hidden)
-
-    np.testing.assert_allclose(grad(2 * B * V), grad(10**9), rtol=1e-5, atol=1e-6)
-
-
-def test_labels_without_weight_may_be_anything():
-    decoder, (hidden, tokens, weight) = Decoder(), text()
-    odd = jnp.where(weight > 0, tokens, -100)
-    want = jax.value_and_grad(lambda h: text_loss(decoder, h, tokens, weight)[0])(hidden)
-    got = jax.value_and_grad(lambda h: text_loss(decoder, h, odd, weight)[0])(hidden)
-    jax.tree.map(np.testing.assert_array_equal, want, got)
+from rsvlm_jax.train import losses, total
+from rsvlm_jax.train.losses import weights
 
 
 class Model:
@@ -174,3 +109,15 @@ def test_halves_of_a_batch_add_up_to_the_whole():
     second = losses(encoded(2), batch(target[2:], valid[2:]), Model(loc[2:]), CONFIG)
     summed = jax.tree.map(lambda a, b: a + b, first, second)
     assert float(total(summed, CONFIG)) == pytest.approx(float(total(whole, CONFIG)), rel=1e-6)
+
+
+def test_weights_follow_from_the_batch_alone():
+    data = batch([1, 5, -3, 2], [True, True, False, True], [0, -1, 2, 3])
+    text = jnp.ones_like(data.weight).at[0, 1].set(0.25)
+    data = dataclasses.replace(data, weight=text)
+    found = weights(data, LossConfig(text=1.0))
+    # Of two positions the first supervises nothing; row 1 is a slot without a sample.
+    assert {k: float(x) for k, x in found.items()} == {"text": 2.25, "huber": 2, "scale": 2}
+    assert set(weights(data, LossConfig(huber=0.0, scale=0.0, text=1.0))) == {"text"}
+    parts = losses(encoded(4), data, Model([0, 0, 0, 0]), CONFIG)
+    assert {k: float(w) for k, (_, w) in parts.items()} == {"huber": 2, "scale": 2}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +11,13 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import PartitionSpec
 
-from rsvlm_jax.config import ConfigError, GroupConfig, OptimizerConfig
+from rsvlm_jax.config import ConfigError, GroupConfig, MeshConfig, OptimizerConfig
 from rsvlm_jax.core import flat
-from rsvlm_jax.train import make_optimizer, schedule, trained_paths
+from rsvlm_jax.mesh import Rule, make_mesh, state_shardings
+from rsvlm_jax.train import TrainState, make_optimizer, schedule, trained_paths
+from rsvlm_jax.train.directions import is_matrix
 
 PARAMS = {
     "decoder": {"embed": {"embedding": jnp.ones((3, 2))}, "norm": {"scale": jnp.ones(2)}},
@@ -181,3 +186,184 @@ def test_from_layer_of_what_has_not_so_many(config: OptimizerConfig, found: str)
 def test_from_layer_below_zero():
     with pytest.raises(ConfigError, match=r"GroupConfig\.from_layer; expected >= 0"):
         GroupConfig("", from_layer=-1)
+
+
+KINDS = ("adamw", "sgd", "adafactor", "muon")
+
+
+def wide(seed: int):
+    """A stack of two layers that Adafactor factors, and what is not stacked."""
+    rng = np.random.default_rng(seed)
+
+    def made(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    return {
+        "decoder": {
+            "embed": {"embedding": made(256, 128)},
+            "layers": {"mlp": {"up": {"kernel": made(2, 128, 256), "bias": made(2, 256)}}},
+            "lm_head": {"kernel": made(128, 256)},
+        }
+    }
+
+
+def twice(config: OptimizerConfig, params, seeds=(1, 2)):
+    """The updates of two steps from the same place, summed, and the state."""
+    optimizer = make_optimizer(config, 10, params)
+    state, summed = optimizer.init(params), jax.tree.map(jnp.zeros_like, params)
+    for seed in seeds:
+        slopes = jax.tree.map(lambda x, s=seed: x * s * jnp.cos(x * 7 + s), params)
+        updates, state = optimizer.update(slopes, state, params)
+        summed = jax.tree.map(jnp.add, summed, updates)
+    return summed, state
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stack_is_treated_layer_by_layer(kind):
+    config = OptimizerConfig(kind, warmup=0.0, clip_norm=0.0)
+    together = wide(0)
+    stacked = together["decoder"]["layers"]["mlp"]["up"]
+    found = twice(config, together)[0]["decoder"]["layers"]["mlp"]["up"]
+    for layer in range(2):
+        alone = {"decoder": {"mlp": {"up": jax.tree.map(lambda x, i=layer: x[i], stacked)}}}
+        want = twice(config, alone)[0]["decoder"]["mlp"]["up"]
+        for name in ("kernel", "bias"):
+            np.testing.assert_allclose(found[name][layer], want[name], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_groups_decay_and_freezing_of_every_kind(kind):
+    groups = (
+        GroupConfig("embed", 0.5),
+        GroupConfig("lm_head", 0.0),
+        GroupConfig("layers", from_layer=1),
+    )
+    plain = OptimizerConfig(kind, warmup=0.0, clip_norm=0.0, weight_decay=0.0)
+    params = wide(0)
+    whole, state = twice(plain, params)
+    part, frozen = twice(dataclasses.replace(plain, groups=groups), params)
+    whole, part = flat(whole), flat(part)
+    up = "decoder/layers/mlp/up/"
+    np.testing.assert_allclose(
+        part["decoder/embed/embedding"], 0.5 * whole["decoder/embed/embedding"], rtol=1e-4,
+        atol=1e-7,
+    )  # fmt: skip
+    assert not np.asarray(part["decoder/lm_head/kernel"]).any()
+    assert not [path for path in flat(frozen) if "lm_head" in path]
+    assert bool([path for path in flat(state) if "lm_head" in path]) == (kind != "sgd")
+    for name in ("kernel", "bias"):
+        assert not np.asarray(part[up + name][0]).any()
+        np.testing.assert_allclose(part[up + name][1], whole[up + name][1], rtol=1e-4, atol=1e-7)
+    decayed = flat(twice(dataclasses.replace(plain, weight_decay=0.5), params, (1,))[0])
+    once = flat(twice(plain, params, (1,))[0])
+    for path, x in flat(params).items():
+        off = np.asarray(once[path] - decayed[path])
+        want = 0.5 * plain.learning_rate * x if path.endswith("kernel") else 0.0 * x
+        np.testing.assert_allclose(off, want, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adafactor", "muon"])
+@pytest.mark.parametrize("name", ["b1", "b2"])
+def test_moments_decay_as_they_are_told(kind, name):
+    made = [OptimizerConfig(kind, warmup=0.0, **{name: x}) for x in (0.3, 0.9)]
+    first, second = (flat(twice(config, wide(0), (1, 2, 3))[0]) for config in made)
+    for path, x in first.items():
+        same = np.array_equal(x, second[path])
+        # Muon's matrices have no second moment.
+        assert same == (kind == "muon" and name == "b2" and "up/kernel" in path), path
+
+
+def test_adafactor_keeps_rows_columns_and_half_a_float():
+    found = {
+        path: x.size * x.dtype.itemsize
+        for path, x in flat(twice(OptimizerConfig("adafactor"), wide(0))[1]).items()
+        if path.endswith("up/kernel")
+    }
+    rows, columns, nothing, moment = 2 * 128 * 4, 2 * 256 * 4, 4, 2 * 128 * 256 * 2
+    assert sorted(found.values()) == [nothing, rows, columns, moment]
+    without = twice(OptimizerConfig("adafactor", b1=0.0), wide(0))[1]
+    assert max(x.nbytes for x in flat(without).values()) == columns
+
+
+def test_muon_evens_out_the_singular_values_of_hidden_kernels():
+    config = OptimizerConfig("muon", 1.0, warmup=0.0, weight_decay=0.0)
+    found = flat(twice(config, wide(0), (1,))[0])
+    for layer in found["decoder/layers/mlp/up/kernel"]:
+        singular = np.linalg.svd(np.asarray(layer), compute_uv=False)
+        assert singular.max() < 2.5 * singular.min()
+        assert np.sqrt(np.mean(np.square(layer))) == pytest.approx(0.2, rel=0.2)
+    adam = flat(twice(dataclasses.replace(config, kind="adamw"), wide(0), (1,))[0])
+    for path in ("decoder/embed/embedding", "decoder/lm_head/kernel", "decoder/layers/mlp/up/bias"):
+        np.testing.assert_array_equal(found[path], adam[path])
+
+
+def test_which_parameters_are_matrices_for_muon():
+    shapes = {
+        "decoder/layers/attention/q/kernel": (2, 8, 8),
+        "decoder/layers/attention/q/kernel_lora_a": (2, 8, 4),
+        "connector/fc1/kernel": (8, 8),
+        "vision/stages/0/blocks/mlp/fc1/kernel": (2, 8, 8),
+        "decoder/layers/attention/q/bias": (2, 8),
+        "decoder/embed/embedding": (8, 8),
+        "decoder/lm_head/kernel": (8, 8),
+        "vision/patch/kernel": (8, 8),
+        "vision/stages/0/blocks/depthwise/kernel": (2, 49, 8),
+        "head/out/kernel": (8, 2),
+        "temporal/query": (8, 8),
+    }
+    taken = [p for p, s in shapes.items() if is_matrix(p, jax.ShapeDtypeStruct(s, jnp.float32))]
+    assert taken == list(shapes)[:4]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_state_of_every_kind_has_its_place(kind):
+    """Split over eight devices like the parameters; rows and columns like what is left of them."""
+    params = wide(0)
+    optimizer = make_optimizer(OptimizerConfig(kind), 10, params)
+    state = TrainState(
+        jnp.int32(0), jnp.int32(0), params, {}, jax.eval_shape(optimizer.init, params)
+    )
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    rules = (
+        Rule("embedding$", ("tensor", "fsdp")),
+        Rule("kernel$", ("fsdp", "tensor")),
+        Rule("bias$", ("tensor",)),
+    )
+    placed = flat(state_shardings(state, rules, mesh))
+    owner = "/decoder/layers/mlp/up/kernel"
+    found = {
+        path.removesuffix(owner).split("/")[-1]: x.spec
+        for path, x in placed.items()
+        if path.startswith("opt_state") and path.endswith(owner)
+    }
+    whole = PartitionSpec(None, "fsdp", "tensor")
+    rows, columns = PartitionSpec(None, "fsdp"), PartitionSpec(None, "tensor")
+    assert (
+        found
+        == {
+            "adamw": {"mu": whole, "nu": whole},
+            "sgd": {},
+            "adafactor": {"v_row": rows, "v_col": columns, "v": PartitionSpec(), "ema": whole},
+            "muon": {"mu": whole},
+        }[kind]
+    )
+
+
+def test_an_array_of_the_state_that_belongs_to_nothing():
+    params = wide(0)
+    state = TrainState(jnp.int32(0), jnp.int32(0), params, {}, {"odd": jnp.ones(3)})
+    with pytest.raises(ConfigError, match="belongs to no parameter in opt_state/odd"):
+        state_shardings(state, (Rule(""),), make_mesh(MeshConfig()))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "line"),
+    [
+        ("kind", "adam8bit", r"OptimizerConfig\.kind; expected adamw \| sgd \| adafactor \| muon"),
+        ("b1", 1.0, r"OptimizerConfig\.b1; expected 0 <= decay < 1; found 1\.0"),
+        ("b2", -0.1, r"OptimizerConfig\.b2; expected 0 <= decay < 1"),
+    ],
+)
+def test_impossible_optimisers(field, value, line, untyped):
+    with pytest.raises(ConfigError, match=line):
+        OptimizerConfig(**{field: value})

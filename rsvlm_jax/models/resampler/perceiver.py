@@ -27,6 +27,7 @@ from rsvlm_jax.config import ConfigError, PerceiverConfig
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import Attention, LayerNorm, Mlp, scan, stack
+from rsvlm_jax.nn.linear import spread
 
 
 class PerceiverBlock(nnx.Module):
@@ -71,8 +72,8 @@ class PerceiverLevel(nnx.Module):
         """`shared`: the stack of all levels."""
         layers = shared if self.layers is None else self.layers
         assert layers is not None
-        query = self.query[...].astype(memory.dtype)[None]
-        x = jnp.broadcast_to(query, (len(memory), *query.shape[1:]))
+        query = self.query[...]
+        x = spread(query, (len(memory), *query.shape), memory.dtype)
         x, _ = scan(layers, lambda layer, x: (layer(x, memory), None), x, remat=self.remat)
         return self.norm(x)
 

@@ -24,6 +24,7 @@ from rsvlm_jax.config import QFormerConfig
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import Attention, LayerNorm, Mlp, scan, stack
+from rsvlm_jax.nn.linear import spread
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -131,8 +132,8 @@ class QFormer(nnx.Module):
         self.former = Blip2QFormer(config, d_in, remat=remat, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "F P Dv"]) -> Float[Array, "F N D"]:
-        query = self.query[...].astype(tokens.dtype)[None]
-        return self.former(jnp.broadcast_to(query, (len(tokens), *query.shape[1:])), tokens)
+        query = self.query[...]
+        return self.former(spread(query, (len(tokens), *query.shape), tokens.dtype), tokens)
 
 
 def _each(module: M, fn: Callable[[Array], Array]) -> M:
