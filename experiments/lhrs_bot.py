@@ -2,7 +2,7 @@
 
     rsvlm train experiments/lhrs_bot.py --out runs/lhrs_bot_1 --dry-run    (or --tiny)
     rsvlm train experiments/lhrs_bot.py --out runs/lhrs_bot_1
-    stages 2 and 3: copy this page, with STAGE = 2 and 3
+    rsvlm train experiments/lhrs_bot.py:2 --out runs/lhrs_bot_2    (and so 3)
 
 From NJU-LHRS/LHRS-Bot, Config/multi_modal_stage{1,2,3}.yaml, Script/ and lhrs/models: CLIP-L/14 at
 224, hidden states 7, 15 and 22; 64, 48 and 32 queries through six layers shared by the levels, 16
@@ -22,6 +22,8 @@ Yours: the paths. Weights: openai/clip-vit-large-patch14, meta-llama/Llama-2-7b-
 PumpkinCat/LHRS_Data as LLaVA conversations.
 """
 
+from typing import Literal
+
 from rsvlm_jax.config import (
     LORA_ONLY,
     ConnectorConfig,
@@ -38,12 +40,12 @@ from rsvlm_jax.config import (
     VLMConfig,
 )
 
-STAGE, SAMPLES, DATA = 1, 40_000, "path/to/LHRS_Data"
+SAMPLES, DATA = 40_000, "path/to/LHRS_Data"
 LLAMA, CLIP = "path/to/Llama-2-7b-chat-hf", "path/to/clip-vit-large-patch14"
 BRIDGE = (GroupConfig("^resampler/"), GroupConfig("^connector/"), GroupConfig("", 0.0))
 
 
-def experiment(stage: int = STAGE) -> Experiment:
+def experiment(stage: Literal[1, 2, 3] = 1) -> Experiment:
     batch = 64 if stage == 1 else 32
     steps = (1_150_000 // batch, SAMPLES // batch, 1200)[stage - 1]
     return Experiment(

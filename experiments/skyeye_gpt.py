@@ -2,7 +2,7 @@
 
     rsvlm train experiments/skyeye_gpt.py --out runs/skyeye_gpt_1 --dry-run    (or --tiny)
     rsvlm train experiments/skyeye_gpt.py --out runs/skyeye_gpt_1
-    stage 2: copy this page, with STAGE = 2
+    rsvlm train experiments/skyeye_gpt.py:2 --out runs/skyeye_gpt_2
 
 Its training code is not public ("coming soon"); its checkpoint runs in MiniGPT-v2 (README), so the
 model and the numbers are those of Vision-CAIR/MiniGPT-4, minigpt4/models/minigpt_v2.py and
@@ -23,6 +23,7 @@ Yours: the paths. Weights: meta-llama/Llama-2-7b-chat-hf; data: ZhanYang-nwpu/Sk
 """
 
 import dataclasses
+from typing import Literal
 
 from rsvlm_jax.config import (
     EVA_G,
@@ -39,12 +40,11 @@ from rsvlm_jax.config import (
     VLMConfig,
 )
 
-STAGE = 1
 LLAMA, DATA = "path/to/Llama-2-7b-chat-hf", "path/to/SkyEye-968k"
 SAMPLES, BATCH = 968_000, 64
 
 
-def experiment(stage: int = STAGE) -> Experiment:
+def experiment(stage: Literal[1, 2] = 1) -> Experiment:
     return Experiment(
         name=f"skyeye_gpt_{stage}",
         conversations=ConversationConfig(

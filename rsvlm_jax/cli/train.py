@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from rsvlm_jax.config import ConfigError, Experiment, to_json
+from rsvlm_jax.config.experiment import BASES
 
 from .options import load_experiment, parse, say, say_unreadable, stop_on_sigterm
 
@@ -22,7 +24,7 @@ class Options:
     """Run directory; training resumes from its newest verified checkpoint."""
     config: Annotated[Experiment, tyro.conf.arg(name="")]
     tiny: bool = False
-    """Shrink the experiment to seconds on a CPU (applied before the other overrides)."""
+    """Shrink the experiment to seconds on a CPU (applied before the other overrides but --base)."""
     dry_run: bool = False
     """Validate, print the resolved configuration and what would run, and stop."""
 
@@ -35,10 +37,10 @@ def run(args: Sequence[str]) -> dict[str, object]:
         experiment = load_experiment("forkme")
     else:
         raise ConfigError(
-            "no experiment given", expected="rsvlm train EXPERIMENT.py --out RUN [overrides]"
+            "no experiment given", expected="rsvlm train EXPERIMENT.py[:STAGE] --out RUN [overrides]"
         )
     if "--tiny" in args:
-        experiment = experiment.tiny()
+        experiment = _based(experiment, args).tiny()
     options = parse(
         Options, args, prog="rsvlm train EXPERIMENT.py", default=Options(None, experiment)
     )
@@ -81,3 +83,12 @@ def run(args: Sequence[str]) -> dict[str, object]:
         "step": step,
         "unreadable": unreadable,
     }
+
+
+def _based(experiment: Experiment, args: Sequence[str]) -> Experiment:
+    """With the `--base` of the command line, which decides what can be made tiny."""
+    given = itertools.chain(*(w.split("=", 1) if w.startswith("--base=") else [w] for w in args))
+    for option, word in itertools.pairwise(given):
+        if option == "--base" and word in BASES:  # any other is refused with the other options
+            experiment = dataclasses.replace(experiment, base=word)
+    return experiment

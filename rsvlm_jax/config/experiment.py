@@ -20,6 +20,9 @@ from .optimizer import OptimizerConfig
 from .tiny import tiny_conversations, tiny_lora, tiny_model, tiny_optimizer, tiny_start
 from .training import LossConfig, MeshConfig, TrainConfig
 
+BASES = ("float", "int8", "nf4")
+"""How kernels that LoRA takes may be stored."""
+
 INIT_TOWERS = (
     "vision",
     "vision/first",
@@ -94,7 +97,7 @@ class Experiment:
     allow_pickle: bool = False
 
     def __post_init__(self) -> None:
-        one_of(self.base, ("float", "int8", "nf4"), "Experiment.base")
+        one_of(self.base, BASES, "Experiment.base")
         if self.lora is not None and not self.optimizer.groups:
             resolved = dataclasses.replace(self.optimizer, groups=LORA_ONLY)
             object.__setattr__(self, "optimizer", resolved)

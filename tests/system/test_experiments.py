@@ -29,7 +29,7 @@ def test_is_a_page_that_imports_the_configuration_only(file: Path):
     assert len(text.splitlines()) <= 80
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom):
-            assert node.module in ("rsvlm_jax.config", "__future__")
+            assert node.module in ("rsvlm_jax.config", "typing", "__future__")
         if isinstance(node, ast.Import):
             assert {n.name for n in node.names} <= {"dataclasses"}
 
