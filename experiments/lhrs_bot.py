@@ -2,7 +2,7 @@
 
     rsvlm train experiments/lhrs_bot.py --out runs/lhrs_bot_1 --dry-run    (or --tiny)
     rsvlm train experiments/lhrs_bot.py --out runs/lhrs_bot_1
-    rsvlm train experiments/lhrs_bot.py:2 --out runs/lhrs_bot_2    (and so 3)
+    rsvlm train experiments/lhrs_bot.py:2 --out runs/lhrs_bot_2    (3 in the same way)
 
 From NJU-LHRS/LHRS-Bot, Config/multi_modal_stage{1,2,3}.yaml, Script/ and lhrs/models: CLIP-L/14 at
 224, hidden states 7, 15 and 22; 64, 48 and 32 queries through six layers shared by the levels, 16

@@ -102,7 +102,7 @@ def load_experiment(path: str) -> Experiment:
         name, word = path, ""
     file = Path(name)
     if not file.suffix:
-        file = experiments_folder() / f"{path}.py"
+        file = experiments_folder() / f"{name}.py"
     if not file.is_file():
         names = [p.stem for p in sorted(experiments_folder().glob("[a-z]*.py"))]
         raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from .check import in_range
 from .errors import ConfigError
 
 
@@ -24,6 +25,7 @@ class GroupConfig:
     from_layer: int = 0
 
     def __post_init__(self) -> None:
+        in_range(self, "scale", least=0.0)
         if self.from_layer < 0:
             raise ConfigError(
                 "no such layer",
@@ -40,6 +42,7 @@ class OptimizerConfig:
     kind: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3
     warmup: float = 0.05
+    floor: float = 0.0  # share of the learning rate that the cosine ends at
     weight_decay: float = 0.05
     b1: float = 0.9
     b2: float = 0.99
@@ -62,3 +65,8 @@ class OptimizerConfig:
                 expected="0 <= warmup < 1",
                 found=self.warmup,
             )
+        for name in ("weight_decay", "clip_norm"):
+            in_range(self, name, least=0.0)
+        in_range(self, "floor", least=0.0, below=1.0)
+        if self.ema is not None:
+            in_range(self, "ema", least=0.0, below=1.0)

@@ -5,6 +5,7 @@
     Vicuna-7B                                 ->   the shipped decoder of 260k parameters
     LoRA of rank 128, scale 2                 ->   LoRA of rank 4, scale 2
     your files and tokenizer                  ->   the shipped sample and tokenizer
+    batches of up to four lengths             ->   of one
 
 What decides how a model is built and trained stays: the kinds of its towers, how feature layers are
 joined, the connector, the template, LoRA's targets, parameter groups, packing, the base. So every
@@ -77,6 +78,7 @@ def tiny_conversations(config: ConversationConfig, model: VLMConfig) -> Conversa
         template="vicuna_v1" if config.template == "tokenizer" else config.template,
         image=image and dataclasses.replace(image, size=model.vision.image_size),
         length=min(config.length, 512 if model.decoder is None else model.decoder.positions),
+        buckets=1,  # each length is a program of its own to compile
         features=None,
         workers=0,
     )

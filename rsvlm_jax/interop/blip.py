@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 
 from flax import nnx
 
@@ -73,7 +74,7 @@ def load_towers(folder: str | os.PathLike[str], *, allow_pickle: bool = False) -
     Raises:
       CheckpointError: another model, or anything that does not fit.
     """
-    where = os.path.join(folder, "config.json")
+    where = Path(folder) / "config.json"
     raw = read_json(where)
     family = next((f for f in _FAMILIES if f.model_type == raw.get("model_type")), None)
     if family is None:

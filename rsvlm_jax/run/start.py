@@ -118,6 +118,23 @@ def start_from(
     return map_with_path(lambda path, x: new.get(path, x), params)
 
 
+def check_sources(experiment: Experiment) -> None:
+    """Refuse an `init_from` that is not there, before data is read. Reads nothing.
+
+    Raises:
+      CheckpointError: no such file or directory.
+    """
+    text = experiment.init_from
+    for _, source in () if text is None else init_sources(text):
+        if not source.startswith("asset:") and not Path(source).exists():
+            raise CheckpointError(
+                "nothing to start from", where=f"Experiment.init_from: {source}",
+                expected="a run directory, a file, or a directory of Hugging Face or LLaVA",
+                found="no such path",
+                remedy="name your own; --init-from None starts anew",
+            )  # fmt: skip
+
+
 def _parts(tower: str | None, source: str, experiment: Experiment) -> dict[str, _Part]:
     """What a source holds, by tower; of a tower that was named, that alone."""
     kind, _, name = source.partition(":")

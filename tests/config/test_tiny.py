@@ -155,7 +155,11 @@ def test_a_recipe():
     assert (small.train.steps, small.train.batch_size) == (6, 4)
     talk = small.conversations
     assert talk == ConversationConfig(
-        template="llama_2", image=ImageConfig(size=32, fit="crop"), length=512, pack=True
+        template="llama_2",
+        image=ImageConfig(size=32, fit="crop"),
+        length=512,
+        pack=True,
+        buckets=1,
     )
     assert (small.base, small.optimizer, small.loss) == (whole.base, whole.optimizer, whole.loss)
     assert "path/to" not in to_json(small)
