@@ -145,12 +145,12 @@ class Experiment:
         One of conversations gets a tiny model of the same kind, on one device, and the shipped
         sample (`rsvlm_jax.config.tiny`); nothing that its pages name has to be there.
         """
-        small = 8 if self.conversations is None else 4
+        steps, batch = (6, 8) if self.conversations is None else (4, 2)
         train = dataclasses.replace(
             self.train,
-            steps=min(self.train.steps, 6),
-            batch_size=min(self.train.batch_size, small),
-            save_every=3,
+            steps=min(self.train.steps, steps),
+            batch_size=min(self.train.batch_size, batch),
+            save_every=steps // 2,
             log_every=1,
         )
         if self.conversations is None:

@@ -149,12 +149,12 @@ def _vision(vision: VisionConfig, side: int, unit: int) -> VisionConfig:
 def _tower(
     vision: ViTConfig | SiglipConfig | Dinov2Config | ConvNextConfig, side: int, unit: int
 ) -> ViTConfig | SiglipConfig | Dinov2Config | ConvNextConfig:
-    """A tower that gives `side` x `side` tokens a layer (ConvNeXt: 2 x 2 after its last stage)."""
+    """A tower that gives `side` x `side` tokens a layer (ConvNeXt: one after its last stage)."""
     if isinstance(vision, ConvNextConfig):
         stages = len(vision.widths)
         return dataclasses.replace(
             vision,
-            image_size=vision.patch_size << stages,
+            image_size=vision.patch_size << (stages - 1),
             widths=tuple((_BLOCK if unit == _BLOCK else 8) << i for i in range(stages)),
             depths=(1,) * stages,
         )

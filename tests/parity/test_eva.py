@@ -137,7 +137,7 @@ def test_the_tower_of_a_blip_for_larger_images_without_its_class_token(tmp_path:
     """As MiniGPT-v2 has it: the table is that of 224 pixels, interpolated."""
     folder = reference(CASES[2]).save(tmp_path)
     eva = dataclasses.replace(EVA, image_size=24, keep_cls=False)
-    shuffled = dataclasses.replace(MODEL, vision=eva, resampler=PixelShuffleConfig(2))
+    shuffled = dataclasses.replace(MODEL, vision=eva, resampler=PixelShuffleConfig(factor=2))
     model, params, _ = started(shuffled, f"vision={folder}")
     assert model.vision(jnp.zeros((1, 24, 24, 3))).shape == (1, 36, 14)
     assert params["vision/position/embedding"].shape == (10, 14)
