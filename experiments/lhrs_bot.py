@@ -7,12 +7,11 @@
 From NJU-LHRS/LHRS-Bot, Config/multi_modal_stage{1,2,3}.yaml, Script/ and lhrs/models: CLIP-L/14 at
 224, hidden states 7, 15 and 22; 64, 48 and 32 queries through six layers shared by the levels, 16
 heads; one linear layer to Llama-2-7B-chat. Stage 1 trains perceiver and linear layer on LHRS-Align
-(1.15M) once, 64 a step; stage 2 these and LoRA of rank 128, alpha 256 over an int8 base, 32 a step,
-beta2 0.95; stage 3 LoRA alone, 1200 steps of 32. No weight decay; cosines to 2e-5, 8e-5 and 8e-5.
+(1.15M) once, 64 a step; stage 2 these and LoRA (128, 256) over an int8 base, 32 a step, beta2 0.95;
+stage 3 LoRA alone, 1200 steps. No weight decay; cosines to 2e-5, 8e-5 and 8e-5.
 
-Not public: how many samples stage 2 has (SAMPLES is a third party's count of LHRS-Instruct: set
-your own). Contradictory: stage 1's code leaves the layers of Llama unfrozen, but saves perceiver
-and linear layer alone; frozen here.
+Not public: how many samples stage 2 has (SAMPLES: a third party's count). Contradictory: stage 1's
+code leaves Llama's layers unfrozen, but saves perceiver and linear layer alone; frozen here.
 
 Cannot: stage 1's optimiser (Adan; AdamW here), float16 (bfloat16), LoRA's dropout of 0.05, LLM.int8
 (another int8), the system prompt of llava_llama_2. The perceiver has final norms, and keys of the
@@ -58,10 +57,12 @@ def experiment(stage: Literal[1, 2, 3] = 1) -> Experiment:
             group=False,
         ),
         model=VLMConfig(
-            vision=ViTConfig(image_size=224, feature_layers=(7, 15, 22), feature_join="tokens"),
+            vision=ViTConfig(image_size=224, feature_layers=(7, 15, 22)),  # joined by tokens
             resampler=PerceiverConfig(heads=16, share_layers=True),
-            connector=ConnectorConfig("linear"), head=None, dtype="bfloat16",
-        ),  # fmt: skip
+            connector=ConnectorConfig("linear"),
+            head=None,
+            dtype="bfloat16",
+        ),
         lora=LoraConfig(128, 256.0) if stage > 1 else None,
         base="int8" if stage > 1 else "float",
         optimizer=OptimizerConfig(

@@ -8,7 +8,7 @@ frozen; Q-Former (32 queries) and the linear layer after it at 3e-5; 5 epochs of
 of 8 GPUs; AdamW (0.9, 0.999), weight decay 0.05, 40 steps of warm-up, a cosine that ends at 1e-5,
 no clipping.
 
-Its start, InstructBLIP over Vicuna-13B, holds all of it: tower, norm, Q-Former, linear layer, Vicuna.
+Its start, InstructBLIP over Vicuna-13B, holds all of it: EVA-G, Q-Former, linear layer, Vicuna.
 
 Cannot: the instruction as a second input of the Q-Former (here it reads the image alone, by the
 half that queries go through); weight decay of the queries and of embeddings (kernels alone here);

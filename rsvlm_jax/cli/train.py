@@ -37,7 +37,8 @@ def run(args: Sequence[str]) -> dict[str, object]:
         experiment = load_experiment("forkme")
     else:
         raise ConfigError(
-            "no experiment given", expected="rsvlm train EXPERIMENT.py[:STAGE] --out RUN [overrides]"
+            "no experiment given",
+            expected="rsvlm train EXPERIMENT.py[:STAGE] --out RUN [overrides]",
         )
     if "--tiny" in args:
         experiment = _based(experiment, args).tiny()

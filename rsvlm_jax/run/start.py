@@ -3,8 +3,8 @@
     "asset:stories260k"                              the shipped decoder
     "RUN"                                            all parameters of a run
     "DIR"                                            the towers that a Hugging Face or LLaVA
-                                                     directory and the model both have; of BLIP-2 and
-                                                     InstructBLIP too (EVA-G, Q-Former)
+                                                     directory and the model both have; of a BLIP-2
+                                                     or InstructBLIP EVA-G, Q-Former, projection
     "vision=DIR,connector=FILE,decoder=asset:..."    towers by name, each from one of these
 
 So a LLaVA is given new sensors: its vision tower, connector and decoder go on, what reads bands and

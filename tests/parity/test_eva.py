@@ -1,4 +1,4 @@
-"""`EVA_G` is the vision tower of InstructBLIP and MiniGPT-v2; what a model starts from of a BLIP."""
+"""`EVA_G` is the tower of InstructBLIP and MiniGPT-v2; what a model starts from of a BLIP."""
 
 from __future__ import annotations
 
