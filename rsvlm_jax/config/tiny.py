@@ -149,12 +149,14 @@ def _vision(vision: VisionConfig, side: int, unit: int) -> VisionConfig:
 def _tower(
     vision: ViTConfig | SiglipConfig | Dinov2Config | ConvNextConfig, side: int, unit: int
 ) -> ViTConfig | SiglipConfig | Dinov2Config | ConvNextConfig:
-    """A tower that gives `side` x `side` tokens a layer (ConvNeXt: one after its last stage)."""
+    """A tower that gives `side` x `side` tokens a layer; a ConvNeXt, whose steps cost most, half of
+    that at the first stage that it returns."""
     if isinstance(vision, ConvNextConfig):
         stages = len(vision.widths)
+        halvings = max(vision.stage_of(vision.feature_stages[0]) - 1, 0)
         return dataclasses.replace(
             vision,
-            image_size=vision.patch_size << (stages - 1),
+            image_size=vision.patch_size * max(side // 2 << halvings, 1 << (stages - 1)),
             widths=tuple((_BLOCK if unit == _BLOCK else 8) << i for i in range(stages)),
             depths=(1,) * stages,
         )
