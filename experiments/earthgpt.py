@@ -2,7 +2,7 @@
 
     rsvlm train experiments/earthgpt.py --out runs/earthgpt_1 --dry-run    (or --tiny)
     rsvlm train experiments/earthgpt.py --out runs/earthgpt_1
-    stage 2: copy this page, with STAGE = 2
+    rsvlm train experiments/earthgpt.py:2 --out runs/earthgpt_2
 
 Neither code nor weights are public (wivizhang/EarthGPT holds a README); what follows is how third
 parties read the paper: DINOv2-L/14 and CLIP's ConvNeXt-L frozen, layers of the one and stages of
@@ -21,6 +21,8 @@ Yours: the paths. Weights: facebook/dinov2-large, facebook/convnext-large-384,
 meta-llama/Llama-2-7b-chat-hf; data: MMRS-1M and captions as LLaVA conversations.
 """
 
+from typing import Literal
+
 from rsvlm_jax.config import (
     LORA_ONLY,
     ConnectorConfig,
@@ -37,14 +39,13 @@ from rsvlm_jax.config import (
     VLMConfig,
 )
 
-STAGE = 1
 LLAMA = "path/to/Llama-2-7b-chat-hf"
 DINOV2, CONVNEXT = "path/to/dinov2-large", "path/to/convnext-large-384"
 FILE = {1: "path/to/captions.json", 2: "path/to/MMRS-1M/conversations.json"}
 BATCH = 128
 
 
-def experiment(stage: int = STAGE) -> Experiment:
+def experiment(stage: Literal[1, 2] = 1) -> Experiment:
     towers = f"vision/first={DINOV2},vision/second={CONVNEXT},decoder={LLAMA}"
     dinov2 = Dinov2Config(image_size=336, feature_layers=(12, 24), feature_join="channels")
     opened = ("^connector/", "^decoder/layers/attention/", "^decoder/(layers/norm|norm/)")

@@ -2,7 +2,7 @@
 
     rsvlm train experiments/geochat_lora.py --out runs/geochat_1 --dry-run    (or --tiny)
     rsvlm train experiments/geochat_lora.py --out runs/geochat_1
-    stage 2: copy this page, with STAGE = 2
+    rsvlm train experiments/geochat_lora.py:2 --out runs/geochat_2
 
 From mbzuai-oryx/GeoChat, scripts/finetune_lora.sh and its train.py: LoRA of rank 64 and alpha 16
 (defaults) on every linear layer of the language model but its head; tower and projector frozen
@@ -21,6 +21,8 @@ Yours: the paths. Weights: llava-hf/llava-1.5-7b-hf, for all three towers; data:
 MBZUAI/GeoChat_Instruct, for stage 2 its conversations with [refer] and [grounding] in a file.
 """
 
+from typing import Literal
+
 from rsvlm_jax.config import (
     LORA_ONLY,
     ConversationConfig,
@@ -33,12 +35,11 @@ from rsvlm_jax.config import (
     VLMConfig,
 )
 
-STAGE = 1
 LLAVA = "path/to/llava-1.5-7b-hf"
 DATA = "path/to/GeoChat_Instruct"
 
 
-def experiment(stage: int = STAGE) -> Experiment:
+def experiment(stage: Literal[1, 2] = 1) -> Experiment:
     file = {1: "GeoChat_Instruct.json", 2: "GeoChat_Instruct_grounding.json"}[stage]
     return Experiment(
         name=f"geochat_lora_{stage}",

@@ -2,7 +2,7 @@
 
     rsvlm train experiments/h2rsvlm.py --out runs/h2rsvlm_1 --dry-run    (or --tiny)
     rsvlm train experiments/h2rsvlm.py --out runs/h2rsvlm_1
-    stage 2: copy this page, with STAGE = 2
+    rsvlm train experiments/h2rsvlm.py:2 --out runs/h2rsvlm_2
 
 From opendatalab/VHM (README) and public copies of its scripts/rs/slurm_{pretrain,finetune}.sh:
 CLIP-L/14-336, hidden states 8, 16 and 24 joined by channels, two-layer projector, Vicuna-7B. Stage
@@ -22,6 +22,8 @@ Yours: the paths. Weights: lmsys/vicuna-7b-v1.5, openai/clip-vit-large-patch14-3
 FitzPC/VHM_VersaD, FitzPC/VHM_dataset_sft.
 """
 
+from typing import Literal
+
 from rsvlm_jax.config import (
     ConversationConfig,
     Experiment,
@@ -34,14 +36,13 @@ from rsvlm_jax.config import (
     VLMConfig,
 )
 
-STAGE = 1
 VICUNA = "path/to/vicuna-7b-v1.5"
 CLIP = "path/to/clip-vit-large-patch14-336"
 FILE = {1: "path/to/VHM_VersaD/list_pretrain.json", 2: "path/to/VHM_dataset_sft/list_sft.json"}
 SAMPLES, BATCH = {1: 1_400_000, 2: 138_000}, {1: 256, 2: 128}
 
 
-def experiment(stage: int = STAGE) -> Experiment:
+def experiment(stage: Literal[1, 2] = 1) -> Experiment:
     frozen = GroupConfig("^vision/", 0.0)
     upper_half = GroupConfig("^vision/layers/", from_layer=12)
     return Experiment(

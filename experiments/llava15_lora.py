@@ -7,7 +7,7 @@
 Reproduces haotian-liu/LLaVA, scripts/v1_5/finetune_lora.sh, at 7B: LoRA of rank 128 and alpha 256
 on every linear layer of the language model but its head, at 2e-4; the projector at 2e-5; the
 mixture of 665K once, 128 a step; the rest as in stage 2. `--base nf4` stores the frozen kernels in
-4 bits (with `--tiny`: int8; the shipped decoder cannot be cut into blocks of 64).
+4 bits (with `--tiny` too: then the decoder is one of random numbers that 64 divides).
 
 Cannot: PEFT's dropout of 0.05 before A (LLaVA's default) does not exist here; Adam's epsilon is
 1e-6, 1e-8 there; the order of the data is another.

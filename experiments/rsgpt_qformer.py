@@ -5,16 +5,17 @@
 
 From Lavender105/RSGPT, train_configs/rsgpt_train.yaml and rsgpt/models: EVA-G at 224 and Vicuna-13B
 frozen; Q-Former (32 queries) and the linear layer after it at 3e-5; 5 epochs of 40 steps, 8 on each
-of 8 GPUs; AdamW (0.9, 0.999), weight decay 0.05, 40 steps of warm-up, no clipping.
+of 8 GPUs; AdamW (0.9, 0.999), weight decay 0.05, 40 steps of warm-up, a cosine that ends at 1e-5,
+no clipping.
 
-Cannot: the instruction as a second input of the Q-Former (here it reads the image alone); the norm
-between tower and Q-Former (`ln_vision`, which trains there; see `EVA_G`); a floor of 1e-5 under the
-cosine; its prompt without roles (vicuna_v1 here); float16 (bfloat16). And its start: no table reads
-EVA-G or a Q-Former into a model yet, so both have to come from a run directory
-("vision=RUN,resampler=RUN,..."); as it stands they start at random, and the frozen tower stays so.
+Its start, InstructBLIP over Vicuna-13B, holds all of it: EVA-G, Q-Former, linear layer, Vicuna.
 
-Yours: the paths. Weights: Vicuna-13B of InstructBLIP (v1.1); data: RSICap (behind a form of the
-project's page) as LLaVA conversations.
+Cannot: the instruction as a second input of the Q-Former (here it reads the image alone, by the
+half that queries go through); weight decay of the queries and of embeddings (kernels alone here);
+its prompt without roles (vicuna_v1 here); float16 (bfloat16).
+
+Yours: the paths. Weights: Salesforce/instructblip-vicuna-13b as safetensors; tokenizer: its own;
+data: RSICap (behind a form of the project's page) as LLaVA conversations.
 """
 
 from rsvlm_jax.config import (
@@ -32,7 +33,7 @@ from rsvlm_jax.config import (
     VLMConfig,
 )
 
-VICUNA = "path/to/vicuna-13b-v1.1"
+BLIP = "path/to/instructblip-vicuna-13b"
 DATA = "path/to/RSICap"
 
 VICUNA_13B = LlamaConfig(
@@ -46,7 +47,7 @@ def experiment() -> Experiment:
         conversations=ConversationConfig(
             files=((f"{DATA}/conversations.json", 1.0),),
             images=f"{DATA}/images",
-            tokenizer=VICUNA,
+            tokenizer=BLIP,
             template="vicuna_v1",
             image=ImageConfig(size=224, fit="squash"),
             length=512,
@@ -63,12 +64,17 @@ def experiment() -> Experiment:
         optimizer=OptimizerConfig(
             learning_rate=3e-5,
             warmup=0.2,
+            floor=1 / 3,
             weight_decay=0.05,
             b2=0.999,
             clip_norm=0.0,
-            groups=(GroupConfig("^resampler/"), GroupConfig("^connector/"), GroupConfig("", 0.0)),
+            groups=(
+                GroupConfig("^(resampler|connector)/"),
+                GroupConfig("^vision/post_norm/"),  # ln_vision
+                GroupConfig("", 0.0),
+            ),
         ),
         train=TrainConfig(steps=5 * 40, batch_size=64, save_every=40),
         mesh=MeshConfig(fsdp=-1),
-        init_from=f"decoder={VICUNA}",
+        init_from=BLIP,
     )

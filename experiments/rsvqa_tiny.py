@@ -45,6 +45,6 @@ def experiment() -> Experiment:
             head=None,
         ),
         optimizer=OptimizerConfig(learning_rate=3e-3, ema=0.99),
-        train=TrainConfig(steps=2000, batch_size=16, save_every=500),
+        train=TrainConfig(steps=1500, batch_size=16, save_every=500),
         init_from="asset:stories260k",
     )

@@ -2,7 +2,7 @@
 
     rsvlm train experiments/skyeye_gpt.py --out runs/skyeye_gpt_1 --dry-run    (or --tiny)
     rsvlm train experiments/skyeye_gpt.py --out runs/skyeye_gpt_1
-    stage 2: copy this page, with STAGE = 2
+    rsvlm train experiments/skyeye_gpt.py:2 --out runs/skyeye_gpt_2
 
 Its training code is not public ("coming soon"); its checkpoint runs in MiniGPT-v2 (README), so the
 model and the numbers are those of Vision-CAIR/MiniGPT-4, minigpt4/models/minigpt_v2.py and
@@ -14,15 +14,16 @@ it, at 8e-5. Stage 1 has single tasks, stage 2 conversations over several.
 Not public, and so ours: batch and steps (the size of the whole set), how the set is divided.
 Contradictory: a third party reads the paper as tuning Llama whole, not by LoRA.
 
-Cannot: neighbours that are joined are 2 x 2 here, 1 x 4 there, so its checkpoint would not fit; the
-norm after the tower (see `EVA_G`); LoRA's dropout of 0.05; its prompt (llama_2 here); videos. And
-its start: no table reads EVA-G yet; the frozen tower has to come from a run directory
-("vision=RUN,..."), or it stays as it is initialised.
+Cannot: neighbours that are joined are 2 x 2 here, 1 x 4 there, so its checkpoint would not fit;
+LoRA's dropout of 0.05; its prompt (llama_2 here); videos. EVA-G comes from a BLIP-2, which has kept
+it frozen; the norm after it is BLIP-2's as well, where MiniGPT-v2's is left as it is initialised.
 
-Yours: the paths. Weights: meta-llama/Llama-2-7b-chat-hf; data: ZhanYang-nwpu/SkyEye-968k.
+Yours: the paths. Weights: meta-llama/Llama-2-7b-chat-hf, a BLIP-2 of Salesforce as safetensors (its
+language model is not read); data: ZhanYang-nwpu/SkyEye-968k.
 """
 
 import dataclasses
+from typing import Literal
 
 from rsvlm_jax.config import (
     EVA_G,
@@ -39,12 +40,12 @@ from rsvlm_jax.config import (
     VLMConfig,
 )
 
-STAGE = 1
-LLAMA, DATA = "path/to/Llama-2-7b-chat-hf", "path/to/SkyEye-968k"
+LLAMA, BLIP = "path/to/Llama-2-7b-chat-hf", "path/to/blip2"
+DATA = "path/to/SkyEye-968k"
 SAMPLES, BATCH = 968_000, 64
 
 
-def experiment(stage: int = STAGE) -> Experiment:
+def experiment(stage: Literal[1, 2] = 1) -> Experiment:
     return Experiment(
         name=f"skyeye_gpt_{stage}",
         conversations=ConversationConfig(
@@ -74,5 +75,5 @@ def experiment(stage: int = STAGE) -> Experiment:
         ),
         train=TrainConfig(steps=SAMPLES // BATCH, batch_size=BATCH, save_every=500),
         mesh=MeshConfig(fsdp=-1),
-        init_from=f"decoder={LLAMA}" if stage == 1 else "runs/skyeye_gpt_1",
+        init_from=f"vision={BLIP},decoder={LLAMA}" if stage == 1 else "runs/skyeye_gpt_1",
     )

@@ -1,11 +1,14 @@
 """Above-ground biomass of a synthetic world whose law is known, from three sensors and terrain.
 
     rsvlm train experiments/synthetic_biomass.py --out runs/biomass
+    rsvlm train experiments/synthetic_biomass.py:sar --out runs/sar     # or rgb, optical: ablated
     python -m experiments.bench biomass       # R2 against the oracle, and the sensor ablation
 
 Two optical platform families on different dates, speckled dual-polarisation radar, an elevation
 model; clouds, haze and saturation. The oracle knows the law and sees the same noisy pixels.
 """
+
+from typing import Literal
 
 from rsvlm_jax.config import (
     DataConfig,
@@ -32,7 +35,7 @@ ABLATIONS = {
 }
 
 
-def experiment(inputs: str = "all") -> Experiment:
+def experiment(inputs: Literal["rgb", "optical", "sar", "all"] = "all") -> Experiment:
     return Experiment(
         name=f"synthetic_biomass_{inputs}",
         data=DataConfig(

@@ -6,12 +6,14 @@ import contextlib
 import dataclasses
 import difflib
 import importlib.util
+import inspect
 import io
 import itertools
 import signal
 import sys
 import threading
 import traceback
+import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -85,18 +87,22 @@ def _options(source: Any, prefix: str = "--") -> list[str]:
 
 
 def load_experiment(path: str) -> Experiment:
-    """Run an experiment file and call its `experiment()`.
+    """Run an experiment file and call its `experiment()`, or `experiment(WORD)` of `FILE.py:WORD`.
 
     Args:
-      path: a file, or the bare name of a shipped one ("demo_treecover").
+      path: a file, or the bare name of a shipped one ("demo_treecover"); behind a colon the one
+        argument that its `experiment` takes, a stage or a variant ("geochat_lora.py:2").
 
     Raises:
-      ConfigError: no such file, it fails (with the line), or it defines no
-        `experiment() -> Experiment`.
+      ConfigError: no such file, it fails (with the line), it defines no
+        `experiment() -> Experiment`, or has no such stage.
     """
-    file = Path(path)
+    name, colon, word = path.rpartition(":")
+    if not colon or Path(path).is_file():
+        name, word = path, ""
+    file = Path(name)
     if not file.suffix:
-        file = experiments_folder() / f"{path}.py"
+        file = experiments_folder() / f"{name}.py"
     if not file.is_file():
         names = [p.stem for p in sorted(experiments_folder().glob("[a-z]*.py"))]
         raise ConfigError(
@@ -106,20 +112,50 @@ def load_experiment(path: str) -> Experiment:
     if spec is None or spec.loader is None:
         raise ConfigError("not a Python file", where=file)
     module = importlib.util.module_from_spec(spec)
-    try:
+    with _blamed(file, spec.origin):
         spec.loader.exec_module(module)
-        make = getattr(module, "experiment", None)
-        experiment = make() if callable(make) else None
-    except Exception as e:
-        raise ConfigError(
-            f"the experiment fails ({type(e).__name__}: {e})",
-            where=f"{file}{_line_in(spec.origin, e)}",
-        ) from e
+    make = getattr(module, "experiment", None)
+    argument = _stage(make, word, path) if callable(make) else ()
+    with _blamed(file, spec.origin):
+        experiment = make(*argument) if callable(make) else None
     if not isinstance(experiment, Experiment):
         raise ConfigError(
             "the file defines no experiment", where=file, expected="experiment() -> Experiment"
         )
     return experiment
+
+
+@contextlib.contextmanager
+def _blamed(file: Path, origin: str | None) -> Iterator[None]:
+    """What an experiment file raises is its own fault, in one line."""
+    try:
+        yield
+    except Exception as e:
+        raise ConfigError(
+            f"the experiment fails ({type(e).__name__}: {e})", where=f"{file}{_line_in(origin, e)}"
+        ) from e
+
+
+def _stage(make: Callable[..., Any], word: str, path: str) -> tuple[Any, ...]:
+    """The argument of `experiment` that a word stands for; (): none was given.
+
+    Raises:
+      ConfigError: it takes none, or not this one.
+    """
+    if not word:
+        return ()
+    names = list(inspect.signature(make).parameters)
+    kind = typing.get_type_hints(make).get(names[0]) if names else None
+    allowed = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+    found = next((x for x in allowed if str(x) == word), None)
+    if found is None:
+        words = ", ".join(map(str, allowed))
+        raise ConfigError(
+            "no such stage of the experiment", where=path,
+            expected=f"FILE.py:STAGE with {words}" if allowed else "FILE.py: it has no stages",
+            found=word,
+        )  # fmt: skip
+    return (found,)
 
 
 def _line_in(file: str | None, error: Exception) -> str:

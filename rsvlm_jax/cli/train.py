@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import sys
 import warnings
@@ -13,6 +14,7 @@ from typing import Annotated
 import tyro
 
 from rsvlm_jax.config import ConfigError, Experiment, RsvlmError, to_json
+from rsvlm_jax.config.experiment import BASES
 
 from .options import load_experiment, parse, say, say_unreadable, stop_on_sigterm
 
@@ -25,7 +27,7 @@ class Options:
     """Run directory; training resumes from its newest verified checkpoint."""
     config: Annotated[Experiment, tyro.conf.arg(name="")]
     tiny: bool = False
-    """Shrink the experiment to seconds on a CPU (applied before the other overrides)."""
+    """Shrink the experiment to seconds on a CPU (applied before the other overrides but --base)."""
     dry_run: bool = False
     """Validate, print the resolved configuration and what would run, and stop."""
     supervise: int | None = None
@@ -51,10 +53,11 @@ def run(args: Sequence[str]) -> dict[str, object] | None:
         experiment = load_experiment("forkme")
     else:
         raise ConfigError(
-            "no experiment given", expected="rsvlm train EXPERIMENT.py --out RUN [overrides]"
+            "no experiment given",
+            expected="rsvlm train EXPERIMENT.py[:STAGE] --out RUN [overrides]",
         )
     if "--tiny" in rest:
-        experiment = experiment.tiny()
+        experiment = _based(experiment, rest).tiny()
     options = parse(
         Options, rest, prog="rsvlm train EXPERIMENT.py", default=Options(None, experiment)
     )
@@ -162,3 +165,12 @@ class RunEnded(RsvlmError):
     def __init__(self, line: str, code: int, *, told: bool) -> None:
         super().__init__(line)
         self.exit_code, self.told = code, told
+
+
+def _based(experiment: Experiment, args: Sequence[str]) -> Experiment:
+    """With the `--base` of the command line, which decides what can be made tiny."""
+    given = itertools.chain(*(w.split("=", 1) if w.startswith("--base=") else [w] for w in args))
+    for option, word in itertools.pairwise(given):
+        if option == "--base" and word in BASES:  # any other is refused with the other options
+            experiment = dataclasses.replace(experiment, base=word)
+    return experiment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 
 from .errors import ConfigError
@@ -15,6 +16,18 @@ def positive(config: object, *fields: str) -> None:
         if not 0 < value < 2**31:
             where = f"{type(config).__name__}.{f}"
             raise ConfigError("not a size", where=where, expected="1 .. 2^31 - 1", found=value)
+
+
+def in_range(config: object, field: str, *, least: float, below: float = math.inf) -> None:
+    """Refuse a number outside least <= x < below, and NaN."""
+    value = getattr(config, field)
+    if not least <= value < below:
+        raise ConfigError(
+            "impossible number",
+            where=f"{type(config).__name__}.{field}",
+            expected=f">= {least:g}" + (f" and < {below:g}" if below < math.inf else ""),
+            found=value,
+        )
 
 
 def one_of(value: object, known: tuple[str, ...], where: str) -> None:

@@ -21,6 +21,9 @@ from .optimizer import OptimizerConfig
 from .tiny import tiny_conversations, tiny_lora, tiny_model, tiny_optimizer, tiny_start
 from .training import LossConfig, MeshConfig, TrainConfig
 
+BASES = ("float", "int8", "nf4")
+"""How kernels that LoRA takes may be stored."""
+
 INIT_TOWERS = (
     "vision",
     "vision/first",
@@ -95,7 +98,7 @@ class Experiment:
     allow_pickle: bool = False
 
     def __post_init__(self) -> None:
-        one_of(self.base, ("float", "int8", "nf4"), "Experiment.base")
+        one_of(self.base, BASES, "Experiment.base")
         if self.lora is not None and not self.optimizer.groups:
             resolved = dataclasses.replace(self.optimizer, groups=LORA_ONLY)
             object.__setattr__(self, "optimizer", resolved)
@@ -143,13 +146,14 @@ class Experiment:
         One of conversations gets a tiny model of the same kind, on one device, and the shipped
         sample (`rsvlm_jax.config.tiny`); nothing that its pages name has to be there.
         """
-        small = min(self.train.batch_size, 8 if self.conversations is None else 4)
+        steps, batch = (6, 8) if self.conversations is None else (4, 2)
+        batch = min(self.train.batch_size, batch)
         train = dataclasses.replace(
             self.train,
-            steps=min(self.train.steps, 6),
-            batch_size=small,
-            micro_batches=math.gcd(self.train.micro_batches, small),
-            save_every=3,
+            steps=min(self.train.steps, steps),
+            batch_size=batch,
+            micro_batches=math.gcd(self.train.micro_batches, batch),
+            save_every=steps // 2,
             log_every=1,
         )
         if self.conversations is None:

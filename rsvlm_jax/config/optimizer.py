@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, get_args
 
-from .check import one_of
+from .check import in_range, one_of
 from .errors import ConfigError
 
 OptimizerKind = Literal["adamw", "sgd", "adafactor", "muon"]
@@ -27,6 +27,7 @@ class GroupConfig:
     from_layer: int = 0
 
     def __post_init__(self) -> None:
+        in_range(self, "scale", least=0.0)
         if self.from_layer < 0:
             raise ConfigError(
                 "no such layer",
@@ -38,13 +39,14 @@ class GroupConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """An optimiser with warm-up and cosine decay to zero.
+    """An optimiser with warm-up and cosine decay.
 
     Attributes:
       kind: "adamw"; "adafactor", which keeps rows and columns of the second moment in place of all
         of it, and the first in bfloat16; "muon", which takes the singular values out of the first
         moment of matrices and leaves the rest to AdamW; "sgd", for tests of exactness.
       learning_rate: at the end of the warm-up. Of the same size for all kinds but "sgd".
+      floor: share of the learning rate that the cosine ends at.
       weight_decay: of kernels, times the learning rate.
       b1: decay of the first moment, with "adafactor" 0 for none; "sgd" has no moments.
       b2: decay of the second moment, with "adafactor" what it rises to.
@@ -55,6 +57,7 @@ class OptimizerConfig:
     kind: OptimizerKind = "adamw"
     learning_rate: float = 1e-3
     warmup: float = 0.05
+    floor: float = 0.0
     weight_decay: float = 0.05
     b1: float = 0.9
     b2: float = 0.99
@@ -86,3 +89,8 @@ class OptimizerConfig:
                 expected="0 <= warmup < 1",
                 found=self.warmup,
             )
+        for name in ("weight_decay", "clip_norm"):
+            in_range(self, name, least=0.0)
+        in_range(self, "floor", least=0.0, below=1.0)
+        if self.ema is not None:
+            in_range(self, "ema", least=0.0, below=1.0)

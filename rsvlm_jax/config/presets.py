@@ -26,7 +26,8 @@ EVA_G = Dinov2Config(
     layers=39,
     heads=16,
     mlp_dim=6144,
-    layer_scale=1.0,
+    layer_scale=None,
+    final_norm=True,
     keep_cls=True,
     mean=CLIP_MEAN,
     std=CLIP_STD,
@@ -34,10 +35,9 @@ EVA_G = Dinov2Config(
 """EVA-CLIP's ViT-g/14 as BLIP-2, InstructBLIP and MiniGPT use it (39 of its 40 layers).
 
 Not a `ViTConfig`: it has a patch bias and no norm before its layers. It is DINOv2's transformer
-with layer scales of one (frozen, they stay so) and, in its checkpoints, keys without bias: the last
-hidden state is that of `transformers.InstructBlipVisionModel` (tests/parity/test_eva.py). What
-follows there, a LayerNorm between tower and Q-Former (`ln_vision`), is not built, and no table
-reads its weights yet."""
+without layer scales and, in its checkpoints, keys without bias; after it stands a LayerNorm
+(`ln_vision` there). Numbers are those of `transformers.InstructBlipVisionModel`
+(tests/parity/test_eva.py), weights those of a BLIP-2 or InstructBLIP (`rsvlm_jax.interop.blip`)."""
 
 
 def nano(inputs: tuple[InputConfig, ...] = (), *, image_size: int = 8, patch_size: int = 4):

@@ -5,6 +5,7 @@
     Vicuna-7B                                 ->   the shipped decoder of 260k parameters
     LoRA of rank 128, scale 2                 ->   LoRA of rank 4, scale 2
     your files and tokenizer                  ->   the shipped sample and tokenizer
+    batches of up to four lengths             ->   of one
 
 What decides how a model is built and trained stays: the kinds of its towers, how feature layers are
 joined, the connector, the template, LoRA's targets, parameter groups, packing, the base. So every
@@ -30,6 +31,7 @@ Base = Literal["float", "int8", "nf4"]
 
 _LAYERS = 4
 _PATCH = 8
+_WIDTH, _BLOCK = 32, 64
 _RANK = 4
 
 
@@ -37,14 +39,15 @@ def tiny_model(model: VLMConfig, base: Base = "float") -> VLMConfig:
     """A model of the same kind, of less than a million parameters, in float32.
 
     Args:
-      base: `Experiment.base`; nf4 cuts the inputs of kernels into blocks, which the MLP of the
-        shipped decoder does not allow.
+      base: `Experiment.base`; nf4 cuts the inputs of kernels into blocks of 64, which the MLP of
+        the shipped decoder does not allow: then all widths are multiples of it.
     """
-    resampler = None if model.resampler is None else _resampler(model.resampler)
+    unit = _BLOCK if base == "nf4" else _WIDTH
+    resampler = None if model.resampler is None else _resampler(model.resampler, unit)
     side = 2 * resampler.factor if isinstance(resampler, PixelShuffleConfig) else 4
     return dataclasses.replace(
         model,
-        vision=_vision(model.vision, side),
+        vision=_vision(model.vision, side, unit),
         resampler=resampler,
         decoder=None if model.decoder is None else _decoder(model.decoder, base),
         dtype="float32",
@@ -75,6 +78,7 @@ def tiny_conversations(config: ConversationConfig, model: VLMConfig) -> Conversa
         template="vicuna_v1" if config.template == "tokenizer" else config.template,
         image=image and dataclasses.replace(image, size=model.vision.image_size),
         length=min(config.length, 512 if model.decoder is None else model.decoder.positions),
+        buckets=1,  # each length is a program of its own to compile
         features=None,
         workers=0,
     )
@@ -133,25 +137,27 @@ def layer_of(index: int, layers: int) -> int:
     return -(-(index % (layers + 1)) * few // layers)
 
 
-def _vision(vision: VisionConfig, side: int) -> VisionConfig:
+def _vision(vision: VisionConfig, side: int, unit: int) -> VisionConfig:
     match vision:
         case MixedConfig():
-            first, second = _tower(vision.first, side), _tower(vision.second, side)
-            return dataclasses.replace(vision, first=first, second=second)
+            two = [_tower(tower, side, unit) for tower in (vision.first, vision.second)]
+            return dataclasses.replace(vision, first=two[0], second=two[1])
         case _:
-            return _tower(vision, side)
+            return _tower(vision, side, unit)
 
 
 def _tower(
-    vision: ViTConfig | SiglipConfig | Dinov2Config | ConvNextConfig, side: int
+    vision: ViTConfig | SiglipConfig | Dinov2Config | ConvNextConfig, side: int, unit: int
 ) -> ViTConfig | SiglipConfig | Dinov2Config | ConvNextConfig:
-    """A tower that gives `side` x `side` tokens a layer (ConvNeXt: 2 x 2 after its last stage)."""
+    """A tower that gives `side` x `side` tokens a layer; a ConvNeXt, whose steps cost most, half of
+    that at the first stage that it returns."""
     if isinstance(vision, ConvNextConfig):
         stages = len(vision.widths)
+        halvings = max(vision.stage_of(vision.feature_stages[0]) - 1, 0)
         return dataclasses.replace(
             vision,
-            image_size=vision.patch_size << stages,
-            widths=tuple(8 << i for i in range(stages)),
+            image_size=vision.patch_size * max(side // 2 << halvings, 1 << (stages - 1)),
+            widths=tuple((_BLOCK if unit == _BLOCK else 8) << i for i in range(stages)),
             depths=(1,) * stages,
         )
     edge, layers = side * _PATCH, min(vision.layers, _LAYERS)
@@ -159,10 +165,10 @@ def _tower(
         vision,
         image_size=edge,
         patch_size=_PATCH,
-        width=32,
+        width=unit,
         layers=layers,
         heads=2,
-        mlp_dim=64,
+        mlp_dim=2 * unit,
         feature_layers=tuple(layer_of(i, vision.layers) for i in vision.feature_layers),
         **_table(vision, edge),
     )
@@ -178,16 +184,16 @@ def _table(vision: ViTConfig | SiglipConfig | Dinov2Config, edge: int) -> dict[s
     return {"table_size": edge + _PATCH * (vision.table_size != vision.image_size)}
 
 
-def _resampler(resampler: ResamplerConfig) -> ResamplerConfig:
+def _resampler(resampler: ResamplerConfig, unit: int) -> ResamplerConfig:
     match resampler:
         case QFormerConfig():
             return dataclasses.replace(
                 resampler,
                 queries=min(resampler.queries, 4),
-                width=32,
+                width=unit,
                 layers=min(resampler.layers, 2),
                 heads=2,
-                mlp_dim=64,
+                mlp_dim=2 * unit,
             )
         case PerceiverConfig():
             # As many more for the shallower levels.
@@ -211,7 +217,7 @@ def _decoder(decoder: DecoderConfig, base: Base) -> DecoderConfig:
     return dataclasses.replace(
         STORIES260K,
         family=decoder.family,
-        mlp_dim=192 if base == "nf4" else STORIES260K.mlp_dim,
+        mlp_dim=3 * _BLOCK if base == "nf4" else STORIES260K.mlp_dim,
         qkv_bias=decoder.qkv_bias,
         o_bias=decoder.o_bias,
         mlp_bias=decoder.mlp_bias,

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Literal, get_args
 
-from .check import divides, one_of
+from .check import divides, in_range, one_of
 from .errors import ConfigError
 
 ShardingPlan = Literal["replicated", "fsdp", "fsdp_tensor", "lora_dp"]
@@ -28,6 +28,11 @@ class LossConfig:
     huber: float = 1.0
     scale: float = 0.1
     huber_delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("text", "huber", "scale"):
+            in_range(self, name, least=0.0)
+        in_range(self, "huber_delta", least=1e-6)
 
 
 @dataclasses.dataclass(frozen=True)

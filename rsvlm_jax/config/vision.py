@@ -134,6 +134,9 @@ class Dinov2Config(_Tokens):
         given an interpolated one (bicubic, as Hugging Face does).
       image_size: edge of the frames that it is given here.
       swiglu: the gated MLP of the giant model; then `mlp_dim` is the width after the gate.
+      layer_scale: what both start at; None: there are none (EVA-G).
+      final_norm: feature layers pass the norm after the last layer (as InstructBLIP's do; DINOv2's
+        hidden states end before it).
       pool: build the final norm too.
       mask_token: build the token that stands for masked patches too (pretraining; checkpoints
         hold it).
@@ -149,11 +152,12 @@ class Dinov2Config(_Tokens):
     mlp_dim: int = 4096
     activation: Activation = "gelu"
     swiglu: bool = False
-    layer_scale: float = 1.0
+    layer_scale: float | None = 1.0
     feature_layers: tuple[int, ...] = (-1,)
     feature_join: FeatureJoin = "tokens"
     keep_cls: bool = False
     norm_eps: float = 1e-6
+    final_norm: bool = False
     pool: bool = False
     mask_token: bool = False
     mean: tuple[float, float, float] = IMAGENET_MEAN

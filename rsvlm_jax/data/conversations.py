@@ -32,6 +32,8 @@ SPEAKERS: dict[str, Role] = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
     "system": "system",
 }  # fmt: skip
+_OTHERS = ("images", "video", "videos")
+"""What other formats call "image"."""
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 """LLaVA-1.5's words after the questions of VQA sets, in training and in evaluation."""
 
@@ -266,6 +268,7 @@ def _images(entry: Mapping[str, Any], messages: Sequence[Message], at: str) -> t
         raise DataError(
             "the placeholders are not those of the images", where=at,
             expected=f"{IMAGE} once for each of {len(names)} images", found=f"{count}",
+            remedy=next((f'"image", not "{k}", names them' for k in _OTHERS if k in entry), None),
         )  # fmt: skip
     return tuple(names)
 

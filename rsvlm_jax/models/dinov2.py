@@ -4,6 +4,7 @@
                      -> CLS in front, + position                             hidden state 0
                      -> layers, stacked and scanned                          hidden states 1..n
                      -> chosen hidden states, CLS dropped, joined            [F,P,Dv]
+    with `final_norm`:  each chosen one -> post_norm
     with `pool`:        last hidden state -> post_norm -> its CLS            [F,Dv]
 
 Numbers as in `transformers.Dinov2Model`, whose `hidden_states` end before the final norm. The
@@ -33,7 +34,9 @@ class Dinov2Block(nnx.Module):
     def __init__(self, config: Dinov2Config, *, rngs: nnx.Rngs) -> None:
         c = config
 
-        def scale() -> nnx.Param:
+        def scale() -> nnx.Param | None:
+            if c.layer_scale is None:
+                return None
             return nnx.Param(jnp.full((c.width,), c.layer_scale, jnp.float32))
 
         self.norm1 = LayerNorm(c.width, eps=c.norm_eps, rngs=rngs)
@@ -48,10 +51,12 @@ class Dinov2Block(nnx.Module):
         self.scale2 = scale()
 
     def __call__(self, x: Float[Array, "F S Dv"]) -> Float[Array, "F S Dv"]:
-        y = self.attention(self.norm1(x))
-        x = x + y * expand_last(self.scale1[...], y)
-        y = self.mlp(self.norm2(x))
-        return x + y * expand_last(self.scale2[...], y)
+        x = x + _scaled(self.attention(self.norm1(x)), self.scale1)
+        return x + _scaled(self.mlp(self.norm2(x)), self.scale2)
+
+
+def _scaled(y: Float[Array, "F S Dv"], scale: nnx.Param | None) -> Float[Array, "F S Dv"]:
+    return y if scale is None else y * expand_last(scale[...], y)
 
 
 class Dinov2Tower(nnx.Module):
@@ -67,7 +72,8 @@ class Dinov2Tower(nnx.Module):
         self.mask_token = nnx.Param(jnp.zeros((c.width,), jnp.float32)) if c.mask_token else None
         self.position = Embed(side * side + 1, c.width, rngs=rngs)
         self.layers = stack(lambda r: Dinov2Block(c, rngs=r), c.layers, rngs)
-        self.post_norm = LayerNorm(c.width, eps=c.norm_eps, rngs=rngs) if c.pool else None
+        normed = c.pool or c.final_norm
+        self.post_norm = LayerNorm(c.width, eps=c.norm_eps, rngs=rngs) if normed else None
 
     def __call__(
         self, images: Float[Array, "F H W 3"], masked: Bool[Array, "F P"] | None = None
@@ -83,6 +89,9 @@ class Dinov2Tower(nnx.Module):
         """
         c = self.config
         _, chosen = self._run(images, masked, c.feature_layers)
+        if c.final_norm:
+            assert self.post_norm is not None
+            chosen = tuple(self.post_norm(x) for x in chosen)
         return join(chosen, c.feature_join, skip=0 if c.keep_cls else 1)
 
     def last_hidden_state(

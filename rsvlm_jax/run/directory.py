@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from rsvlm_jax.config import CheckpointError
+from rsvlm_jax.interop.blip import is_blip
 from rsvlm_jax.interop.files import read_json
 from rsvlm_jax.interop.huggingface import Imported, load_pretrained
 from rsvlm_jax.interop.llava_original import described_by, is_original, is_plain, load_llava
@@ -88,6 +89,11 @@ def read_directory(
       CheckpointError: as the readers; a tower given where there is no place for it.
     """
     options["allow_pickle"] = allow_pickle
+    if path.is_dir() and is_blip(read_json(path / "config.json")):
+        raise CheckpointError(
+            "a BLIP is no model of ours: its Q-Former reads the question too", where=path,
+            remedy="its towers are read as Experiment.init_from",
+        )  # fmt: skip
     release = release_over(path, adapter, projector)
     if release is not None:
         found = load_llava(path, vision=vision, release=release, **options)

@@ -244,9 +244,24 @@ def describe(experiment: Experiment) -> dict[str, object]:
         **work.facts(),
         "parameters": program.parameters,
         "trained_parameters": sum(x.size for x in jax.tree.leaves(trained)),
+        "checkpoint": f"{checkpoint_bytes(experiment, program.params) / 1e9:.3g} GB",
         "devices": jax.device_count(),
         "buffers": str(work.batches().buffers),
     }
+
+
+def checkpoint_bytes(experiment: Experiment, params: Tree) -> int:
+    """Of a checkpoint: all parameters, frozen ones too, the optimiser's and the averaged ones.
+
+    Args:
+      params: arrays or shapes.
+    """
+    optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, params)
+    average = {}
+    if experiment.optimizer.ema is not None:
+        average = pick(params, trained_paths(experiment.optimizer, params))
+    held = params, jax.eval_shape(optimizer.init, params), average
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(held))
 
 
 def _reporter(

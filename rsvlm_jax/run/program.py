@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from typing import Literal
 
@@ -19,6 +20,7 @@ import jax
 from flax import nnx
 
 from rsvlm_jax.config import BandSetSpec, LoraConfig, VLMConfig
+from rsvlm_jax.core import base_path, flat, is_quantized
 from rsvlm_jax.data.processor import Processor
 from rsvlm_jax.models.vlm import VisionLanguageModel
 from rsvlm_jax.nn import add_lora, merge_lora, split_lora
@@ -108,7 +110,7 @@ def program(
         if lora is None:
             return params
         if stored != "float":
-            params = quantize_params(params, stored, targets=lora.targets)
+            params = quantize_params(params, stored, targets=coded)
         return joined(params, factors(seed))
 
     def plain(params: Tree) -> Tree:
@@ -117,6 +119,9 @@ def program(
         return merge_lora(params if stored == "float" else dequantize_params(params), lora)
 
     graphdef, params, stats = split_model(nnx.eval_shape(lambda: whole(jax.random.key(0))))
+    # By path, what `quantize` took of the model: patterns may find kernels that are no Linear's.
+    kernels = sorted({base_path(path) for path in flat(params) if is_quantized(path)})
+    coded = f"^({'|'.join(map(re.escape, kernels))})$"
     return Program(graphdef, params, stats, numbers, adapt, plain)
 
 

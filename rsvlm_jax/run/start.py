@@ -3,7 +3,8 @@
     "asset:stories260k"                              the shipped decoder
     "RUN"                                            all parameters of a run
     "DIR"                                            the towers that a Hugging Face or LLaVA
-                                                     directory and the model both have
+                                                     directory and the model both have; of a BLIP-2
+                                                     or InstructBLIP EVA-G, Q-Former, projection
     "vision=DIR,connector=FILE,decoder=asset:..."    towers by name, each from one of these
 
 So a LLaVA is given new sensors: its vision tower, connector and decoder go on, what reads bands and
@@ -28,14 +29,17 @@ from rsvlm_jax.config import (
     ConfigError,
     Experiment,
     MeshConfig,
+    QFormerConfig,
     SiglipConfig,
     ViTConfig,
     VLMConfig,
 )
 from rsvlm_jax.config.experiment import init_sources
 from rsvlm_jax.core import flat, map_with_path
+from rsvlm_jax.interop.blip import is_blip, load_towers
 from rsvlm_jax.interop.families.llava import LlavaConfig
-from rsvlm_jax.interop.files import open_checkpoint
+from rsvlm_jax.interop.families.qformer import Blip2QFormerConfig
+from rsvlm_jax.interop.files import open_checkpoint, read_json
 from rsvlm_jax.interop.llama2c import load_llama2c
 from rsvlm_jax.interop.llava_original import ProjectorConfig, load_projector
 from rsvlm_jax.interop.openclip import load_openclip
@@ -50,7 +54,7 @@ from .trained import load_run
 _FREE = frozenset(
     {
         *("image_size", "feature_layers", "feature_stages", "feature_join", "keep_cls"),
-        *("pool", "projection_dim", "mask_token", "mean", "std"),
+        *("final_norm", "pool", "projection_dim", "mask_token", "mean", "std"),
         *("vocab_size", "max_length", "family"),
         *("date_dropout", "dropout", "scale_init"),
     }
@@ -114,6 +118,23 @@ def start_from(
     return map_with_path(lambda path, x: new.get(path, x), params)
 
 
+def check_sources(experiment: Experiment) -> None:
+    """Refuse an `init_from` that is not there, before data is read. Reads nothing.
+
+    Raises:
+      CheckpointError: no such file or directory.
+    """
+    text = experiment.init_from
+    for _, source in () if text is None else init_sources(text):
+        if not source.startswith("asset:") and not Path(source).exists():
+            raise CheckpointError(
+                "nothing to start from", where=f"Experiment.init_from: {source}",
+                expected="a run directory, a file, or a directory of Hugging Face or LLaVA",
+                found="no such path",
+                remedy="name your own; --init-from None starts anew",
+            )  # fmt: skip
+
+
 def _parts(tower: str | None, source: str, experiment: Experiment) -> dict[str, _Part]:
     """What a source holds, by tower; of a tower that was named, that alone."""
     kind, _, name = source.partition(":")
@@ -133,7 +154,7 @@ def _parts(tower: str | None, source: str, experiment: Experiment) -> dict[str, 
     if path.is_file():
         parts = _file(path, experiment)
     elif is_pretrained(path):
-        parts = _pretrained(path, experiment.allow_pickle)
+        parts = _pretrained(path, experiment)
     else:
         parts = _run(path)
     if tower is None:
@@ -179,12 +200,23 @@ def _file(path: Path, experiment: Experiment) -> dict[str, _Part]:
     return {"connector": _Part(found.config.connector, flat(found.params), str(path))}
 
 
-def _pretrained(path: Path, allow_pickle: bool) -> dict[str, _Part]:
+def _pretrained(path: Path, experiment: Experiment) -> dict[str, _Part]:
+    allow_pickle = experiment.allow_pickle
+    if is_blip(read_json(path / "config.json")):
+        blip = load_towers(path, allow_pickle=allow_pickle)
+        towers = {name: flat(tree) for name, tree in blip.params.items()}
+        return {n: _Part(getattr(blip.config, n), p, str(path)) for n, p in towers.items()}
     found, _ = read_directory(path, allow_pickle=allow_pickle)
     if isinstance(found.config, LlavaConfig):
         towers = {name: flat(tree) for name, tree in found.params.items()}
         model = found.config.model
         return {n: _Part(_config(model, n), p, str(path)) for n, p in towers.items()}
+    if isinstance(found.config, Blip2QFormerConfig):  # which holds no queries: the model's stay
+        inside = {f"former/{p}": x for p, x in flat(found.params).items()}
+        mine, former = experiment.model.resampler, found.config.former
+        if isinstance(mine, QFormerConfig):
+            former = dataclasses.replace(former, queries=mine.queries)
+        return {"resampler": _Part(former, inside, str(path))}
     name = "decoder" if "embed" in found.params else "vision"
     return {name: _Part(found.config, flat(found.params), str(path))}
 

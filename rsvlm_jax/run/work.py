@@ -15,6 +15,7 @@ from __future__ import annotations
 from rsvlm_jax.config import Experiment
 
 from .prepare import Prepared, prepare
+from .start import check_sources
 from .talk import PreparedTalk, prepare_talk
 
 Work = Prepared | PreparedTalk
@@ -25,5 +26,7 @@ def prepared(experiment: Experiment) -> Work:
 
     Raises:
       ConfigError, DataError, CubeError: see `prepare` and `prepare_talk`.
+      CheckpointError: an `init_from` that is not there.
     """
+    check_sources(experiment)
     return prepare(experiment) if experiment.conversations is None else prepare_talk(experiment)

@@ -18,7 +18,7 @@ from rsvlm_jax.config import (
     ViTConfig,
 )
 from rsvlm_jax.core import base_path, flat, is_lora
-from rsvlm_jax.interop.families.llava import LlavaConfig
+from rsvlm_jax.interop.families.llava import LlavaConfig, check_parts
 
 from .reopen import open_talk
 from .rundir import RunDir
@@ -52,10 +52,13 @@ def of_run(path: Path, part: str | None, *, keep: bool) -> Written:
       keep: LoRA beside its kernels; else it is merged.
 
     Raises:
-      CheckpointError: a whole model of cubes, for which no other code has a class.
+      CheckpointError: a whole model of cubes, or with parts that LLaVA lacks: no other code has a
+        class for it.
     """
     experiment = RunDir(path).experiment()
     if experiment.conversations is not None:
+        if part is None:
+            check_parts(experiment.model, LLAVA)
         opened = open_talk(path, merge=not keep)
         config = LlavaConfig(experiment.model, opened.image_token or 0)
         whole = Written(LLAVA, config, opened.params, (), opened.lora, opened.whole)

@@ -28,9 +28,9 @@ How they meet::
 """
 
 from .checkpoint import Checkpoints, CheckpointWarning
+from .cross_entropy import text_loss
 from .hooks import EarlyStopping, Hook, Skipped, Timing
 from .keeping import Keep
-from .cross_entropy import text_loss
 from .loop import Batches, resume, train
 from .losses import losses, total
 from .optimizer import make_optimizer, schedule, trained_paths

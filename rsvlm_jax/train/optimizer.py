@@ -48,7 +48,8 @@ def make_optimizer(
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate by step: linear from peak/(w+1) to peak over w steps, then a cosine to zero.
+    """Learning rate by step: linear from peak/(w+1) to peak over w steps, then a cosine to zero, or
+    to `floor` of the peak.
 
     Not from zero: the first step of a short run would be lost.
     """
@@ -58,7 +59,8 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     def rate(count: Any) -> jax.Array:
         t = jnp.asarray(count, jnp.float32)
         rising = (t + 1) / (warm + 1)
-        falling = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip((t - warm) / rest, 0, 1)))
+        cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip((t - warm) / rest, 0, 1)))
+        falling = config.floor + (1 - config.floor) * cosine
         return config.learning_rate * jnp.where(t < warm, rising, falling)
 
     return rate

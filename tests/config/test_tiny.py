@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from flax import nnx
 
 from rsvlm_jax.config import (
     EVA_G,
     STORIES260K,
+    ConfigError,
     ConversationConfig,
     ConvNextConfig,
     Dinov2Config,
@@ -34,6 +36,8 @@ from rsvlm_jax.config import (
     to_json,
 )
 from rsvlm_jax.config.tiny import layer_of, tiny_lora, tiny_model
+from rsvlm_jax.models.vlm import VisionLanguageModel
+from rsvlm_jax.nn.quantize import quantize
 
 TOWERS = {
     "clip": ViTConfig(),
@@ -152,10 +156,14 @@ def test_a_recipe():
     assert small.init_from == "decoder=asset:stories260k"
     assert small.init_missing == "init"
     assert small.mesh == MeshConfig()
-    assert (small.train.steps, small.train.batch_size) == (6, 4)
+    assert (small.train.steps, small.train.batch_size) == (4, 2)
     talk = small.conversations
     assert talk == ConversationConfig(
-        template="llama_2", image=ImageConfig(size=32, fit="crop"), length=512, pack=True
+        template="llama_2",
+        image=ImageConfig(size=32, fit="crop"),
+        length=512,
+        pack=True,
+        buckets=1,
     )
     assert (small.base, small.optimizer, small.loss) == (whole.base, whole.optimizer, whole.loss)
     assert "path/to" not in to_json(small)
@@ -206,3 +214,21 @@ def test_nf4_has_whole_blocks():
     assert small.model.decoder.mlp_dim % 64 == 0
     assert (small.base, small.init_from) == ("nf4", None)
     assert recipe(base="int8").tiny().init_from == "decoder=asset:stories260k"
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("resampler", [None, *RESAMPLERS])
+def test_all_of_a_tiny_model_can_be_cut_into_blocks_of_nf4(tower: str, resampler: str | None):
+    """Whatever LoRA takes: inputs of Linears of tower, resampler and decoder."""
+    chosen = None if resampler is None else RESAMPLERS[resampler]
+    try:
+        whole = VLMConfig(vision=TOWERS[tower], resampler=chosen, head=None)
+    except ConfigError:
+        return  # no grid of squares, or tokens of several levels
+    model = tiny_model(whole, "nf4")
+
+    def build() -> VisionLanguageModel:
+        made = VisionLanguageModel(model, image_token=1, rngs=nnx.Rngs(0))
+        return quantize(made, "nf4", targets=r"^(vision|resampler|decoder)/.*kernel$")
+
+    assert nnx.eval_shape(build)

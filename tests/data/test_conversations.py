@@ -159,6 +159,12 @@ def test_a_placeholder_without_its_image(tmp_path: Path):
     refused(tmp_path, lambda e: e.pop("image"), match)
 
 
+@pytest.mark.parametrize("key", ["images", "video"])
+def test_images_under_another_name(key: str, tmp_path: Path):
+    match = f'each of 0 images; found 1; "image", not "{key}", names them'
+    refused(tmp_path, lambda e: e.update({key: [e.pop("image")]}), match)
+
+
 def test_a_placeholder_in_an_answer(tmp_path: Path):
     change = lambda e: e["conversations"][1].update(value="<image>")  # noqa: E731
     refused(tmp_path, change, "an image in a turn of the assistant")

@@ -328,8 +328,11 @@ def test_a_resumed_run_does_not_repeat_the_lines_of_bad_samples(tmp_path: Path):
 
 def test_too_many_bad_images_stop_the_run(tmp_path: Path):
     made = source(hurt(tmp_path))
-    with start(made) as batches, pytest.raises(DataError, match="too many conversations cannot be"):
+    match = "too many conversations cannot be"
+    with start(made) as batches, pytest.raises(DataError, match=match) as e:
         list(itertools.islice(batches, 8))
+    (bad,) = {c.id for c in made.conversations if f"id {c.id!r}: " in str(e.value)}
+    assert str(e.value).count(f"id {bad!r}: ") == 1
 
 
 def test_an_image_that_goes_away_is_a_bad_sample(tmp_path: Path):

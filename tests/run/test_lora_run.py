@@ -205,6 +205,16 @@ def test_a_quantised_run_opens_as_trained_or_plain(qlora: Path):
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-3, atol=1e-3)
 
 
+def test_a_pattern_may_find_kernels_that_are_no_linears(quantised: Experiment):
+    """`vision/patch/kernel`, of a convolution, is neither given LoRA nor quantised."""
+    lora = LoraConfig(rank=2, alpha=4.0, targets=r"^(vision|decoder)/.*kernel$")
+    made = dataclasses.replace(quantised, lora=lora, base="int8")
+    params = flat(initial(prepare(made))[0])
+    assert "vision/patch/kernel" in params
+    assert "vision/layers/mlp/fc1/kernel_int8" in params
+    assert "vision/layers/mlp/fc1/kernel_lora_a" in params
+
+
 def test_groups_that_would_train_codes(quantised: Experiment, tmp_path: Path):
     groups = dataclasses.replace(quantised.optimizer, groups=(GroupConfig("^decoder/", 0.3),))
     with pytest.raises(ConfigError, match="quantised weights cannot be trained") as e:

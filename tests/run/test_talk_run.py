@@ -24,6 +24,7 @@ from rsvlm_jax.config import (
     LoraConfig,
     NonFiniteError,
     OptimizerConfig,
+    PixelShuffleConfig,
     Preempted,
     TrainConfig,
     ViTConfig,
@@ -35,6 +36,7 @@ from rsvlm_jax.run.features import compute_features
 from rsvlm_jax.run.fit import describe, fit
 from rsvlm_jax.run.load import load
 from rsvlm_jax.run.pretrained import Pretrained
+from rsvlm_jax.run.rundir import RunDir
 from rsvlm_jax.run.talk import prepare_talk
 from rsvlm_jax.run.trained import load_run
 
@@ -238,6 +240,8 @@ def test_describe(talking: Experiment):
     assert facts["training_conversations"] > facts["held_out_conversations"] > 0
     assert facts["visual_tokens"] == 4
     assert facts["parameters"] == facts["trained_parameters"]
+    # Parameters, two moments and their average, in float32.
+    assert facts["checkpoint"] == f"{16 * facts['parameters'] / 1e9:.3g} GB"
 
 
 def test_a_run_with_lora_opens_merged_or_kept(talking: Experiment, tmp_path: Path):
@@ -311,6 +315,20 @@ def test_a_run_of_conversations_reads_no_cubes(run: Path, capsys):
     args = ["predict", str(run), "--cube", "sample:slovenia_s2", "--out", str(run / "map")]
     assert main(args) == 4
     assert "a run of conversations" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("to", ["hf", "peft"])
+def test_a_run_that_is_no_llava_is_not_written_as_one(
+    to: str, talking: Experiment, tmp_path: Path, capsys
+):
+    model = dataclasses.replace(talking.model, resampler=PixelShuffleConfig(factor=2))
+    RunDir.create(tmp_path / "run", dataclasses.replace(talking, model=model))
+    args = ["convert", str(tmp_path / "run"), str(tmp_path / "out"), "--to", to]
+    assert main(args) == 4
+    line = capsys.readouterr().err
+    assert line.startswith("error: LlavaForConditionalGeneration has no place for this in")
+    assert "VLMConfig.resampler; expected none; found pixel_shuffle" in line
+    assert line.count("\n") == 1
 
 
 # ---- features ------------------------------------------------------------------------------------

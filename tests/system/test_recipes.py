@@ -6,8 +6,8 @@ Nothing is computed: models are built as shapes, whole and tiny. That they train
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import importlib.util
 import math
 import re
 from collections import Counter
@@ -15,7 +15,7 @@ from collections import Counter
 import pytest
 from flax import nnx
 
-from rsvlm_jax.cli.options import experiments_folder
+from rsvlm_jax.cli.options import experiments_folder, load_experiment
 from rsvlm_jax.config import (
     STORIES260K,
     Experiment,
@@ -28,6 +28,8 @@ from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.mesh.rules import RULES, resolve
 from rsvlm_jax.models.vlm import VisionLanguageModel
 from rsvlm_jax.nn.lora import add_lora
+from rsvlm_jax.nn.quantize import quantize
+from rsvlm_jax.run.fit import checkpoint_bytes
 from rsvlm_jax.train.optimizer import make_optimizer, scales
 from rsvlm_jax.train.state import split_model
 
@@ -50,12 +52,7 @@ every_recipe = pytest.mark.parametrize(
 
 
 def load(page: str, stage: int | None) -> Experiment:
-    spec = importlib.util.spec_from_file_location(page, experiments_folder() / f"{page}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.experiment() if stage is None else module.experiment(stage)
+    return load_experiment(page if stage is None else f"{page}:{stage}")
 
 
 @functools.cache
@@ -84,7 +81,7 @@ CLIP_224 = 303_179_776 - 2 * 1024
 CLIP_504 = CLIP + (36**2 - 24**2) * 1024
 DINOV2 = 304_368_640 - 1024 - 2 * 1024
 CONVNEXT = 196_230_336 - 2 * 1536
-EVA_G = 985_952_256 - 2 * 1408 + 39 * 2 * 1408  # and layer scales, all ones
+EVA_G = 985_952_256  # and its norm
 QFORMER = 105_137_664 + 32 * 768  # and the queries, which are BLIP-2's own
 LLAMA_7B = 6_738_415_616 + 2 * 64 * 4096
 LLAMA_13B = 13_015_864_320 + 2 * 64 * 5120
@@ -138,7 +135,7 @@ RATES = {
     ("geochat_lora", 1): {"lora": 2e-4},
     ("geochat_lora", 2): {"lora": 2e-4},
     ("rs_llava_lora", None): {"lora": 2e-4, "connector": 2e-5},
-    ("rsgpt_qformer", None): {"resampler": 3e-5, "connector": 3e-5},
+    ("rsgpt_qformer", None): {"vision": 3e-5, "resampler": 3e-5, "connector": 3e-5},
     ("lhrs_bot", 1): {"resampler": 2e-4, "connector": 2e-4},
     ("lhrs_bot", 2): {"lora": 2e-4, "resampler": 2e-4, "connector": 2e-4},
     ("lhrs_bot", 3): {"lora": 1e-4},
@@ -245,7 +242,24 @@ def test_a_stage_starts_from_the_run_of_the_one_before(page: str):
     assert names[0] is not None
     assert "runs/" not in names[0]
     assert all(re.fullmatch(rf"runs/\w+_{i}", str(n)) for i, n in enumerate(names[1:], 1))
-    assert runs[1]  # the command that makes the run of stage 1 stands on the page
+    assert all(runs[1:])  # the commands that make the runs of the stages before stand on the page
+
+
+@pytest.mark.parametrize(("base", "found"), [("float", "32.3"), ("int8", "12.8"), ("nf4", "10")])
+def test_a_checkpoint_is_as_large_as_the_readme_says(base: str, found: str):
+    """All of a LoRA run's parameters, frozen ones too, and two moments of those that train."""
+    recipe = dataclasses.replace(load("llava15_lora", None), base=base)
+
+    def build() -> VisionLanguageModel:
+        made = VisionLanguageModel(recipe.model, image_token=1, rngs=nnx.Rngs(0))
+        if base != "float":
+            quantize(made, base, targets=recipe.lora.targets)
+        return add_lora(made, recipe.lora, nnx.Rngs(0))
+
+    params = split_model(nnx.eval_shape(build))[1]
+    assert f"{checkpoint_bytes(recipe, params) / 1e9:.3g}" == found
+    text = (experiments_folder() / "README.md").read_text()
+    assert f"{found} GB" in text
 
 
 def test_every_page_says_what_it_cannot():

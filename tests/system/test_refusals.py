@@ -17,6 +17,7 @@ import pytest
 import rsvlm_jax
 from rsvlm_jax.cli import doctor
 from rsvlm_jax.cli.main import HELP, main
+from rsvlm_jax.cli.options import load_experiment
 from rsvlm_jax.config import ConfigError, TrainConfig, strict_json
 from rsvlm_jax.run.rundir import locked
 
@@ -75,6 +76,43 @@ def test_a_relative_experiment_file_is_named_with_its_line(tmp_path: Path, monke
     assert line.endswith("in mine.py, line 2")
 
 
+STAGED = """from typing import Literal
+
+from rsvlm_jax.config import Experiment
+
+
+def experiment(stage: Literal[1, 2] = 1):
+    return Experiment(f"stage_{stage}")
+"""
+
+
+@pytest.mark.parametrize("annotations", ["", "from __future__ import annotations\n\n"])
+def test_a_stage_stands_behind_a_colon(annotations: str, tmp_path: Path, capsys):
+    page = tmp_path / "mine.py"
+    page.write_text(annotations + STAGED)
+    assert [load_experiment(f"{page}{s}").name[-1] for s in ("", ":1", ":2")] == ["1", "1", "2"]
+    code, line = refused(["train", f"{page}:3", "--dry-run"], capsys)
+    assert code == 2
+    assert line.startswith(f"no such stage of the experiment in {page}:3; expected FILE.py:STAGE")
+    assert line.endswith("with 1, 2; found 3")
+
+
+def test_a_stage_of_a_page_that_has_none(capsys):
+    code, line = refused(["train", "rsvqa_tiny:2", "--dry-run"], capsys)
+    assert code == 2
+    assert line == (
+        "no such stage of the experiment in rsvqa_tiny:2; expected FILE.py: it has no stages; "
+        "found 2"
+    )
+    code, line = refused(["features", "no_such_page:2", "--out", "folder"], capsys)
+    assert code == 2
+    assert line.startswith("no such experiment in no_such_page:2")
+
+
+def test_a_variant_of_a_page():
+    assert load_experiment("synthetic_biomass:sar").name == "synthetic_biomass_sar"
+
+
 # ---- values --------------------------------------------------------------------------------------
 
 
@@ -94,6 +132,51 @@ def test_impossible_loops_are_refused(name: str, low: int, capsys):
     code, line = refused(["train", "forkme", "--dry-run", option, str(low - 1)], capsys)
     assert code == 2
     assert name in line
+
+
+FINE_TUNING = {
+    "a quantised base without LoRA": (
+        "llava15_stage2 --tiny --base nf4",
+        "a quantised base cannot be trained in Experiment.base; expected float, or a LoraConfig",
+    ),
+    "a quantised base that would be trained": (
+        "llava15_lora --tiny --base int8 --optimizer.groups.0.pattern ^decoder/",
+        "quantised weights cannot be trained in OptimizerConfig.groups",
+    ),
+    "LoRA of nothing": (
+        "llava15_lora --tiny --lora.targets ^nothing",
+        "LoRA takes no layer in LoraConfig.targets",
+    ),
+    "a rate that climbs": (
+        "llava15_lora --tiny --optimizer.groups.0.scale -1",
+        "impossible number in GroupConfig.scale; expected >= 0; found -1.0",
+    ),
+    "a negative loss": (
+        "llava15_lora --tiny --loss.text -1",
+        "impossible number in LossConfig.text; expected >= 0; found -1.0",
+    ),
+    "no checkpoint": (
+        "rsvqa_tiny --init-from vision=no/such/clip",
+        "nothing to start from in Experiment.init_from: no/such/clip",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FINE_TUNING)
+def test_fine_tuning_that_cannot_be_is_refused_before_it_starts(name: str, capsys):
+    args, words = FINE_TUNING[name]
+    code, line = refused(["train", *args.split(), "--dry-run"], capsys)
+    assert code == (4 if name == "no checkpoint" else 2)
+    assert line.startswith(words)
+
+
+@pytest.mark.parametrize("base", ["--base nf4", "--base=nf4"])
+def test_tiny_heeds_the_base(base: str, capsys):
+    args = ["train", "llava15_lora", "--tiny", *base.split(), "--dry-run", "--json"]
+    assert main(args) == 0
+    done = capsys.readouterr()
+    assert '"base": "nf4"' in done.out
+    assert strict(done.out.splitlines()[-1])["dry_run"] is True
 
 
 def test_demo_on_another_cube(tmp_path: Path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,32 @@ def test_the_rate_rises_to_its_peak_and_falls_to_zero(steps, warmup, peak):
     assert falling[-1] == pytest.approx(0, abs=1e-6 * peak)
     assert (np.diff(rising) >= 0).all()
     assert (np.diff(falling) <= 0).all()
+
+
+def test_the_rate_falls_to_its_floor():
+    """As RSGPT's: from 3e-5 to 1e-5."""
+    rate = schedule(OptimizerConfig(learning_rate=3e-5, warmup=0.2, floor=1 / 3), 200)
+    assert float(rate(39)) < float(rate(40)) == pytest.approx(3e-5)
+    assert float(rate(120)) == pytest.approx(2e-5)
+    assert float(rate(200)) == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("weight_decay", -1.0), ("clip_norm", -1.0), ("floor", 1.0), ("floor", math.nan)),
+        *(("ema", 1.0), ("ema", -0.1), ("weight_decay", math.nan)),
+    ],
+)
+def test_impossible_numbers_are_refused(field: str, value: float):
+    with pytest.raises(ConfigError, match=f"impossible number in OptimizerConfig.{field}"):
+        dataclasses.replace(OptimizerConfig(), **{field: value})
+
+
+@pytest.mark.parametrize("scale", [-1.0, math.nan, math.inf])
+def test_a_rate_that_climbs_is_refused(scale: float):
+    with pytest.raises(ConfigError, match=r"impossible number in GroupConfig.scale"):
+        GroupConfig("^decoder/", scale)
 
 
 def test_adam_agrees_with_optax():

@@ -53,8 +53,12 @@ def write_vision(config: Dinov2Config) -> Json:
     """Its config.json.
 
     Raises:
-      CheckpointError: an MLP whose width no whole ratio gives.
+      CheckpointError: an MLP whose width no whole ratio gives, or a model without layer scales.
     """
+    if config.layer_scale is None:
+        raise CheckpointError(
+            "Dinov2Model has layer scales", where="Dinov2Config.layer_scale", found=None
+        )
     return {
         "model_type": "dinov2",
         "image_size": config.table_size,

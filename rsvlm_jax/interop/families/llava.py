@@ -175,20 +175,17 @@ def write_tower(config: ViTConfig | SiglipConfig) -> Json:
     return siglip.write_vision(config)
 
 
-def whole_model(
-    config: LlavaConfig, architecture: str
-) -> tuple[ViTConfig | SiglipConfig, LlamaConfig]:
-    """Tower and language model of what a LLaVA class can hold.
+def check_parts(model: VLMConfig, architecture: str) -> None:
+    """Refuse a model with parts that a LLaVA class has no place for.
 
     Raises:
-      CheckpointError: parts that it has no place for.
+      CheckpointError: the first of them.
     """
-    model = config.model
 
     def refuse(field: str, expected: str, found: object) -> CheckpointError:
         return CheckpointError(
             f"{architecture} has no place for this", where=f"VLMConfig.{field}",
-            expected=expected, found=found,
+            expected=expected, found=found, remedy="a tower by itself may have a class",
         )  # fmt: skip
 
     if model.inputs:
@@ -202,10 +199,27 @@ def whole_model(
         raise refuse("vision", "clip or siglip", vision.kind)
     if len(vision.feature_layers) > 1 and vision.feature_join == "tokens":
         raise refuse("vision.feature_join", "channels", "tokens")
-    if not vision.pool:
-        raise refuse("vision.pool", "True: the class loads all of its tower", False)
     if not isinstance(text, LlamaConfig):
         raise refuse("decoder", "a Llama, Mistral, Qwen2 or Qwen3", text and text.kind)
+
+
+def whole_model(
+    config: LlavaConfig, architecture: str
+) -> tuple[ViTConfig | SiglipConfig, LlamaConfig]:
+    """Tower and language model of what a LLaVA class can hold.
+
+    Raises:
+      CheckpointError: parts that it has no place for.
+    """
+    check_parts(config.model, architecture)
+    vision, text = config.model.vision, config.model.decoder
+    assert isinstance(vision, ViTConfig | SiglipConfig)
+    assert isinstance(text, LlamaConfig)
+    if not vision.pool:
+        raise CheckpointError(
+            f"{architecture} has no place for this", where="VLMConfig.vision.pool",
+            expected="True: the class loads all of its tower", found=False,
+        )  # fmt: skip
     return vision, text
 
 
