@@ -36,7 +36,7 @@ CHIPS = (
     Chip("v5p", r"TPU v5p?$", 459e12, 95 * 2.0**30),
     Chip("v6e", r"TPU v6 ?lite|TPU v6e", 918e12, 32 * 2.0**30),
 )
-"""NVIDIA's data sheets of A100, H100 SXM and H200 SXM; Google Cloud's pages of TPU v5e, v5p, v6e."""
+"""NVIDIA's data sheets (SXM boards); Google Cloud's pages of TPU v5e, v5p, v6e."""
 
 
 def chip_of(device_kind: str) -> Chip | None:

@@ -1,10 +1,10 @@
 """Floating-point operations of a training step, by formula: those of its matrix products.
 
-A product [M,K] x [K,N] is 2 M N K operations, whatever computes it. Which products there are is read
-off the traced step, so that what is frozen counts as what it is: of a frozen trunk the gradient of
-the input is computed and that of the weight is not (4 N operations a token, where training all takes
-6 N), of a frozen tower below all that is trained neither (2 N). The trace is of shapes alone and
-takes no memory; a scan counts as often as it runs.
+A product [M,K] x [K,N] is 2 M N K operations, whatever computes it. Which products there are is
+read off the traced step, so that what is frozen counts as what it is: of a frozen trunk the
+gradient of the input is computed and that of the weight is not (4 N operations a token, where
+training all takes 6 N), of a frozen tower below all that is trained neither (2 N). The trace is of
+shapes alone and takes no memory; a scan counts as often as it runs.
 
 Three things are put in by hand, because how they are computed says nothing of what is needed:
 

@@ -27,9 +27,12 @@ def test_tensorboard_gets_rows_and_scores(tmp_path: Path):
     sink.close()
     (file,) = (tmp_path / "tensorboard").iterdir()
     data = file.read_bytes()
-    assert b"train/loss" in data and b"held_out/text" in data
-    assert b"train/bad" not in data and b"train/step" not in data
-    assert struct.pack("<f", 0.5) in data and struct.pack("<f", 0.25) in data
+    assert b"train/loss" in data
+    assert b"held_out/text" in data
+    assert b"train/bad" not in data
+    assert b"train/step" not in data
+    assert struct.pack("<f", 0.5) in data
+    assert struct.pack("<f", 0.25) in data
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
@@ -48,6 +51,8 @@ def test_trackers_go_on_in_the_same_record(name: str, tmp_path: Path, monkeypatc
         sink.close()
     first, second = (about for word, *rest in told if word == "init" for about in rest)
     assert first == second
-    assert first["name"] == "run" and first["resume"] == "allow"
+    assert first["name"] == "run"
+    assert first["resume"] == "allow"
     assert first["config"]["name"] == "x"
-    assert told[1] == (1, {"train/loss": 0.5}) and told[2] == ("end",)
+    assert told[1] == (1, {"train/loss": 0.5})
+    assert told[2] == ("end",)
