@@ -18,6 +18,7 @@ from flax import nnx
 from rsvlm_jax.config.vision import FeatureJoin
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.nn import scan
+from rsvlm_jax.nn.stack import first_layers
 
 
 def run_layers(
@@ -28,11 +29,15 @@ def run_layers(
     *,
     remat: bool,
 ) -> tuple[Float[Array, "F S Dv"], tuple[Float[Array, "F S Dv"], ...]]:
-    """The last hidden state and those of `wanted` (negative numbers count from the end).
+    """The last hidden state that is computed, and those of `wanted` (negative ones from the end).
 
-    Only the chosen states are kept: stacking every layer's would cost `depth` times that.
+    Layers above the highest of `wanted` are not run (of LLaVA's -2 the last one); without `wanted`
+    all are. Only the chosen states are kept: stacking every layer's would cost `depth` times that.
     """
     wanted = tuple(i % (depth + 1) for i in wanted)
+    if wanted and max(wanted) < depth:
+        depth = max(wanted)
+        layers = first_layers(layers, depth)
 
     def block(layer: Callable[[Array], Array], carry: tuple, index: Array) -> tuple[tuple, None]:
         x, chosen = carry

@@ -34,6 +34,14 @@ def stack(make_layer: Callable[[nnx.Rngs], M], n: int, rngs: nnx.Rngs) -> M:
     return make(rngs)
 
 
+def first_layers(layers: M, n: int) -> M:
+    """The first `n` blocks of a stack, or of one that `unstack` took apart."""
+    if isinstance(layers, nnx.List):
+        return nnx.List(list(layers)[:n])  # type: ignore[return-value]
+    graphdef, state = nnx.split(layers)
+    return nnx.merge(graphdef, jax.tree.map(lambda x: x[:n], state))
+
+
 def unstack(layers: nnx.Module) -> nnx.Module:
     """The blocks of a stack, which lies on one CPU device, one by one.
 
