@@ -87,7 +87,8 @@ def text_loss(
       decoder: has `.logits(hidden) -> [B, l, V]` and `config.vocab_size`.
       chunk: logits that may exist at once.
     """
-    hidden, labels, weight = hidden[:, :-1], tokens[:, 1:], weight[:, 1:]
+    # Labels move, not states: each state is scored where it was computed.
+    labels, weight = (jnp.pad(x[:, 1:], ((0, 0), (0, 1))) for x in (tokens, weight))
     b, length, _ = hidden.shape
     # Before the loss: a label that is never used must not make it NaN.
     labels = jnp.where(weight > 0, labels, 0)
@@ -106,8 +107,9 @@ def text_loss(
     room = chunks * positions - length
 
     def split(x: Array) -> Array:
+        # A chunk takes positions from all over the sequence: its parts may be on many devices.
         x = jnp.pad(x, ((0, 0), (0, room), *((0, 0),) * (x.ndim - 2)))
-        return jnp.moveaxis(x.reshape(b, chunks, positions, *x.shape[2:]), 1, 0)
+        return jnp.moveaxis(x.reshape(b, positions, chunks, *x.shape[2:]), 2, 0)
 
     def body(sum_: Array, inputs: tuple[Array, ...]) -> tuple[Array, None]:
         return sum_ + jax.checkpoint(part, prevent_cse=False)(*inputs), None
