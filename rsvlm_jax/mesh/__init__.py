@@ -13,8 +13,8 @@ Models import `constrain` and nothing else from here.
 from .batch import batch_parts, check_batch
 from .build import AXES, make_mesh
 from .constraints import ACTIVATIONS, constrain
-from .hlo import Collective, collectives
-from .rules import batch_sharding, replicated, resolve, state_shardings
+from .hlo import Collective, axes_of, collectives, moved
+from .rules import batch_sharding, factor_sharding, replicated, resolve, state_shardings
 from .tables import RULES, Rule
 
 __all__ = [
@@ -23,12 +23,15 @@ __all__ = [
     "RULES",
     "Collective",
     "Rule",
+    "axes_of",
     "batch_parts",
     "batch_sharding",
     "check_batch",
     "collectives",
     "constrain",
+    "factor_sharding",
     "make_mesh",
+    "moved",
     "replicated",
     "resolve",
     "state_shardings",

@@ -32,9 +32,8 @@ KINDS = (
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _LISTS = re.compile(r"(?:replica_groups|source_target_pairs)=(\{\{.*?\}\}|\{\})")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-_MESH = re.compile(
-    r"replica_groups=@?mesh\[([^\]]*)\]\s*\{([^}]*)\}(?:\s*device_ids=\(([\d,]*)\))?"
-)
+_MESH = re.compile(r"replica_groups=@?mesh\[([^\]]*)\](?:, (device_ids=\(.*?\)))? \{([^}]*)\}")
+_IDS = re.compile(r"device_ids=\((?:\[([\d,]+)\](?:T\(([\d,]+)\))?|([\d,]+))\)")
 _AXIS = re.compile(r"'([^']+)'=(\d+)")
 _SLICING = ("dynamic-slice", "slice")
 _PASSING = ("bitcast", "copy", "reshape", "transpose", "convert", "get-tuple-element")
@@ -233,11 +232,7 @@ def _groups(rest: str) -> tuple[tuple[int, ...], ...] | None:
         return tuple(tuple(int(d) for d in row.split(",") if d) for row in rows)
     iota = _IOTA.search(rest)
     if iota:
-        dims = [int(d) for d in iota[3].split(",")]
-        ids = np.arange(math.prod(dims)).reshape(dims)
-        if iota[4]:
-            ids = ids.transpose([int(d) for d in iota[4].split(",")])
-        rows = ids.reshape(int(iota[1]), int(iota[2]))
+        rows = _counted(iota[3], iota[4]).reshape(int(iota[1]), int(iota[2]))
         return tuple(tuple(row) for row in rows.tolist())
     found = _MESH.search(rest)
     if found:
@@ -245,16 +240,26 @@ def _groups(rest: str) -> tuple[tuple[int, ...], ...] | None:
     return None if "replica_groups=" in rest else ()
 
 
-def _mesh_groups(sizes: str, chosen: str, ids: str | None) -> tuple[tuple[int, ...], ...] | None:
+def _counted(dims: str, order: str | None) -> np.ndarray:
+    """`[2,4]T(1,0)`: numbers from 0 on in an array of these dimensions, transposed, flat."""
+    sizes = [int(d) for d in dims.split(",")]
+    ids = np.arange(math.prod(sizes)).reshape(sizes)
+    if order:
+        ids = ids.transpose([int(d) for d in order.split(",")])
+    return ids.reshape(-1)
+
+
+def _mesh_groups(sizes: str, ids: str | None, chosen: str) -> tuple[tuple[int, ...], ...] | None:
     """`mesh['a'=2,'b'=4] {'b'}`: groups along axes of XLA's own mesh; None for parts of axes."""
     shape = {name: int(size) for name, size in _AXIS.findall(sizes)}
     names = [word.strip().strip("'") for word in chosen.split(",")]
-    if any(name not in shape for name in names):
+    listed = _IDS.search(ids) if ids else None
+    if any(name not in shape for name in names) or (ids and listed is None):
         return None
+    every = np.arange(math.prod(shape.values()))
+    if listed is not None:
+        plain = listed[3]
+        every = np.array(plain.split(","), int) if plain else _counted(listed[1], listed[2])
     order = [n for n in shape if n not in names] + names
-    every = [int(d) for d in ids.split(",")] if ids else range(math.prod(shape.values()))
-    grid = np.array(every).reshape(list(shape.values()))
-    rows = grid.transpose([list(shape).index(n) for n in order])
-    return tuple(
-        tuple(row) for row in rows.reshape(-1, math.prod(shape[n] for n in names)).tolist()
-    )
+    grid = every.reshape(list(shape.values())).transpose([list(shape).index(n) for n in order])
+    return tuple(map(tuple, grid.reshape(-1, math.prod(shape[n] for n in names)).tolist()))

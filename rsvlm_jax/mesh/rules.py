@@ -14,7 +14,9 @@ replicated instead. The rules do so only for arrays whose odd sizes are natural 
 vocabularies) and that are small.
 
 LoRA's factors are placed by the rule of their kernel: A [in, rank] is split like the kernel's rows,
-B [rank, out] like its columns, the rank never. Codes and scales of a quantised weight are placed by
+B [rank, out] like its columns, the rank never; what splits the kernel over "fsdp" on its other side
+splits the factor on this one, where it divides: else half of the factors and of their moments would
+be whole on every device. Codes and scales of a quantised weight are placed by
 its rule too; a scale that many inputs share is on all devices that hold some of them. The inputs of
 nf4 are split by whole blocks (of 64, two inputs a byte): it is the blocks that must divide.
 
@@ -37,7 +39,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rsvlm_jax.config import ConfigError
 from rsvlm_jax.core import (
     LORA_A,
-    LORA_B,
     NF4,
     NF4_BLOCK,
     SCALE,
@@ -125,10 +126,8 @@ def _spec(rule: Rule, path: str, shape: tuple[int, ...], sizes: dict[str, int]) 
             found=f"{rule.dims} in rule {rule.pattern!r}",
         )
     dims = [() if d is None else (d,) if isinstance(d, str) else d for d in rule.dims]
-    if len(dims) > 1 and path.endswith(LORA_A):
-        dims[-1] = ()
-    elif len(dims) > 1 and path.endswith(LORA_B):
-        dims[-2] = ()
+    if len(dims) > 1 and is_lora(path):
+        dims = _of_factor(path, dims)
     dims = [()] * (len(shape) - len(dims)) + dims
     where = f"{path} (rule {rule.pattern!r}, shape {shape})"
     if path.endswith(NF4):
@@ -137,6 +136,26 @@ def _spec(rule: Rule, path: str, shape: tuple[int, ...], sizes: dict[str, int]) 
     elif is_quantized(path) and path.endswith(SCALE):
         dims = [() if size == 1 else d for d, size in zip(dims, shape, strict=True)]
     return spec_of(dims, shape, sizes, where)
+
+
+def _of_factor(path: str, dims: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The last two dimensions of a factor, from those of its kernel."""
+    kept, rank = (-2, -1) if path.endswith(LORA_A) else (-1, -2)
+    over = tuple("fsdp?" for axis in dims[rank] if axis.removesuffix("?") == "fsdp")
+    made = list(dims)
+    made[kept], made[rank] = (*dims[kept], *over), ()
+    return made
+
+
+def factor_sharding(path: str, shape: tuple[int, ...], kernel: NamedSharding) -> NamedSharding:
+    """Where a factor of LoRA belongs whose kernel is stored as `kernel` says.
+
+    Args:
+      path, shape: of the factor.
+    """
+    entries = [*kernel.spec, *[None] * (len(shape) - len(kernel.spec))]
+    dims = _of_factor(path, [(e,) if isinstance(e, str) else e or () for e in entries])
+    return NamedSharding(kernel.mesh, spec_of(dims, shape, dict(kernel.mesh.shape), path))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -88,7 +88,7 @@ class DecoderBlock(nnx.Module):
         turns: Turns | None,
     ) -> Float[Array, "B L D"]:
         x = x + self.attention(self.norm1(x), mask, turns=turns)
-        return x + self.mlp(self.norm2(x))
+        return constrain(x + self.mlp(self.norm2(x)), "batch", "length", "embed")
 
     def cached(
         self,

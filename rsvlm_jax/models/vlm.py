@@ -192,7 +192,10 @@ class VisionLanguageModel(nnx.Module):
             raise DataError(
                 "images of nothing", where="Batch.images", expected="pixels or features"
             )
+        # Here alone samples reach over devices: an image may lie beside another prompt.
+        tokens = constrain(tokens, "batch", None, "embed")
         placed = jnp.take(tokens, jnp.maximum(of, 0), axis=0)  # beyond the last image: NaN
+        placed = constrain(placed, "batch", None, None, "embed")
         placed = jnp.where(there[:, :, None, None], placed, jnp.zeros_like(placed))
         visual = placed.reshape(of.shape[0], of.shape[1] * tokens.shape[1], tokens.shape[2])
         return visual, jnp.repeat(there, tokens.shape[1], axis=1)

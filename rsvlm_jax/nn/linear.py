@@ -12,6 +12,10 @@ the names of: so it is gathered, once where it is used, and activations never ar
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -35,6 +39,11 @@ Axes = tuple[str | None, str | None]
 """Of a kernel [in, out] or a table [rows, width]: names of `rsvlm_jax.mesh.ACTIVATIONS`."""
 
 
+def _many_devices() -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.size > 1
+
+
 def placed(weight: Shaped[Array, "I O"], axes: Axes, x: Array) -> Shaped[Array, "I O"]:
     """A weight, or codes of it, as it is multiplied with `x`; the identity without a mesh.
 
@@ -42,6 +51,55 @@ def placed(weight: Shaped[Array, "I O"], axes: Axes, x: Array) -> Shaped[Array, 
     which of them moves is left to the compiler.
     """
     return weight if x.ndim == 3 and x.shape[1] == 1 else constrain(weight, *axes)
+
+
+def matmul(
+    x: Float[Array, "*shape I"],
+    kernel: Float[Array, "I O"],
+    dtype: DTypeLike | None = None,
+    axes: Axes = (None, None),
+) -> Float[Array, "*shape O"]:
+    """`x @ kernel` in the dtype of `x`, accumulated and returned as `dtype`, that of `x` unless
+    given.
+
+    On several devices the kernel is gathered here, and again in the backward pass: what is kept
+    between the two is the part that is stored. Its gradient is summed in the dtype that it is
+    stored in.
+    """
+    dtype = x.dtype if dtype is None else jnp.dtype(dtype)
+    if not _many_devices():
+        return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=dtype)
+    return _matmul(x, kernel, dtype, axes)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _matmul(x: Array, kernel: Array, dtype: jnp.dtype, axes: Axes) -> Array:
+    return jnp.matmul(x, placed(kernel.astype(x.dtype), axes, x), preferred_element_type=dtype)
+
+
+def _matmul_forward(
+    x: Array, kernel: Array, dtype: jnp.dtype, axes: Axes
+) -> tuple[Array, tuple[Array, Array]]:
+    return _matmul(x, kernel, dtype, axes), (x, kernel)
+
+
+def _matmul_backward(
+    dtype: jnp.dtype, axes: Axes, kept: tuple[Array, Array], g: Array
+) -> tuple[Array, Array]:
+    del dtype
+    x, kernel = kept
+    g, used = g.astype(x.dtype), placed(kernel.astype(x.dtype), axes, x)
+    of_x = jax.lax.dot_general(
+        g, used, (((g.ndim - 1,), (1,)), ((), ())), preferred_element_type=x.dtype
+    )
+    leading = tuple(range(x.ndim - 1))
+    of_kernel = jax.lax.dot_general(
+        x, g, ((leading, leading), ((), ())), preferred_element_type=kernel.dtype
+    )
+    return of_x, of_kernel
+
+
+_matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 class Linear(nnx.Module):
@@ -91,9 +149,9 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "*shape I"]) -> Float[Array, "*shape O"]:
         y = self._product(x, x.dtype)
         if self.kernel_lora_a is not None and self.kernel_lora_b is not None:
-            a, b = (f[...].astype(x.dtype) for f in (self.kernel_lora_a, self.kernel_lora_b))
-            low = x @ placed(a, (self.axes[0], None), x)
-            y = y + self.lora_scale * (low @ placed(b, (None, self.axes[1]), x))
+            low = matmul(x, self.kernel_lora_a[...], axes=(self.axes[0], None))
+            high = matmul(low, self.kernel_lora_b[...], axes=(None, self.axes[1]))
+            y = y + self.lora_scale * high
         return y if self.bias is None else y + expand_last(self.bias[...], y)
 
     def scores(self, x: Float[Array, "*shape I"]) -> Float[Array, "*shape O"]:
@@ -102,14 +160,21 @@ class Linear(nnx.Module):
 
     def _product(self, x: Array, dtype: DTypeLike) -> Array:
         if self.kernel_scale is None:
-            kernel = placed(self.kernel[...].astype(x.dtype), self.axes, x)
-            return jnp.matmul(x, kernel, preferred_element_type=jnp.dtype(dtype))
+            return matmul(x, self.kernel[...], dtype, self.axes)
         if self.kernel_int8 is not None:
-            codes = placed(self.kernel_int8[...], self.axes, x)
-            return matmul_int8(x, codes, self.kernel_scale[...], dtype)
-        assert self.kernel_nf4 is not None
-        codes = placed(self.kernel_nf4[...], self.axes, x)
-        return matmul_nf4(x, codes, self.kernel_scale[...], dtype)
+            return _of_codes(matmul_int8, x, self.kernel_int8, self.kernel_scale, dtype, self.axes)
+        return _of_codes(matmul_nf4, x, self.kernel_nf4, self.kernel_scale, dtype, self.axes)
+
+
+def _of_codes(
+    product: Callable[..., Array], x: Array, codes: Any, scale: Any, dtype: DTypeLike, axes: Axes
+) -> Array:
+    """A product with codes; between the passes the stored part of them is kept, as in `matmul`."""
+
+    def made(x: Array, codes: Array, scale: Array) -> Array:
+        return product(x, placed(codes, axes, x), scale, dtype)
+
+    return jax.checkpoint(made, prevent_cse=False)(x, codes[...], scale[...])
 
 
 class Embed(nnx.Module):
@@ -147,9 +212,12 @@ class Embed(nnx.Module):
     def attend(self, x: Float[Array, "*shape D"]) -> Float[Array, "*shape V"]:
         """Scores of every row of the table (a tied language head), float32."""
         if self.embedding_int8 is not None and self.embedding_scale is not None:
-            codes = placed(self.embedding_int8[...], self.axes, x)
-            return attend_int8(x, codes, self.embedding_scale[...], jnp.float32)
-        table = placed(self.embedding[...].astype(x.dtype), self.axes, x)
+            codes, scale = self.embedding_int8, self.embedding_scale
+            return _of_codes(attend_int8, x, codes, scale, jnp.float32, self.axes)
+        table = self.embedding[...]
+        if _many_devices():
+            return matmul(x, table.T, jnp.float32, self.axes[::-1])
         return jax.lax.dot_general(
-            x, table, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-        )
+            x, table.astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ())),
+            preferred_element_type=jnp.float32,
+        )  # fmt: skip

@@ -7,7 +7,7 @@ from flax import nnx
 
 from rsvlm_jax.core.shapes import Array, Float
 
-from .linear import Linear, expand_last, placed
+from .linear import Linear, expand_last, matmul
 
 
 def patches(images: Float[Array, "F H W C"], size: int) -> Float[Array, "F P E"]:
@@ -49,6 +49,5 @@ class PatchEmbed(nnx.Module):
         self.kernel, self.bias = linear.kernel, linear.bias
 
     def __call__(self, images: Float[Array, "F H W C"]) -> Float[Array, "F P Dv"]:
-        x = patches(images, self.patch_size)
-        x = x @ placed(self.kernel[...].astype(x.dtype), (None, None), x)
+        x = matmul(patches(images, self.patch_size), self.kernel[...])
         return x if self.bias is None else x + expand_last(self.bias[...], x)

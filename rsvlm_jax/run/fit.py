@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from rsvlm_jax.config import Experiment
 from rsvlm_jax.data.badlog import BadLog
+from rsvlm_jax.mesh.batch import check_batch
 from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.mesh.rules import batch_sharding
 from rsvlm_jax.train.checkpoint import Checkpoints
@@ -68,7 +69,7 @@ def fit(
             return run
         work.processor.save(run.processor)
         program = work.program
-        mesh = make_mesh(experiment.mesh)
+        mesh = _mesh(experiment)
         optimizer = make_optimizer(experiment.optimizer, config.steps, program.params)
         state = init_state(
             *initial(work),
@@ -156,7 +157,7 @@ def describe(experiment: Experiment) -> dict[str, object]:
     """
     work = prepared(experiment)
     program = work.program
-    make_mesh(experiment.mesh)
+    _mesh(experiment)
     make_optimizer(experiment.optimizer, experiment.train.steps, program.params)
     trained = pick(program.params, trained_paths(experiment.optimizer, program.params))
     return {
@@ -166,6 +167,15 @@ def describe(experiment: Experiment) -> dict[str, object]:
         "devices": jax.device_count(),
         "buffers": str(work.batches().buffers),
     }
+
+
+def _mesh(experiment: Experiment) -> Mesh:
+    """The mesh of an experiment, which its batches fit on."""
+    mesh, config = make_mesh(experiment.mesh), experiment.train
+    talk = experiment.conversations
+    lengths = () if talk is None else (talk.length,)
+    check_batch(mesh, config.batch_size, lengths, micro=config.micro_batches)
+    return mesh
 
 
 def _reporter(

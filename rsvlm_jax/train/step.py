@@ -22,6 +22,7 @@ from rsvlm_jax.config import Experiment
 from rsvlm_jax.core import flat
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.data.batch import Batch
+from rsvlm_jax.mesh.batch import check_batch
 from rsvlm_jax.mesh.rules import RULES, batch_sharding, replicated, resolve, state_shardings
 from rsvlm_jax.models.heads import Gaussian
 
@@ -35,7 +36,7 @@ Metrics = dict[str, Float[Array, ""]]
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A jitted function and the mesh that it runs on.
+    """A jitted function, whose last argument is a batch, and the mesh that it runs on.
 
     Attributes:
       jitted: for `.lower(...)`, which has to be called under `jax.set_mesh(mesh)`.
@@ -45,6 +46,8 @@ class Step:
     mesh: Mesh
 
     def __call__(self, *args: Any) -> Any:
+        rows, length = args[-1].tokens.shape
+        check_batch(self.mesh, rows, (length,))
         with jax.set_mesh(self.mesh):
             return self.jitted(*args)
 
