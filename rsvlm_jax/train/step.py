@@ -85,11 +85,11 @@ def make_train_step(
     key = ("train", graphdef, *about, mesh, shapes)
 
     def make() -> Step:
-        trained = trained_paths(experiment.optimizer, state.params)
         place = state_shardings(state, RULES[plan], mesh)
+        moved = pick(place.params, trained_paths(experiment.optimizer, state.params))
 
         def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-            return _train_step(graphdef, experiment, optimizer, trained, state, batch)
+            return _train_step(graphdef, experiment, optimizer, moved, state, batch)
 
         jitted = jax.jit(
             step,
@@ -166,10 +166,12 @@ def _train_step(
     graphdef: nnx.GraphDef,
     experiment: Experiment,
     optimizer: optax.GradientTransformation,
-    trained: frozenset[str],
+    place: Any,
     state: TrainState,
     batch: Batch,
 ) -> tuple[TrainState, Metrics]:
+    """Args: `place` is that of the trained parameters, and names them."""
+    trained = frozenset(flat(place))
     rng = jax.random.fold_in(jax.random.key(state.seed), state.step)
     for_model, for_head = jax.random.split(rng)
 
@@ -182,6 +184,8 @@ def _train_step(
     # The gradient is taken of the trained part only: nothing is computed for frozen towers.
     part = pick(state.params, trained)
     (loss, parts), grads = jax.value_and_grad(objective, has_aux=True)(part)
+    # Summed to where they are stored, and only there: what follows is done on the parts.
+    grads = jax.lax.with_sharding_constraint(grads, place)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 

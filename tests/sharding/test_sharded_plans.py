@@ -55,19 +55,17 @@ def _forget():
     run.cache_clear()
 
 
-def weights(name: str) -> dict[tuple[int, ...], int]:
-    """Kernels that the plan splits over "fsdp": shapes as they are used on one device (whole but
-    for "tensor"), without the stack, and how many there are."""
+def weights(name: str) -> list[tuple[int, ...]]:
+    """Kernels that the plan splits over "fsdp", as they are used on one device: whole but for
+    "tensor". Stacked ones are of three dimensions."""
     made = run(name)
-    found: dict[tuple[int, ...], int] = {}
+    found = []
     for x in flat(made.first.params).values():
         axes = [(e,) if isinstance(e, str) else e or () for e in x.sharding.spec]
         axes += [()] * (x.ndim - len(axes))
-        if "fsdp" not in sum(axes, ()):
-            continue
-        shape = tuple(n // (made.mesh.shape["tensor"] if "tensor" in a else 1)
-                      for n, a in zip(x.shape, axes, strict=True))  # fmt: skip
-        found[shape[-2:]] = found.get(shape[-2:], 0) + math.prod(shape[:-2])
+        if "fsdp" in sum(axes, ()):
+            parts = [made.mesh.shape["tensor"] if "tensor" in a else 1 for a in axes]
+            found.append(tuple(n // k for n, k in zip(x.shape, parts, strict=True)))
     return found
 
 
@@ -78,7 +76,7 @@ def over(name: str, c: Collective) -> tuple[str, ...]:
 
 
 def is_weight(name: str, dims: tuple[int, ...]) -> bool:
-    return tuple(d for d in dims if d > 1) in weights(name)
+    return tuple(d for d in dims if d > 1) in {shape[-2:] for shape in weights(name)}
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -132,9 +130,7 @@ def test_what_the_compiler_replicates_against_its_will_is_heard():
 def test_every_weight_is_gathered_once_a_pass_in_the_scan(name):
     found = [c for c in run(name).collectives() if c.kind == "all-gather" and c.loop_depth == 1]
     found = [c for c in found if over(name, c) == ("fsdp",)]
-    stacked = sum(
-        math.prod(shape) * count * 4 for shape, count in weights(name).items() if count > 1
-    )
+    stacked = sum(4 * math.prod(shape) for shape in weights(name) if len(shape) == 3)
     for backward in (False, True):
         passed = [c for c in found if c.backward is backward]
         assert all(is_weight(name, c.shape.dims) for c in passed)
