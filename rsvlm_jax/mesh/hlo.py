@@ -60,9 +60,9 @@ class Collective:
 
     kind: str
     bytes: int
-    operand_bytes: int = 0
-    shape: ArrayShape | None = None
-    operand_shape: ArrayShape | None = None
+    operand_bytes: int
+    shape: ArrayShape
+    operand_shape: ArrayShape
     count: int = 1
     loop_depth: int = 0
     groups: tuple[tuple[int, ...], ...] | None = ()
@@ -156,6 +156,7 @@ def _collectives(module: Module, inside: Computation, line: Instruction) -> Iter
     results, operands = line.shapes, line.written or _operand_shapes(inside, line)
     if line.opcode in ("all-gather-start", "collective-permute-start"):
         # A tuple: operands, results, and of a permute two numbers more.
+        results = tuple(s for s in results if s.dims or s.dtype != "u32")
         count = len(operands) or len(results) // 2
         results, operands = results[count : 2 * count], operands or results[:count]
     if inside.name.startswith("all-reduce-scatter") and kind == "all-reduce":
@@ -208,9 +209,10 @@ def _reads_slice(
 ) -> bool:
     if user.opcode in _SLICING:
         return user.operands[0] == name
-    if user.root or depth > 8:
-        return False  # it leaves the computation whole
+    if depth > 8:
+        return False
     if user.opcode in _PASSING or user.opcode.endswith("-done"):
+        # A root without users leaves the computation whole.
         return _is_sliced(module, inside, user.name, None, depth + 1)
     if user.opcode != "fusion":
         return False

@@ -95,7 +95,7 @@ def test_a_fusion_of_a_tpu_that_scatters_a_sum():
       %s = bf16[64,16]{1,0} all-reduce(%a), replica_groups=[1,8]<=[8], to_apply=%add
       %i = s32[] constant(0)
       ROOT %r = bf16[8,16]{1,0} dynamic-slice(%s, %i, %i), dynamic_slice_sizes={8,16}
-    }"""
+}"""
     body = """
       %p = bf16[64,16]{1,0} parameter(0)
       ROOT %f = bf16[8,16]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.3
