@@ -113,10 +113,16 @@ class TrainConfig:
 class MeshConfig:
     """Devices as slices x data x fsdp x tensor x context; -1 in one place takes what is left.
 
+    One device is the first there is; more have to be all there are.
+
     Attributes:
+      data: the batch is split over it, parameters are not.
+      fsdp: the batch is split over it, and the parameters, which are gathered layer by layer.
+      tensor: heads, MLP width and vocabulary are split over it; only with plan "fsdp_tensor".
+      context: the positions of long sequences are split over it; it has to divide their length.
       slices: groups of devices with slow links between them (pod slices, GPU nodes); the batch is
         split over them and parameters are not.
-      plan: the table that places parameters.
+      plan: the table that places parameters (`rsvlm_jax.mesh.tables`).
     """
 
     data: int = 1

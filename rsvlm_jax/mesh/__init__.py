@@ -1,17 +1,21 @@
 """Devices: the mesh, where parameters are stored, where activations live.
 
-    build.py        make_mesh            data x fsdp x tensor, the only constructor of a mesh
+    build.py        make_mesh            the only constructor of a mesh, and its axes
     constraints.py  constrain            placement of activations, by axis name
-    rules.py        RULES, resolve       placement of parameters, by path; strict
+    tables.py       RULES                placement of parameters, by path, for every plan
+    rules.py        resolve              ... strictly
+    batch.py        check_batch          does a batch fit
     hlo.py          collectives          what a compiled program moves between devices
 
 Models import `constrain` and nothing else from here.
 """
 
+from .batch import batch_parts, check_batch
 from .build import AXES, make_mesh
 from .constraints import ACTIVATIONS, constrain
-from .hlo import Collective, collectives
-from .rules import RULES, Rule, batch_sharding, replicated, resolve, state_shardings
+from .hlo import Collective, axes_of, collectives, moved
+from .rules import batch_sharding, factor_sharding, replicated, resolve, state_shardings
+from .tables import RULES, Rule
 
 __all__ = [
     "ACTIVATIONS",
@@ -19,10 +23,15 @@ __all__ = [
     "RULES",
     "Collective",
     "Rule",
+    "axes_of",
+    "batch_parts",
     "batch_sharding",
+    "check_batch",
     "collectives",
     "constrain",
+    "factor_sharding",
     "make_mesh",
+    "moved",
     "replicated",
     "resolve",
     "state_shardings",

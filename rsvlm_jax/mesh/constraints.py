@@ -19,15 +19,22 @@ from jax.sharding import PartitionSpec
 from rsvlm_jax.config import ConfigError
 
 ACTIVATIONS: dict[str, tuple[str, ...]] = {
-    "batch": ("data", "fsdp"),
-    "length": (),
+    "batch": ("slice", "data", "fsdp"),
+    "length": ("context?",),
     "embed": (),
     "heads": ("tensor?",),
     "mlp": ("tensor?",),
     "vocab": ("tensor?",),
 }
 """Mesh axes of an activation axis. "?" replicates the axis where the size does not divide
-(grouped-query attention with fewer key heads than devices); without it that is an error."""
+(grouped-query attention with fewer key heads than devices, the 577 tokens of a vision tower, the
+one token of a decode step); without it that is an error. A batch of text whose length does not
+divide is refused before (`rsvlm_jax.mesh.batch.check_batch`).
+
+Context parallelism: queries, and all that is done position by position, are split over "context";
+keys and values name their length None and are gathered. Masks compare positions and segments that
+are numbers of the sequence, not of its part, so a part needs to know nothing of where it stands.
+"""
 
 X = TypeVar("X", bound=jax.Array)
 

@@ -14,9 +14,14 @@ replicated instead. The rules do so only for arrays whose odd sizes are natural 
 vocabularies) and that are small.
 
 LoRA's factors are placed by the rule of their kernel: A [in, rank] is split like the kernel's rows,
-B [rank, out] like its columns, the rank never. Codes and scales of a quantised weight are placed by
+B [rank, out] like its columns, the rank never; what splits the kernel over "fsdp" on its other side
+splits the factor on this one, where it divides: else half of the factors and of their moments would
+be whole on every device. Codes and scales of a quantised weight are placed by
 its rule too; a scale that many inputs share is on all devices that hold some of them. The inputs of
 nf4 are split by whole blocks (of 64, two inputs a byte): it is the blocks that must divide.
+
+What is split over nothing although the mesh has devices to split it over is counted: more of it
+than `REPLICATED` is an error that lists the largest.
 
 Storage only. Where a parameter is used, the compiler gathers the "fsdp" axis layer by layer
 inside the scan; activations are placed by `rsvlm_jax.mesh.constraints`.
@@ -24,158 +29,61 @@ inside the scan; activations are placed by `rsvlm_jax.mesh.constraints`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rsvlm_jax.config import ConfigError
 from rsvlm_jax.core import (
     LORA_A,
-    LORA_B,
     NF4,
     NF4_BLOCK,
     SCALE,
     base_path,
     flat,
+    is_lora,
     is_quantized,
     map_with_path,
 )
 
 from .constraints import ACTIVATIONS, spec_of
+from .tables import RULES as RULES
+from .tables import Rule
 
-Dim = str | tuple[str, ...] | None
+REPLICATED = 0.02
+"""Share of the parameters' bytes that a plan may leave whole on every device without naming it
+(`Rule.replicates`): norms, biases, dimensions that do not divide. Above it, sharding is broken."""
 
-
-class Rule(NamedTuple):
-    """One row of a table.
-
-    Attributes:
-      pattern: searched in the parameter path; begins with "^tower/" unless it is for all towers.
-      dims: mesh axes of the last axes of the array; () replicates.
-      optional: may match nothing although its tower exists (a part that a config switches off).
-    """
-
-    pattern: str
-    dims: tuple[Dim, ...] = ()
-    optional: bool = False
-
-    @property
-    def tower(self) -> str | None:
-        """First word of the paths that it is for; None where the pattern does not say."""
-        found = re.match(r"\^(\w+)/", self.pattern)
-        return found[1] if found else None
+NEGLIGIBLE = 64 * 2**20
+"""Bytes that are never too many: a small model is mostly biases and odd sizes."""
 
 
-_TOWER = "((first|second)/)?"
-_STAGE = rf"{_TOWER}stages/\d+/"
-_READER = r"(former/(layers|cross)|(levels/\d+/)?layers)/"
-
-RULES: dict[str, tuple[Rule, ...]] = {
-    "replicated": (Rule(r""),),
-    "fsdp_tensor": (
-        # Decoder: Megatron's column-row pairs. The token table is split over the vocabulary only:
-        # split over both axes, the lookup makes XLA replicate it in full.
-        Rule(r"^decoder/embed/embedding$", (("tensor?", "fsdp?"), None)),
-        Rule(r"^decoder/layers/attention/[qkv]/kernel$", ("fsdp", "tensor")),
-        Rule(r"^decoder/layers/attention/o/kernel$", ("tensor", "fsdp")),
-        Rule(r"^decoder/layers/mlp/(gate|up|fc1)/kernel$", ("fsdp", "tensor")),
-        Rule(r"^decoder/layers/mlp/(down|fc2)/kernel$", ("tensor", "fsdp")),
-        Rule(r"^decoder/(layers/norm[12]|norm)/(scale|bias)$"),
-        Rule(r"^decoder/layers/(attention/[qkvo]|mlp/\w+)/bias$", optional=True),  # Qwen2, GPT-2
-        Rule(r"^decoder/layers/attention/[qk]_norm/scale$", optional=True),  # Qwen3
-        Rule(r"^decoder/position/embedding$", optional=True),  # GPT-2
-        Rule(r"^decoder/lm_head/kernel$", ("fsdp", "tensor?"), optional=True),  # if untied
-        # Vision towers (two under first/ and second/ where they are mixed): the same pairs; patches
-        # and positions have odd counts (588, 577). What only some towers have is optional.
-        Rule(rf"^vision/{_TOWER}layers/attention/[qkv]/kernel$", ("fsdp", "tensor"), optional=True),
-        Rule(rf"^vision/{_TOWER}layers/attention/o/kernel$", ("tensor", "fsdp"), optional=True),
-        Rule(
-            rf"^vision/{_TOWER}layers/mlp/(fc1|gate|up)/kernel$", ("fsdp", "tensor"), optional=True
-        ),
-        Rule(rf"^vision/{_TOWER}layers/mlp/(fc2|down)/kernel$", ("tensor", "fsdp"), optional=True),
-        Rule(rf"^vision/{_TOWER}layers/(attention/[qkvo]|mlp/\w+)/bias$", optional=True),
-        Rule(rf"^vision/{_TOWER}layers/norm[12]/(scale|bias)$", optional=True),
-        Rule(rf"^vision/{_TOWER}layers/scale[12]$", optional=True),  # DINOv2
-        Rule(rf"^vision/{_TOWER}patch/kernel$", (None, "fsdp")),
-        Rule(rf"^vision/{_TOWER}patch/bias$", optional=True),  # not CLIP
-        Rule(rf"^vision/{_TOWER}(cls|mask_token|position/embedding)$", optional=True),
-        Rule(rf"^vision/{_TOWER}(pre|post)_norm/(scale|bias)$", optional=True),
-        Rule(rf"^vision/{_TOWER}projection/kernel$", ("fsdp", "tensor?"), optional=True),  # CLIP
-        Rule(rf"^vision/{_TOWER}head/probe$", optional=True),  # SigLIP's pooling
-        Rule(rf"^vision/{_TOWER}head/attention/[qkv]/kernel$", ("fsdp", "tensor"), optional=True),
-        Rule(rf"^vision/{_TOWER}head/attention/o/kernel$", ("tensor", "fsdp"), optional=True),
-        Rule(rf"^vision/{_TOWER}head/mlp/fc1/kernel$", ("fsdp", "tensor"), optional=True),
-        Rule(rf"^vision/{_TOWER}head/mlp/fc2/kernel$", ("tensor", "fsdp"), optional=True),
-        Rule(rf"^vision/{_TOWER}head/(attention/[qkvo]|mlp/fc[12])/bias$", optional=True),
-        Rule(rf"^vision/{_TOWER}head/norm/(scale|bias)$", optional=True),
-        # ConvNeXt's stages: a depthwise kernel has a row for each of 49 cells.
-        Rule(rf"^vision/{_STAGE}blocks/mlp/fc1/kernel$", ("fsdp", "tensor"), optional=True),
-        Rule(rf"^vision/{_STAGE}blocks/mlp/fc2/kernel$", ("tensor", "fsdp"), optional=True),
-        Rule(rf"^vision/{_STAGE}(blocks/depthwise|down)/kernel$", (None, "fsdp"), optional=True),
-        Rule(rf"^vision/{_STAGE}(blocks/(depthwise|mlp/fc[12])|down)/bias$", optional=True),
-        Rule(rf"^vision/{_STAGE}(blocks/norm|down_norm)/(scale|bias)$", optional=True),
-        Rule(rf"^vision/{_STAGE}blocks/layer_scale$", optional=True),
-        Rule(rf"^vision/{_TOWER}patch_norm/(scale|bias)$", optional=True),
-        # Resamplers: the Q-Former and each level of the perceiver.
-        Rule(rf"^resampler/{_READER}attention/[qkv]/kernel$", ("fsdp", "tensor"), optional=True),
-        Rule(rf"^resampler/{_READER}attention/o/kernel$", ("tensor", "fsdp"), optional=True),
-        Rule(rf"^resampler/{_READER}mlp/fc1/kernel$", ("fsdp", "tensor"), optional=True),
-        Rule(rf"^resampler/{_READER}mlp/fc2/kernel$", ("tensor", "fsdp"), optional=True),
-        Rule(rf"^resampler/{_READER}(attention/[qkvo]|mlp/fc[12])/bias$", optional=True),
-        Rule(rf"^resampler/{_READER}norm\w*/(scale|bias)$", optional=True),
-        Rule(r"^resampler/(former|levels/\d+)/norm/(scale|bias)$", optional=True),
-        Rule(r"^resampler/(levels/\d+/)?query$", optional=True),
-        # Pixel front and temporal fusion: a few rows each, and one or two blocks.
-        Rule(r"^pixel/[^/]+/project/(kernel|bias)$"),
-        Rule(r"^temporal/(date/(kernel|bias)|date_scale|(platform|group)/embedding)$"),
-        Rule(r"^temporal/query$", optional=True),  # only with a budget, like the blocks
-        Rule(r"^temporal/blocks/attention/[qkv]/kernel$", ("fsdp", "tensor"), optional=True),
-        Rule(r"^temporal/blocks/attention/o/kernel$", ("tensor", "fsdp"), optional=True),
-        Rule(r"^temporal/blocks/mlp/fc1/kernel$", ("fsdp", "tensor"), optional=True),
-        Rule(r"^temporal/blocks/mlp/fc2/kernel$", ("tensor", "fsdp"), optional=True),
-        Rule(r"^temporal/blocks/(attention/[qkvo]|mlp/fc[12])/bias$", optional=True),
-        Rule(r"^temporal/blocks/norm\w*/(scale|bias)$", optional=True),
-        Rule(r"^connector/fc\d*[13579]/kernel$", ("fsdp", "tensor")),
-        Rule(r"^connector/fc\d*[02468]/kernel$", ("tensor", "fsdp"), optional=True),  # N > 1
-        Rule(r"^connector/fc\d+/bias$", optional=True),
-        # Head: the token MLPs have a row for each of N + Q tokens, seldom an even number.
-        Rule(r"^head/reverse/fc1/kernel$", ("fsdp", "tensor"), optional=True),
-        Rule(r"^head/reverse/fc2/kernel$", ("tensor", "fsdp"), optional=True),
-        Rule(r"^head/reverse/fc[12]/bias$", optional=True),  # without a decoder: no knowledge
-        Rule(r"^head/blocks/token_mlp/fc1/kernel$", (None, "tensor?")),
-        Rule(r"^head/blocks/token_mlp/fc2/kernel$", ("tensor?", None)),
-        Rule(r"^head/blocks/channel_mlp/fc1/kernel$", ("fsdp", "tensor")),
-        Rule(r"^head/blocks/channel_mlp/fc2/kernel$", ("tensor", "fsdp")),
-        Rule(r"^head/blocks/(token|channel)_mlp/fc[12]/bias$"),
-        Rule(r"^head/(blocks/norm[12]|norm)/(scale|bias)$"),
-        Rule(r"^head/out/(kernel|bias)$"),
-    ),
-}
-"""By `MeshConfig.plan`."""
-
-
-def resolve(params: Any, rules: Iterable[Rule], mesh: Mesh) -> Any:
+def resolve(params: Any, rules: Iterable[Rule], mesh: Mesh, *, negligible: int = NEGLIGIBLE) -> Any:
     """The placement of every parameter.
 
     Args:
       params: tree of arrays or `jax.ShapeDtypeStruct`.
       rules: a table, e.g. `RULES["fsdp_tensor"]`.
+      negligible: bytes that may be replicated whatever their share is.
 
     Returns:
       A tree of `NamedSharding` of the same structure.
 
     Raises:
       ConfigError: a parameter that no rule or more than one rule matches, a rule that matches
-        nothing, a placement with too many axes, an unknown or repeated mesh axis, or a dimension
-        that does not divide.
+        nothing, a placement with too many axes, an unknown or repeated mesh axis, a dimension
+        that does not divide, or too many bytes that are whole on every device.
     """
     rules = tuple(rules)
     sizes = dict(mesh.shape)
-    shapes = {path: tuple(x.shape) for path, x in flat(params).items()}
+    arrays = flat(params)
+    shapes = {path: tuple(x.shape) for path, x in arrays.items()}
     towers = {path.split("/")[0] for path in shapes}
     used: set[Rule] = set()
+    whole: list[str] = []
     placed: dict[str, NamedSharding] = {}
     unmatched: list[str] = []
     for path, shape in shapes.items():
@@ -191,6 +99,8 @@ def resolve(params: Any, rules: Iterable[Rule], mesh: Mesh) -> Any:
             )
         used.add(matches[0])
         placed[path] = NamedSharding(mesh, _spec(matches[0], path, shape, sizes))
+        if matches[0].replicates == "little" and not _is_split(placed[path]):
+            whole.append(path)
     if unmatched:
         more = f" and {len(unmatched) - 10} more" if len(unmatched) > 10 else ""
         raise ConfigError(
@@ -201,6 +111,9 @@ def resolve(params: Any, rules: Iterable[Rule], mesh: Mesh) -> Any:
     for rule in rules:
         if rule not in used and not rule.optional and (rule.tower is None or rule.tower in towers):
             raise ConfigError("a sharding rule matches no parameter", found=repr(rule.pattern))
+    if any(sizes[axis] > 1 for axis in _axes(rules) & set(sizes)):
+        total = sum(_bytes(x) for x in arrays.values())
+        _not_too_many({path: arrays[path] for path in whole}, total, negligible)
     return map_with_path(lambda path, _: placed[path], params)
 
 
@@ -213,10 +126,8 @@ def _spec(rule: Rule, path: str, shape: tuple[int, ...], sizes: dict[str, int]) 
             found=f"{rule.dims} in rule {rule.pattern!r}",
         )
     dims = [() if d is None else (d,) if isinstance(d, str) else d for d in rule.dims]
-    if len(dims) > 1 and path.endswith(LORA_A):
-        dims[-1] = ()
-    elif len(dims) > 1 and path.endswith(LORA_B):
-        dims[-2] = ()
+    if len(dims) > 1 and is_lora(path):
+        dims = _of_factor(path, dims)
     dims = [()] * (len(shape) - len(dims)) + dims
     where = f"{path} (rule {rule.pattern!r}, shape {shape})"
     if path.endswith(NF4):
@@ -225,6 +136,26 @@ def _spec(rule: Rule, path: str, shape: tuple[int, ...], sizes: dict[str, int]) 
     elif is_quantized(path) and path.endswith(SCALE):
         dims = [() if size == 1 else d for d, size in zip(dims, shape, strict=True)]
     return spec_of(dims, shape, sizes, where)
+
+
+def _of_factor(path: str, dims: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The last two dimensions of a factor, from those of its kernel."""
+    kept, rank = (-2, -1) if path.endswith(LORA_A) else (-1, -2)
+    over = tuple("fsdp?" for axis in dims[rank] if axis.removesuffix("?") == "fsdp")
+    made = list(dims)
+    made[kept], made[rank] = (*dims[kept], *over), ()
+    return made
+
+
+def factor_sharding(path: str, shape: tuple[int, ...], kernel: NamedSharding) -> NamedSharding:
+    """Where a factor of LoRA belongs whose kernel is stored as `kernel` says.
+
+    Args:
+      path, shape: of the factor.
+    """
+    entries = [*kernel.spec, *[None] * (len(shape) - len(kernel.spec))]
+    dims = _of_factor(path, [(e,) if isinstance(e, str) else e or () for e in entries])
+    return NamedSharding(kernel.mesh, spec_of(dims, shape, dict(kernel.mesh.shape), path))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -237,7 +168,9 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ACTIVATIONS["batch"]))
 
 
-def state_shardings(state: Any, rules: Iterable[Rule], mesh: Mesh) -> Any:
+def state_shardings(
+    state: Any, rules: Iterable[Rule], mesh: Mesh, *, negligible: int = NEGLIGIBLE
+) -> Any:
     """The placement of a whole `TrainState`, or of any tree with a field `params`.
 
     Whatever ends in the path of a parameter and has its shape is stored like it (moments of the
@@ -245,10 +178,15 @@ def state_shardings(state: Any, rules: Iterable[Rule], mesh: Mesh) -> Any:
     columns). Statistics, losses of recent steps and scalars are replicated.
 
     Raises:
-      ConfigError: as `resolve`; or an optimiser array that belongs to no parameter.
+      ConfigError: as `resolve`; an optimiser array that belongs to no parameter; or, where a plan
+        names frozen weights only, too many bytes of moments of other parameters than LoRA's.
     """
-    placed = flat(resolve(state.params, rules, mesh))
-    shapes = {path: tuple(x.shape) for path, x in flat(state.params).items()}
+    rules = tuple(rules)
+    params = flat(state.params)
+    placed = flat(resolve(state.params, rules, mesh, negligible=negligible))
+    shapes = {path: tuple(x.shape) for path, x in params.items()}
+    frozen_only = any(rule.replicates == "frozen" for rule in rules) and mesh.size > 1
+    trained: dict[str, Any] = {}
 
     def place(path: str, x: Any) -> NamedSharding:
         words = path.split("/")
@@ -257,12 +195,16 @@ def state_shardings(state: Any, rules: Iterable[Rule], mesh: Mesh) -> Any:
         for start in range(1, len(words)):
             owner = "/".join(words[start:])
             if shapes.get(owner) == tuple(x.shape):
+                if frozen_only and words[0] != "params" and not is_lora(owner):
+                    trained[path] = x
                 return placed[owner]
         if (found := _reduced(words, tuple(x.shape), shapes, placed)) is not None:
             return NamedSharding(mesh, found)
         raise ConfigError("an array of the state belongs to no parameter", where=path)
 
-    return map_with_path(place, state)
+    tree = map_with_path(place, state)
+    _not_too_many(trained, sum(_bytes(x) for x in params.values()), negligible)
+    return tree
 
 
 def _reduced(
@@ -290,3 +232,34 @@ def _reduced(
             if whole[:gone] + whole[gone + 1 :] == shape:
                 return PartitionSpec(*spec[:gone], *spec[gone + 1 :])
     return None
+
+
+def _axes(rules: tuple[Rule, ...]) -> set[str]:
+    """Mesh axes that a table knows."""
+    dims = [(d,) if isinstance(d, str) else d or () for rule in rules for d in rule.dims]
+    return {axis.removesuffix("?") for dim in dims for axis in dim}
+
+
+def _is_split(sharding: NamedSharding) -> bool:
+    entries = [(e,) if isinstance(e, str) else e or () for e in sharding.spec]
+    return any(sharding.mesh.shape[axis] > 1 for entry in entries for axis in entry)
+
+
+def _bytes(x: Any) -> int:
+    return math.prod(x.shape) * x.dtype.itemsize
+
+
+def _not_too_many(whole: dict[str, Any], total: int, negligible: int) -> None:
+    """Refuse arrays that are whole on every device where they are more than a plan may leave so."""
+    count = sum(_bytes(x) for x in whole.values())
+    if count <= max(negligible, REPLICATED * total):
+        return
+    largest = sorted(whole, key=lambda path: -_bytes(whole[path]))[:5]
+    listed = ", ".join(f"{path} {tuple(whole[path].shape)}" for path in largest)
+    raise ConfigError(
+        "too many bytes are whole on every device",
+        where="MeshConfig.plan",
+        expected=f"at most {REPLICATED:.0%} of the {total / 2**20:.0f} MiB of parameters",
+        found=f"{count / 2**20:.0f} MiB, the largest {listed}",
+        remedy="sizes that the mesh divides, or a plan that splits or names them",
+    )

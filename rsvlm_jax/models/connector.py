@@ -28,17 +28,22 @@ class Connector(nnx.Module):
     def __init__(self, config: ConnectorConfig, d_in: int, d_out: int, *, rngs: nnx.Rngs) -> None:
         self.config = config
         for i, d in enumerate([d_in, *[d_out] * (config.layers - 1)], start=1):
-            setattr(self, f"fc{i}", Linear(d, d_out, bias=config.bias, rngs=rngs))
+            # Column-row pairs, as `rsvlm_jax.mesh.tables` stores the kernels; the last is whole.
+            axes = (self._between(i - 1), self._between(i))
+            setattr(self, f"fc{i}", Linear(d, d_out, bias=config.bias, axes=axes, rngs=rngs))
 
     def __call__(self, x: Float[Array, "B N Dv"]) -> Float[Array, "B N D"]:
         n = self.config.layers
         for i in range(1, n + 1):
             x = getattr(self, f"fc{i}")(x)
-            # Column-row pairs, as `rsvlm_jax.mesh.rules` stores the kernels.
-            x = constrain(x, "batch", "length", "mlp" if i % 2 and i < n else "embed")
+            x = constrain(x, "batch", "length", self._between(i))
             if i < n:
                 x = ACTIVATIONS[self.config.activation](x)
         return x
+
+    def _between(self, i: int) -> str:
+        """What the width after layer i is of activations."""
+        return "mlp" if i % 2 and i < self.config.layers else "embed"
 
 
 def token_count(config: VLMConfig, frames: int = 0, points: int = 0) -> int:

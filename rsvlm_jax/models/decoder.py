@@ -88,7 +88,7 @@ class DecoderBlock(nnx.Module):
         turns: Turns | None,
     ) -> Float[Array, "B L D"]:
         x = x + self.attention(self.norm1(x), mask, turns=turns)
-        return x + self.mlp(self.norm2(x))
+        return constrain(x + self.mlp(self.norm2(x)), "batch", "length", "embed")
 
     def cached(
         self,
@@ -191,7 +191,8 @@ def head_scores(head: Linear, hidden: Float[Array, "B *rest D"]) -> Float[Array,
 
 
 def _placed(scores: Float[Array, "B *rest V"]) -> Float[Array, "B *rest V"]:
-    return constrain(scores, "batch", *(None,) * (scores.ndim - 2), "vocab")
+    rest = ("length",) if scores.ndim == 3 else (None,) * (scores.ndim - 2)
+    return constrain(scores, "batch", *rest, "vocab")
 
 
 def empty_cache(config: DecoderConfig, batch: int, slots: int, dtype: DTypeLike) -> KVCache:

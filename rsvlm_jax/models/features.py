@@ -17,6 +17,7 @@ from flax import nnx
 
 from rsvlm_jax.config.vision import FeatureJoin
 from rsvlm_jax.core.shapes import Array, Float
+from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import scan
 from rsvlm_jax.nn.stack import first_layers
 
@@ -41,7 +42,7 @@ def run_layers(
 
     def block(layer: Callable[[Array], Array], carry: tuple, index: Array) -> tuple[tuple, None]:
         x, chosen = carry
-        x = layer(x)
+        x = constrain(layer(x), "batch", "length", "embed")
         chosen = tuple(jnp.where(index == w, x, c) for w, c in zip(wanted, chosen, strict=True))
         return (x, chosen), None
 

@@ -38,7 +38,7 @@ class GPT2(nnx.Module):
     def __init__(self, config: GPT2Config, *, remat: bool = False, rngs: nnx.Rngs) -> None:
         self.config = config
         self.remat = remat
-        self.embed = Embed(config.vocab_size, config.width, rngs=rngs)
+        self.embed = Embed(config.vocab_size, config.width, axes=("vocab", "embed"), rngs=rngs)
         self.position = Embed(config.max_length, config.width, rngs=rngs)
         self.layers = stack(lambda r: _block(config, r), config.layers, rngs)
         self.norm = LayerNorm(config.width, eps=config.norm_eps, rngs=rngs)

@@ -50,13 +50,14 @@ class Llama(nnx.Module):
     def __init__(self, config: LlamaConfig, *, remat: bool = False, rngs: nnx.Rngs) -> None:
         self.config = config
         self.remat = remat
-        self.embed = Embed(config.vocab_size, config.width, rngs=rngs)
+        vocabulary = config.vocab_size
+        self.embed = Embed(vocabulary, config.width, axes=("vocab", "embed"), rngs=rngs)
         self.layers = stack(lambda r: _block(config, r), config.layers, rngs)
         self.norm = RMSNorm(config.width, eps=config.norm_eps, rngs=rngs)
         self.lm_head = (
             None
             if config.tie_embeddings
-            else Linear(config.width, config.vocab_size, bias=False, rngs=rngs)
+            else Linear(config.width, vocabulary, bias=False, axes=("embed", "vocab"), rngs=rngs)
         )
 
     @overload

@@ -129,6 +129,11 @@ class TemporalFusion(nnx.Module):
           year_known: False where only the day of year is real.
           rng: given in training: hides the dates of a share of the samples (`date_dropout`).
         """
+        # Whole sequences: they are short of dates and long of tokens, and the tokens end here.
+        valid, date, platform, group, year_known = (
+            constrain(x, "batch", None) for x in (valid, date, platform, group, year_known)
+        )
+        tokens = constrain(tokens, "batch", None, "embed")
         known = self._describe(date, valid, year_known, rng)
         known += self.platform(jnp.where(valid, platform, 0)) + self.group(group)
         tokens = tokens + known.astype(tokens.dtype)

@@ -139,13 +139,15 @@ class VisionLanguageModel(nnx.Module):
     def __call__(self, batch: Batch, *, rng: Array | None = None) -> Encoded:
         """The forward pass. `rng` is given in training: it hides dates (`date_dropout`)."""
         visual, visual_valid = self.encode_visual(batch, rng=rng)
-        tokens, slot = jnp.asarray(batch.tokens), jnp.asarray(batch.image_slot)
+        tokens, slot, segment, position = (
+            constrain(jnp.asarray(x), "batch", "length")
+            for x in (batch.tokens, batch.image_slot, batch.segment, batch.position)
+        )
         if self.decoder is None:
             hidden = jnp.zeros((*tokens.shape, 0), self.dtype)
         else:
             x = self.embed(tokens, slot, visual)
-            position = jnp.asarray(batch.position)
-            mask = causal_segment_mask(jnp.asarray(batch.segment), position)
+            mask = causal_segment_mask(segment, position)
             hidden = self.decoder(x, mask & key_mask(readable(slot, visual_valid)), position)
         knowledge, has_knowledge = self.read_knowledge(hidden, tokens)
         return Encoded(hidden, visual, visual_valid, knowledge, has_knowledge)
@@ -190,7 +192,10 @@ class VisionLanguageModel(nnx.Module):
             raise DataError(
                 "images of nothing", where="Batch.images", expected="pixels or features"
             )
+        # Here alone samples reach over devices: an image may lie beside another prompt.
+        tokens = constrain(tokens, "batch", None, "embed")
         placed = jnp.take(tokens, jnp.maximum(of, 0), axis=0)  # beyond the last image: NaN
+        placed = constrain(placed, "batch", None, None, "embed")
         placed = jnp.where(there[:, :, None, None], placed, jnp.zeros_like(placed))
         visual = placed.reshape(of.shape[0], of.shape[1] * tokens.shape[1], tokens.shape[2])
         return visual, jnp.repeat(there, tokens.shape[1], axis=1)
@@ -245,7 +250,8 @@ class VisionLanguageModel(nnx.Module):
         text = self.decoder.embed(tokens).astype(self.dtype)
         if visual.shape[1] == 0:  # text alone: there is nothing to take
             return constrain(text, "batch", "length", "embed")
-        connected = self.connector(visual)
+        # Whole on every device: a position takes any of them, wherever it is computed.
+        connected = constrain(self.connector(visual), "batch", None, "embed")
         slot = jnp.clip(image_slot, 0, visual.shape[1] - 1)
         placed = jnp.take_along_axis(connected, slot[:, :, None], axis=1)
         x = jnp.where((image_slot >= 0)[:, :, None], placed, text)

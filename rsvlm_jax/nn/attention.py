@@ -135,11 +135,12 @@ class Attention(nnx.Module):
         self.kv_heads = heads if kv_heads is None else kv_heads
         width = d // heads if head_dim is None else head_dim
         d_q, d_kv = width * heads, width * self.kv_heads
-        self.q = Linear(d, d_q, bias=bias, rngs=rngs)
-        d_in = d if d_memory is None else d_memory
-        self.k = Linear(d_in, d_kv, bias=bias, rngs=rngs)
-        self.v = Linear(d_in, d_kv, bias=bias, rngs=rngs)
-        self.o = Linear(d_q, d, bias=bias if o_bias is None else o_bias, rngs=rngs)
+        d_in, into = d if d_memory is None else d_memory, ("embed", "heads")
+        self.q = Linear(d, d_q, bias=bias, axes=into, rngs=rngs)
+        self.k = Linear(d_in, d_kv, bias=bias, axes=into, rngs=rngs)
+        self.v = Linear(d_in, d_kv, bias=bias, axes=into, rngs=rngs)
+        o_bias = bias if o_bias is None else o_bias
+        self.o = Linear(d_q, d, bias=o_bias, axes=("heads", "embed"), rngs=rngs)
         self.q_norm = None if qk_norm is None else RMSNorm(width, eps=qk_norm, rngs=rngs)
         self.k_norm = None if qk_norm is None else RMSNorm(width, eps=qk_norm, rngs=rngs)
 
@@ -186,7 +187,8 @@ class Attention(nnx.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if turns is not None:
             q, k = rotate(q, turns), rotate(k, turns)
-        return q, k, v
+        whole = ("batch", None, "heads", None)  # every query reads all of its sequence
+        return q, constrain(k, *whole), constrain(v, *whole)
 
     def _split(self, x: Array, heads: int) -> Array:
         x = x.reshape(*x.shape[:2], heads, x.shape[2] // heads)

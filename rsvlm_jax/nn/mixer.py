@@ -28,9 +28,9 @@ class MixerBlock(nnx.Module):
         self, tokens: int, d: int, token_dim: int, channel_dim: int, *, rngs: nnx.Rngs
     ) -> None:
         self.norm1 = LayerNorm(d, rngs=rngs)
-        self.token_mlp = Mlp(tokens, token_dim, "gelu", rngs=rngs)
+        self.token_mlp = Mlp(tokens, token_dim, "gelu", length=None, rngs=rngs)
         self.norm2 = LayerNorm(d, rngs=rngs)
-        self.channel_mlp = Mlp(d, channel_dim, "gelu", rngs=rngs)
+        self.channel_mlp = Mlp(d, channel_dim, "gelu", length=None, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "B S D"], valid: Bool[Array, "B S"] | None = None

@@ -37,6 +37,7 @@ class Mlp(nnx.Module):
     Args:
       d: width in, and out unless `d_out` is given.
       hidden: width between.
+      length: what S is of activations; None: nothing that a mesh splits.
     """
 
     def __init__(
@@ -46,15 +47,17 @@ class Mlp(nnx.Module):
         activation: Activation = "gelu",
         *,
         d_out: int | None = None,
+        length: str | None = "length",
         rngs: nnx.Rngs,
     ) -> None:
-        self.fc1 = Linear(d, hidden, rngs=rngs)
-        self.fc2 = Linear(hidden, d if d_out is None else d_out, rngs=rngs)
-        self.activation = activation
+        self.fc1 = Linear(d, hidden, axes=("embed", "mlp"), rngs=rngs)
+        d_out = d if d_out is None else d_out
+        self.fc2 = Linear(hidden, d_out, axes=("mlp", "embed"), rngs=rngs)
+        self.activation, self.length = activation, length
 
     def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S E"]:
         hidden = ACTIVATIONS[self.activation](self.fc1(x))
-        return self.fc2(constrain(hidden, "batch", "length", "mlp"))
+        return self.fc2(constrain(hidden, "batch", self.length, "mlp"))
 
 
 class SwiGLU(nnx.Module):
@@ -65,9 +68,9 @@ class SwiGLU(nnx.Module):
     """
 
     def __init__(self, d: int, hidden: int, *, bias: bool = False, rngs: nnx.Rngs) -> None:
-        self.gate = Linear(d, hidden, bias=bias, rngs=rngs)
-        self.up = Linear(d, hidden, bias=bias, rngs=rngs)
-        self.down = Linear(hidden, d, bias=bias, rngs=rngs)
+        self.gate = Linear(d, hidden, bias=bias, axes=("embed", "mlp"), rngs=rngs)
+        self.up = Linear(d, hidden, bias=bias, axes=("embed", "mlp"), rngs=rngs)
+        self.down = Linear(hidden, d, bias=bias, axes=("mlp", "embed"), rngs=rngs)
 
     def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         hidden = jax.nn.silu(self.gate(x)) * self.up(x)

@@ -21,6 +21,7 @@ from rsvlm_jax.data.badlog import BadLog
 from rsvlm_jax.data.pipeline import Batches
 from rsvlm_jax.data.samples import BadSample
 from rsvlm_jax.mesh import together
+from rsvlm_jax.mesh.batch import check_batch
 from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.mesh.rules import batch_sharding
 from rsvlm_jax.train.checkpoint import Checkpoints
@@ -88,7 +89,7 @@ def fit(
         if writes:
             work.processor.save(run.processor)
         program = work.program
-        mesh = _mesh_of_all(experiment)
+        mesh = _mesh(experiment)
         optimizer = make_optimizer(experiment.optimizer, config.steps, program.params)
         state = init_state(
             *initial(work),
@@ -181,17 +182,6 @@ def _nothing(line: str) -> None:
     """Said by process 0."""
 
 
-def _mesh_of_all(experiment: Experiment) -> Mesh:
-    mesh = make_mesh(experiment.mesh)
-    if together.count() > 1 and mesh.size < jax.device_count():
-        raise ConfigError(
-            "the mesh leaves out devices of other processes", where="Experiment.mesh",
-            expected=f"all {jax.device_count()} devices of {together.count()} processes",
-            found=f"{mesh.size}", remedy="set one axis to -1: --mesh.data -1",
-        )  # fmt: skip
-    return mesh
-
-
 def _unreadable(work: Work, log: BadLog) -> dict[str, Any]:
     """`work.unreadable` of all processes; the samples themselves go into the log."""
     if together.count() == 1:
@@ -237,7 +227,7 @@ def describe(experiment: Experiment) -> dict[str, object]:
     """
     work = _scorable(prepared(experiment))
     program = work.program
-    make_mesh(experiment.mesh)
+    _mesh(experiment)
     make_optimizer(experiment.optimizer, experiment.train.steps, program.params)
     trained = pick(program.params, trained_paths(experiment.optimizer, program.params))
     return {
@@ -262,6 +252,21 @@ def checkpoint_bytes(experiment: Experiment, params: Tree) -> int:
         average = pick(params, trained_paths(experiment.optimizer, params))
     held = params, jax.eval_shape(optimizer.init, params), average
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(held))
+
+
+def _mesh(experiment: Experiment) -> Mesh:
+    """The mesh of an experiment, which its batches fit on."""
+    mesh, config = make_mesh(experiment.mesh), experiment.train
+    talk = experiment.conversations
+    lengths = () if talk is None else (talk.length,)
+    check_batch(mesh, config.batch_size, lengths, micro=config.micro_batches)
+    if together.count() > 1 and mesh.size < jax.device_count():
+        raise ConfigError(
+            "the mesh leaves out devices of other processes", where="Experiment.mesh",
+            expected=f"all {jax.device_count()} devices of {together.count()} processes",
+            found=f"{mesh.size}", remedy="set one axis to -1: --mesh.data -1",
+        )  # fmt: skip
+    return mesh
 
 
 def _reporter(

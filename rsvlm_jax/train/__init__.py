@@ -10,7 +10,7 @@
     flops.py          step_flops                                     operations by formula
     step.py           make_train_step, _loss_step, _eval_step        jitted, donated, compiled once
     checkpoint.py     Checkpoints                                    Orbax and a SHA-256 manifest
-    manifest.py, stored.py                                           digests; arrays as Orbax has them
+    manifest.py, stored.py                                           digests; arrays on disk
     keeping.py        Keep                                           which checkpoints stay
     rows.py           Rows                                           files of rows
     hooks.py          Hook, Timing, Skipped, EarlyStopping           what watches a run

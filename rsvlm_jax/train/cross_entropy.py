@@ -48,12 +48,14 @@ def text_loss(
     vocabulary = decoder.config.vocab_size
     # Before the loss: a label that is never used must not make it NaN.
     labels = jnp.where(weight > 0, tokens, 0)
-    if max(1, chunk // (b * vocabulary)) >= length - 1:
-        sums = _errors(decoder.logits(hidden[:, :-1]), labels[:, 1:], weight[:, 1:])
-        return sums, weight[:, 1:].sum()
 
     def next_one(x: Array) -> Array:
+        # Labels move, not states: each state is scored where it was computed.
         return jnp.concatenate([x[:, 1:], jnp.zeros_like(x[:, :1])], axis=1)
+
+    if max(1, chunk // (b * vocabulary)) >= length:
+        sums = _errors(decoder.logits(hidden), next_one(labels), next_one(weight))
+        return sums, weight[:, 1:].sum()
 
     rows = by_device(hidden)
     labels, weights = by_device(next_one(labels)), by_device(next_one(weight))

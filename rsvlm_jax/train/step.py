@@ -22,6 +22,7 @@ from rsvlm_jax.config import ConfigError, Experiment
 from rsvlm_jax.core import flat
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.data.batch import Batch
+from rsvlm_jax.mesh.batch import check_batch
 from rsvlm_jax.mesh.rules import RULES, batch_sharding, replicated, resolve, state_shardings
 from rsvlm_jax.models.heads import Gaussian
 
@@ -37,7 +38,7 @@ Metrics = dict[str, Float[Array, ""]]
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A jitted function and the mesh that it runs on.
+    """A jitted function, whose last argument is a batch, and the mesh that it runs on.
 
     Attributes:
       jitted: for `.lower(...)`, which has to be called under `jax.set_mesh(mesh)`.
@@ -47,6 +48,8 @@ class Step:
     mesh: Mesh
 
     def __call__(self, *args: Any) -> Any:
+        rows, length = args[-1].tokens.shape
+        check_batch(self.mesh, rows, (length,))
         with jax.set_mesh(self.mesh):
             return self.jitted(*args)
 
@@ -180,9 +183,12 @@ def _train_step(
     state: TrainState,
     batch: Batch,
 ) -> tuple[TrainState, Metrics]:
+    """Args: `place` is that of the trained parameters, and names them."""
     trained = frozenset(flat(place))
     part = pick(state.params, trained)
     loss, parts, grads = _gradient(graphdef, experiment, place, state, part, batch)
+    # Summed to where they are stored, and only there: what follows is done on the parts.
+    grads = jax.lax.with_sharding_constraint(grads, place)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     good, recent, told = finite, state.recent, {}

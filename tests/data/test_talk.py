@@ -172,7 +172,7 @@ def test_a_place_in_another_sequence_is_refused(path: Path):
 
 
 def test_batches_are_placed_over_the_devices(made: TalkSource):
-    sharding = batch_sharding(make_mesh(MeshConfig(data=2)))
+    sharding = batch_sharding(make_mesh(MeshConfig(data=2), jax.devices()[:2]))
     with start(made, threads=2, prefetch=2, sharding=sharding) as placed:
         found = [next(placed) for _ in range(3)]
     for leaf in jax.tree.leaves(found):

@@ -195,7 +195,7 @@ def test_impossible_batches(source, processor, changes: dict):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_are_placed_over_the_devices(source, processor, workers: int):
-    sharding = batch_sharding(make_mesh(MeshConfig(data=2)))
+    sharding = batch_sharding(make_mesh(MeshConfig(data=2), jax.devices()[:2]))
     placed = start(source, processor, threads=2, prefetch=2, sharding=sharding, workers=workers)
     with placed:
         found = [next(placed) for _ in range(3)]

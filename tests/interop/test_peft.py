@@ -421,7 +421,7 @@ def test_factors_are_split_as_their_kernels_are(bases, tmp_path):
                   target_modules=r".*language_model.*_proj")  # fmt: skip
     adapter = read_adapter(folder, placed)
     specs = {path: x.sharding.spec for path, x in adapter.factors.items()}
-    assert specs["decoder/layers/mlp/down/kernel_lora_a"] == P(None, "tensor", None)
+    assert specs["decoder/layers/mlp/down/kernel_lora_a"] == P(None, ("tensor", "fsdp"))
     assert specs["decoder/layers/mlp/down/kernel_lora_b"] == P(None, None, "fsdp")
     whole = with_adapter(placed, adapter)
     for path, sharding in flat(resolve(whole.params, RULES["fsdp_tensor"], mesh)).items():

@@ -1,30 +1,35 @@
-"""The mesh and its errors, activation constraints, and the reading of HLO."""
+"""The mesh and its errors, batches that it does not divide, activation constraints."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from rsvlm_jax.config import ConfigError, MeshConfig
-from rsvlm_jax.mesh import AXES, collectives, constrain, make_mesh
+from rsvlm_jax.mesh import AXES, check_batch, constrain, make_mesh
+from rsvlm_jax.mesh.build import arrange
 
 
 @pytest.mark.parametrize(
     ("config", "shape"),
     [
-        (MeshConfig(), (1, 1, 1)),
-        (MeshConfig(2, 2, 2), (2, 2, 2)),
-        (MeshConfig(-1, 2, 1), (4, 2, 1)),
-        (MeshConfig(1, -1, 1), (1, 8, 1)),
+        (MeshConfig(), (1, 1, 1, 1, 1)),
+        (MeshConfig(2, 2, 2), (1, 2, 2, 2, 1)),
+        (MeshConfig(-1, 2, 1), (1, 4, 2, 1, 1)),
+        (MeshConfig(1, -1, 1), (1, 1, 8, 1, 1)),
+        (MeshConfig(1, 2, 2, 2), (1, 1, 2, 2, 2)),
+        (MeshConfig(fsdp=2, context=-1, slices=2), (2, 1, 2, 1, 2)),
     ],
 )
-def test_a_mesh_has_three_automatic_axes(config, shape):
+def test_a_mesh_has_five_automatic_axes(config, shape):
     mesh = make_mesh(config)
-    assert mesh.axis_names == AXES
+    assert mesh.axis_names == AXES == ("slice", "data", "fsdp", "tensor", "context")
     assert mesh.devices.shape == shape
     assert set(mesh.axis_types) == {AxisType.Auto}
+    assert list(mesh.devices.flat) == jax.devices()[: mesh.size]
 
 
 def test_a_mesh_may_be_of_given_devices():
@@ -38,13 +43,87 @@ def test_a_mesh_may_be_of_given_devices():
         (MeshConfig(-1, -1), "impossible mesh in MeshConfig; expected sizes >= 1, at most one -1"),
         (MeshConfig(0), "impossible mesh"),
         (MeshConfig(3, -1), "the devices do not divide in MeshConfig; expected a divisor of 8"),
-        (MeshConfig(4, 4), "too few devices in MeshConfig; expected 16 devices for data=4 x fsdp"),
+        (
+            MeshConfig(4, 4),
+            "the mesh does not multiply to the number of devices in MeshConfig; expected 8 devices "
+            "(cpu); found data=4 x fsdp=4 x tensor=1: 16; set one axis to -1",
+        ),
+        (MeshConfig(2, slices=2), "the mesh does not multiply to the number of devices in MeshC"),
+        (
+            MeshConfig(1, 1, 8, plan="fsdp"),
+            "the plan splits nothing over an axis of the mesh in MeshConfig.tensor; expected 1",
+        ),
+        (MeshConfig(1, 1, -1, plan="lora_dp"), "the plan splits nothing over an axis of the mesh"),
     ],
 )
 def test_an_impossible_mesh_is_refused(config, line):
     with pytest.raises(ConfigError) as error:
         make_mesh(config)
     assert str(error.value).startswith(line)
+    assert "\n" not in str(error.value)
+
+
+class Chip:
+    """A device that says where it stands."""
+
+    def __init__(self, number: int, slice_index: int, platform: str = "gpu") -> None:
+        self.id, self.slice_index, self.platform = number, slice_index, platform
+        self.device_kind, self.process_index = "chip", slice_index
+
+
+def test_slices_are_outermost_whatever_the_order_of_devices():
+    chips = [Chip(i, slice_index=i % 2) for i in range(8)]
+    ordered = arrange(chips, (2, 1, 2, 2, 1))
+    assert [[c.slice_index for c in part.flat] for part in ordered] == [[0] * 4, [1] * 4]
+    assert [c.id for c in ordered[1].flat] == [1, 3, 5, 7]
+
+
+def test_later_axes_take_neighbours():
+    ids = np.vectorize(lambda d: d.id)(make_mesh(MeshConfig(1, 2, 2, 2)).devices)[0, 0]
+    assert (abs(np.diff(ids, axis=2)) == 1).all(), "context"
+    assert (abs(np.diff(ids, axis=1)) == 2).all(), "tensor"
+
+
+@pytest.mark.parametrize(
+    ("slices", "sizes", "line"),
+    [
+        ([0, 1] * 4, (1, 8, 1, 1, 1), "the devices are of another number of slices in MeshConfig"),
+        ([0] * 5 + [1] * 3, (2, 4, 1, 1, 1), "slices of different sizes in MeshConfig.slices"),
+    ],
+)
+def test_slices_that_are_not_those_of_the_devices(slices, sizes, line):
+    with pytest.raises(ConfigError) as error:
+        arrange([Chip(i, s) for i, s in enumerate(slices)], sizes)
+    assert str(error.value).startswith(line)
+
+
+def test_one_slice_of_a_pod_is_not_two():
+    with pytest.raises(ConfigError, match=r"another number of slices .* expected 1, those of"):
+        arrange([Chip(i, 0, "tpu") for i in range(8)], (2, 4, 1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "lengths", "micro", "line"),
+    [
+        (
+            MeshConfig(2, 2, 2), 6, (), 1,
+            "the batch does not divide over the mesh in TrainConfig.batch_size; expected a "
+            "multiple of 4 (slice=1 x data=2 x fsdp=2); found 6",
+        ),
+        (MeshConfig(2, 2, 2), 4, (), 2, "the batch does not divide over the mesh in TrainConfig"),
+        (
+            MeshConfig(2, 1, 1, 4), 2, (64, 66), 1,
+            "a sequence does not divide over the mesh in MeshConfig.context; expected lengths "
+            "that are multiples of 4; found 66",
+        ),
+    ],
+)  # fmt: skip
+def test_a_batch_that_the_mesh_does_not_divide(config, size, lengths, micro, line):
+    mesh = make_mesh(config)
+    with pytest.raises(ConfigError) as error:
+        check_batch(mesh, size, lengths, micro=micro)
+    assert str(error.value).startswith(line)
+    check_batch(mesh, 8, (64,), micro=micro)
 
 
 def placed(x, *names, mesh):
@@ -59,11 +138,20 @@ def test_without_a_mesh_constrain_is_the_identity():
 
 def test_constraints_hold_on_cpu_devices():
     mesh = make_mesh(MeshConfig(2, 2, 2))
-    both = ("data", "fsdp")
+    both = ("data", "fsdp")  # axes of one device are left out
     assert placed(jnp.ones((8, 4)), "batch", "embed", mesh=mesh) == PartitionSpec(both)
     spec = placed(jnp.ones((4, 6, 2, 3)), "batch", "length", "heads", None, mesh=mesh)
     assert spec == PartitionSpec(both, None, "tensor")
     assert placed(jnp.ones((4, 6)), "batch", "vocab", mesh=mesh) == PartitionSpec(both, "tensor")
+
+
+def test_a_length_is_split_over_context_where_it_divides():
+    mesh = make_mesh(MeshConfig(2, 1, 1, 4))
+    spec = placed(jnp.ones((4, 8, 3)), "batch", "length", "embed", mesh=mesh)
+    assert spec == PartitionSpec("data", "context")
+    for one in (1, 6):  # a decode step, a tower's tokens
+        x = jnp.ones((4, one, 3))
+        assert "context" not in str(placed(x, "batch", "length", "embed", mesh=mesh))
 
 
 def test_heads_that_do_not_divide_are_replicated():
@@ -87,27 +175,3 @@ def test_a_wrong_constraint_is_refused(shape, names, line):
     assert str(error.value).startswith(line)
     if "head" in names:
         assert "did you mean 'heads'?" in str(error.value)
-
-
-def test_collectives_are_counted_with_their_bytes():
-    mesh = make_mesh(MeshConfig(1, 8, 1))
-    split = jax.NamedSharding(mesh, PartitionSpec("fsdp"))
-    whole = jax.NamedSharding(mesh, PartitionSpec())
-    x = jax.ShapeDtypeStruct((64, 4), jnp.float32)
-    gather = jax.jit(lambda x: x, in_shardings=split, out_shardings=whole).lower(x).compile()
-    assert [(c.kind, c.bytes) for c in collectives(gather)] == [("all-gather", 64 * 4 * 4)]
-    reduce = jax.jit(lambda x: x.sum(0), in_shardings=split, out_shardings=whole).lower(x)
-    assert [(c.kind, c.bytes) for c in collectives(reduce.compile())] == [("all-reduce", 4 * 4)]
-    local = jax.jit(lambda x: x + 1, in_shardings=split, out_shardings=split).lower(x).compile()
-    assert collectives(local) == []
-
-
-def test_asynchronous_collectives_are_counted_once():
-    text = """
-      %s = (f32[8,4]{1,0}, f32[64,4]{1,0}) all-gather-start(f32[8,4]{1,0} %p), dimensions={0}
-      %d = f32[64,4]{1,0} all-gather-done((f32[8,4]{1,0}, f32[64,4]{1,0}) %s)
-      %r = bf16[10]{0} reduce-scatter(bf16[80]{0} %q), dimensions={0}
-      %b = pred[16]{0} all-reduce(pred[16]{0} %c), to_apply=%or
-    """
-    found = [(c.kind, c.bytes) for c in collectives(text)]
-    assert found == [("all-gather", 1024), ("reduce-scatter", 20), ("all-reduce", 16)]

@@ -90,7 +90,43 @@ def test_every_table_names_known_axes_and_patterns_that_compile():
     for plan, rules in RULES.items():
         assert len({rule.pattern for rule in rules}) == len(rules), plan
         for rule in rules:
-            assert plan == "replicated" or rule.tower is not None, rule
+            assert rule.replicates != "little" or rule.tower is not None, (plan, rule)
+
+
+def test_a_plan_without_tensor_is_the_table_without_it():
+    rule = Rule("^a/", (("tensor?", "fsdp?"), "tensor", None), optional=True)
+    assert rule.without("tensor") == Rule("^a/", ("fsdp?", None, None), optional=True)
+    assert {r.pattern for r in RULES["fsdp"]} == {r.pattern for r in RULES["fsdp_tensor"]}
+    assert "tensor" not in str([r.dims for r in RULES["fsdp"]])
+
+
+def test_too_many_bytes_that_are_whole_everywhere_are_refused():
+    tree = shapes(**{"a/odd": (7, 64), "a/kernel": (128, 64), "a/bias": (64,)})
+    rules = [Rule("^a/(odd|kernel)$", ("fsdp?", None)), Rule("^a/bias$")]
+    assert resolve(tree, rules, mesh())  # small models have odd sizes
+    with pytest.raises(ConfigError) as error:
+        resolve(tree, rules, mesh(), negligible=0)
+    assert str(error.value).startswith(
+        "too many bytes are whole on every device in MeshConfig.plan; expected at most 2% of the"
+    )
+    assert "the largest a/odd (7, 64), a/bias (64,)" in str(error.value)
+    named = [Rule("^a/odd$", replicates="all"), Rule("^a/kernel$", ("fsdp", None)), Rule("bias$")]
+    assert resolve(tree, named, mesh(), negligible=0)
+    assert resolve(tree, rules, make_mesh(MeshConfig(data=8)), negligible=0)  # nothing to split
+
+
+def test_a_plan_for_lora_is_refused_for_other_training():
+    params = shapes(**{"a/kernel": (64, 64), "a/kernel_lora_a": (64, 2)})
+    scalar = jnp.int32(0)
+
+    def state(trained: str) -> TrainState:
+        moments = {"a": {trained: params["a"][trained]}}
+        return TrainState(scalar, scalar, params, {}, ({"mu": moments, "nu": moments},))
+
+    rules, eight = RULES["lora_dp"], make_mesh(MeshConfig(data=8, plan="lora_dp"))
+    assert state_shardings(state("kernel_lora_a"), rules, eight, negligible=0)
+    with pytest.raises(ConfigError, match=r"too many bytes .* the largest opt_state/0/mu/a/kernel"):
+        state_shardings(state("kernel"), rules, eight, negligible=0)
 
 
 @given(

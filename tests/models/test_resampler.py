@@ -144,7 +144,7 @@ def test_shared_layers_are_one_stack_for_all_levels() -> None:
 def test_shared_layers_have_a_place_on_the_mesh() -> None:
     tree = {"resampler": nnx.to_pure_dict(nnx.state(shared(), nnx.Param))}
     rules = [rule for rule in RULES["fsdp_tensor"] if rule.tower == "resampler"]
-    placed = flat(resolve(tree, rules, make_mesh(MeshConfig(1, 2, 2))))
+    placed = flat(resolve(tree, rules, make_mesh(MeshConfig(2, 2, 2))))
     assert placed["resampler/layers/mlp/fc1/kernel"].spec == P(None, "fsdp", "tensor")
 
 

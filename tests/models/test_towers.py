@@ -63,6 +63,10 @@ def test_shape_is_what_the_config_says(name: str) -> None:
     assert len(FITS) == len(TOWERS)
 
 
+WHOLE_PLANS = ("replicated", "lora_dp")
+"""Plans that split no parameter."""
+
+
 def placed(make: Any, word: str, plan: str) -> dict[str, P]:
     params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(make), nnx.Param))
     tree = resolve({word: params}, RULES[plan], make_mesh(MeshConfig(2, 2, 2)))
@@ -73,7 +77,7 @@ def placed(make: Any, word: str, plan: str) -> dict[str, P]:
 @pytest.mark.parametrize("name", WHOLE)
 def test_every_parameter_of_a_tower_is_placed(name: str, plan: str) -> None:
     specs = placed(lambda: vision_tower(WHOLE[name], rngs=nnx.Rngs(0)), "vision", plan)
-    if plan == "replicated":
+    if plan in WHOLE_PLANS:
         assert set(specs.values()) == {P()}
         return
     split = {path for path, spec in specs.items() if spec != P()}
@@ -89,7 +93,7 @@ def test_every_parameter_of_a_resampler_is_placed(name: str, plan: str) -> None:
     )
     split = {path for path, spec in specs.items() if spec != P()}
     kernels = {path for path in specs if path.endswith("kernel")}
-    assert split == (set() if plan == "replicated" else kernels)
+    assert split == (set() if plan in WHOLE_PLANS else kernels)
 
 
 @pytest.mark.parametrize("plan", RULES)
@@ -100,6 +104,8 @@ def test_every_parameter_of_a_connector_is_placed(kind: str, bias: bool, plan: s
     specs = placed(lambda: Connector(config, 4, 6, rngs=nnx.Rngs(0)), "connector", plan)
     for path, spec in specs.items():
         pair = P("fsdp", "tensor"), P("tensor", "fsdp")
+        if plan == "fsdp":
+            pair = P("fsdp"), P(None, "fsdp")
         layer = int(path.split("/")[1].removeprefix("fc"))
-        whole = plan == "replicated" or path.endswith("bias")
+        whole = plan in WHOLE_PLANS or path.endswith("bias")
         assert spec == (P() if whole else pair[(layer + 1) % 2]), path

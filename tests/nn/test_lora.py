@@ -242,7 +242,7 @@ def test_factors_are_placed_by_the_rule_of_their_kernel():
     assert {path: s.spec for path, s in flat(placed).items()} == {
         "q/kernel": P(None, "fsdp", "tensor"),
         "q/kernel_lora_a": P(None, "fsdp"),
-        "q/kernel_lora_b": P(None, None, "tensor"),
+        "q/kernel_lora_b": P(None, None, ("tensor", "fsdp")),
         "r/kernel": P(),
         "r/kernel_lora_a": P(),
         "r/kernel_lora_b": P(),

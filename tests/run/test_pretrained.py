@@ -370,9 +370,9 @@ def test_words_that_are_none(folder: Path) -> None:
     line = r"unknown choice in load\(missing\); expected error \| init; found 'inti'; did you mean"
     with pytest.raises(ConfigError, match=line):
         rsvlm_jax.load(folder, missing="inti")  # type: ignore[arg-type]
-    line = r"unknown choice in MeshConfig.plan; expected replicated \| fsdp_tensor; found 'fsdp'"
+    line = r"unknown choice in MeshConfig.plan; expected replicated \| fsdp \|.*; found 'fdsp'"
     with pytest.raises(ConfigError, match=line):
-        MeshConfig(plan="fsdp")  # type: ignore[arg-type]
+        MeshConfig(plan="fdsp")  # type: ignore[arg-type]
 
 
 def test_torchs_images(llava: Pretrained) -> None:

@@ -75,7 +75,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
-@pytest.mark.parametrize("mesh", [None, MeshConfig(1, 2, 1)], ids=["one", "fsdp"])
+@pytest.mark.parametrize("mesh", [None, MeshConfig(4, 2, 1)], ids=["one", "fsdp"])
 def test_as_quantised_after_reading(folders, name, kind, mesh):
     targets = r"(^|/)(layers/.+|lm_head)/kernel$"  # of the vision tower too
     plain = rsvlm_jax.load(folders[name])

@@ -176,7 +176,7 @@ def test_groups_and_rules_fit_the_model_and_the_tiny_one(page: str, stage: int |
         make_optimizer(experiment.optimizer, experiment.train.steps, params)
         mesh = make_mesh(experiment.mesh)
         assert resolve(params, RULES[experiment.mesh.plan], mesh)
-    assert dict(make_mesh(whole.mesh).shape) == {"data": 1, "fsdp": 8, "tensor": 1}
+    assert {a: n for a, n in make_mesh(whole.mesh).shape.items() if n > 1} == {"fsdp": 8}
 
 
 @every_recipe

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from rsvlm_jax.config import CheckpointError, ConfigError, LoraConfig, LoraOverride
 from rsvlm_jax.core import LORA_A, LORA_B, base_path, flat, is_lora, is_quantized
@@ -21,6 +21,7 @@ from rsvlm_jax.interop import rows
 from rsvlm_jax.interop.files import open_checkpoint
 from rsvlm_jax.interop.huggingface import Imported
 from rsvlm_jax.interop.rows import TRANSPOSE, Lazy, Row, Shape, Table
+from rsvlm_jax.mesh.rules import factor_sharding
 from rsvlm_jax.nn import add_lora, merge_lora, plain_shapes
 
 from .config import AdapterConfig, ends_in, read_adapter_config
@@ -301,15 +302,13 @@ def _factor_rows(row: Row) -> Table:
 
 
 def _wanted(path: str, shape: Shape, params: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
-    """A factor is split as its kernel is, the rank never."""
+    """A factor is split as `rsvlm_jax.mesh.factor_sharding` has it from its kernel."""
     kernel = params[base_path(path)]
     if path in params:
         return jax.ShapeDtypeStruct(shape, kernel.dtype, sharding=kernel.sharding)
     sharding = kernel.sharding
     if isinstance(sharding, NamedSharding):
-        dims = [*sharding.spec, *[None] * (kernel.ndim - len(sharding.spec))]
-        dims[-1 if path.endswith(LORA_A) else -2] = None
-        sharding = NamedSharding(sharding.mesh, PartitionSpec(*dims))
+        sharding = factor_sharding(path, shape, sharding)
     return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
 
 

@@ -18,6 +18,7 @@ from jax.nn.initializers import normal
 
 from rsvlm_jax.config import HeadConfig
 from rsvlm_jax.core.shapes import Array, Float
+from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.models.encoded import Encoded
 from rsvlm_jax.nn import LayerNorm, Linear, MixerBlock, Mlp, Stat, scan, stack
 
@@ -53,7 +54,7 @@ class MixerHead(nnx.Module):
             tokens, self.reverse = visual_tokens, None
         else:
             tokens = visual_tokens + config.reg_tokens
-            self.reverse = Mlp(d_language, width, "gelu", d_out=width, rngs=rngs)
+            self.reverse = Mlp(d_language, width, d_out=width, length=None, rngs=rngs)
         self.blocks = stack(
             lambda r: MixerBlock(tokens, width, config.token_dim, config.channel_dim, rngs=r),
             config.layers,
@@ -81,7 +82,8 @@ class MixerHead(nnx.Module):
 
     def __call__(self, encoded: Encoded, *, rng: Array | None = None) -> Gaussian:
         """The prediction, in float32. `rng` is given in training, for dropout."""
-        x, valid = encoded.visual, encoded.visual_valid
+        x = constrain(encoded.visual, "batch", None, "embed")
+        valid = constrain(encoded.visual_valid, "batch", None)
         if self.reverse is not None:
             knowledge = self.reverse(encoded.knowledge).astype(x.dtype)
             known = jnp.broadcast_to(encoded.has_knowledge[:, None], knowledge.shape[:2])
