@@ -20,6 +20,7 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from rsvlm_jax.config import DecoderConfig
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
 from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import (
@@ -117,7 +118,7 @@ def through_layers(
     *,
     turns: Turns | None = None,
     window: int | None = None,
-    remat: bool = False,
+    remat: Remat = "none",
 ) -> tuple[Float[Array, "B L D"], KVCache | None]:
     """Stacked or unrolled blocks one after the other, and the cache with the new tokens in it.
 

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from rsvlm_jax.config import GPT2Config
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
 from rsvlm_jax.nn import Attention, Embed, KVCache, LayerNorm, Mlp, stack
 
@@ -35,7 +36,7 @@ class GPT2(nnx.Module):
     norm/{scale,bias}
     """
 
-    def __init__(self, config: GPT2Config, *, remat: bool = False, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: GPT2Config, *, remat: Remat = "none", rngs: nnx.Rngs) -> None:
         self.config = config
         self.remat = remat
         self.embed = Embed(config.vocab_size, config.width, rngs=rngs)

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from rsvlm_jax.config import LlamaConfig
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
 from rsvlm_jax.nn import Attention, Embed, KVCache, Linear, RMSNorm, SwiGLU, stack, turns
 
@@ -47,7 +48,7 @@ class Llama(nnx.Module):
     and `layers/attention/{q,k}_norm/scale`, where the config asks for it.
     """
 
-    def __init__(self, config: LlamaConfig, *, remat: bool = False, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: LlamaConfig, *, remat: Remat = "none", rngs: nnx.Rngs) -> None:
         self.config = config
         self.remat = remat
         self.embed = Embed(config.vocab_size, config.width, rngs=rngs)

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rsvlm_jax.config import BandSetSpec, ConfigError, DataError, VLMConfig
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core import compute_dtype
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
 from rsvlm_jax.data.batch import Batch, Images, Observation
@@ -55,7 +56,7 @@ class VisionLanguageModel(nnx.Module):
       image_token, reg_token: ids of `<image>` and `<reg>`; the latter only where there is a head.
       visual_tokens: N (`connector.token_count`); needed only where there is a head and no
         temporal budget, because the head's token mixing has a weight for each token.
-      remat: recompute the activations of layers in the backward pass instead of keeping them.
+      remat: what of each layer's activations is kept for the backward pass (`TrainConfig.remat`).
 
     Raises:
       ConfigError: inputs and band sets do not match; N unknown; no frame from a band set.
@@ -69,7 +70,7 @@ class VisionLanguageModel(nnx.Module):
         image_token: int,
         reg_token: int | None = None,
         visual_tokens: int | None = None,
-        remat: bool = False,
+        remat: Remat = "none",
         rngs: nnx.Rngs,
     ) -> None:
         names = tuple(i.bandset for i in config.inputs)

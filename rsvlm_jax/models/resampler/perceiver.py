@@ -24,6 +24,7 @@ from flax import nnx
 from jax.nn.initializers import normal
 
 from rsvlm_jax.config import ConfigError, PerceiverConfig
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import Attention, LayerNorm, Mlp, scan, stack
@@ -57,7 +58,7 @@ class PerceiverLevel(nnx.Module):
         queries: int,
         width: int,
         *,
-        remat: bool = False,
+        remat: Remat = "none",
         rngs: nnx.Rngs,
     ) -> None:
         self.remat = remat
@@ -92,7 +93,7 @@ class Perceiver(nnx.Module):
     """
 
     def __init__(
-        self, config: PerceiverConfig, width: int, *, remat: bool = False, rngs: nnx.Rngs
+        self, config: PerceiverConfig, width: int, *, remat: Remat = "none", rngs: nnx.Rngs
     ) -> None:
         if width % config.heads:
             raise ConfigError(
