@@ -58,7 +58,7 @@ class CLIPVisionTower(nnx.Module):
         c = config
         rows, columns = c.grid
         self.config = c
-        self.remat = remat
+        self.remat: Remat = remat
         self.patch = PatchEmbed(c.patch_size, c.width, rngs=rngs)
         self.cls = nnx.Param(normal(0.02)(rngs.params(), (c.width,), jnp.float32))
         self.position = Embed(rows * columns + 1, c.width, rngs=rngs)

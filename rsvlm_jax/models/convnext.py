@@ -113,7 +113,7 @@ class ConvNextTower(nnx.Module):
 
     def __init__(self, config: ConvNextConfig, *, remat: Remat = "none", rngs: nnx.Rngs) -> None:
         self.config = config
-        self.remat = remat
+        self.remat: Remat = remat
         widths = config.widths
         self.patch = PatchEmbed(config.patch_size, widths[0], bias=True, rngs=rngs)
         self.patch_norm = LayerNorm(widths[0], eps=EPS, rngs=rngs)

@@ -62,7 +62,7 @@ class Dinov2Tower(nnx.Module):
         c = config
         side = c.table_size // c.patch_size
         self.config = c
-        self.remat = remat
+        self.remat: Remat = remat
         self.patch = PatchEmbed(c.patch_size, c.width, bias=True, rngs=rngs)
         self.cls = nnx.Param(normal(0.02)(rngs.params(), (c.width,), jnp.float32))
         self.mask_token = nnx.Param(jnp.zeros((c.width,), jnp.float32)) if c.mask_token else None

@@ -52,7 +52,7 @@ class SiglipVisionTower(nnx.Module):
         c = config
         rows, columns = c.grid
         self.config = c
-        self.remat = remat
+        self.remat: Remat = remat
         self.patch = PatchEmbed(c.patch_size, c.width, bias=True, rngs=rngs)
         self.position = Embed(rows * columns, c.width, rngs=rngs)
         self.layers = stack(

@@ -31,7 +31,7 @@ from rsvlm_jax.core import compute_dtype
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
 from rsvlm_jax.data.batch import Batch, Images, Observation
 from rsvlm_jax.mesh.constraints import constrain
-from rsvlm_jax.nn import causal_segment_mask, key_mask
+from rsvlm_jax.nn import Mask
 
 from .connector import Connector
 from .encoded import Encoded
@@ -56,6 +56,7 @@ class VisionLanguageModel(nnx.Module):
       image_token, reg_token: ids of `<image>` and `<reg>`; the latter only where there is a head.
       visual_tokens: N (`connector.token_count`); needed only where there is a head and no
         temporal budget, because the head's token mixing has a weight for each token.
+      segments: that a row of text has at most, where that is known (`rsvlm_jax.nn.Mask`).
       remat: what of each layer's activations is kept for the backward pass (`TrainConfig.remat`).
 
     Raises:
@@ -70,6 +71,7 @@ class VisionLanguageModel(nnx.Module):
         image_token: int,
         reg_token: int | None = None,
         visual_tokens: int | None = None,
+        segments: int | None = None,
         remat: Remat = "none",
         rngs: nnx.Rngs,
     ) -> None:
@@ -83,6 +85,7 @@ class VisionLanguageModel(nnx.Module):
             )
         self.config, self.bandsets = config, bandsets
         self.image_token, self.reg_token = image_token, reg_token
+        self.segments = segments
         self.dtype = compute_dtype(config.dtype)
         width = config.frame_width
 
@@ -146,8 +149,10 @@ class VisionLanguageModel(nnx.Module):
         else:
             x = self.embed(tokens, slot, visual)
             position = jnp.asarray(batch.position)
-            mask = causal_segment_mask(jnp.asarray(batch.segment), position)
-            hidden = self.decoder(x, mask & key_mask(readable(slot, visual_valid)), position)
+            # The data layer refuses placeholders without an image; a cube may lack any token.
+            seen = None if self.temporal is None else readable(slot, visual_valid)
+            mask = Mask.rows(jnp.asarray(batch.segment), seen, segments=self.segments)
+            hidden = self.decoder(x, mask, position)
         knowledge, has_knowledge = self.read_knowledge(hidden, tokens)
         return Encoded(hidden, visual, visual_valid, knowledge, has_knowledge)
 

@@ -4,9 +4,9 @@
                                        attend -> [B,Lq,H,Dh] -> o -> [B,Lq,D]
     x or memory [B,Lk,D] -> k,v [B,Lk,Hkv,Dh]
 
-What `attend` is computed by is the matter of `rsvlm_jax.nn.kernels`. In
-decoding keys and values stand in slots (`rsvlm_jax.nn.slots`): those of each row, and before them
-those of a prefix that all rows share, under one softmax.
+What computes `attend` is the matter of `rsvlm_jax.nn.kernels`. In decoding keys and values stand in
+slots (`rsvlm_jax.nn.slots`): those of each row, and before them those of a prefix that all rows
+share, under one softmax.
 """
 
 from __future__ import annotations

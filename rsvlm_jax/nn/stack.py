@@ -6,9 +6,9 @@ whose every parameter has a leading axis of n.
     layers = stack(lambda rngs: Block(64, rngs=rngs), 12, rngs)      kernel [12, 64, 64]
     x, _ = scan(layers, lambda layer, x: (layer(x), None), x)
 
-What the backward pass finds in memory is a policy (`TrainConfig.remat`) by names that layers give to
-their tensors: "q", "k", "v" (after RoPE), "context" (what attention gives), "gate", "up" (before the
-MLP's activation). A block's input is always kept.
+What the backward pass finds in memory is a policy (`TrainConfig.remat`) by names that layers give
+to their tensors: "q", "k", "v" (after RoPE), "context" (what attention gives), "gate", "up" (before
+the MLP's activation). A block's input is always kept.
 
     none           everything            save_context   context
     full           nothing               save_qkv_mlp   q, k, v, context, gate, up

@@ -61,7 +61,7 @@ class PerceiverLevel(nnx.Module):
         remat: Remat = "none",
         rngs: nnx.Rngs,
     ) -> None:
-        self.remat = remat
+        self.remat: Remat = remat
         self.query = nnx.Param(normal(0.02)(rngs.params(), (queries, width), jnp.float32))
         self.layers = None if config.share_layers else _layers(config, width, rngs)
         self.norm = LayerNorm(width, rngs=rngs)

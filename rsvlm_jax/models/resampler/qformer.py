@@ -76,7 +76,7 @@ class Blip2QFormer(nnx.Module):
         self, config: QFormerConfig, d_in: int, *, remat: Remat = "none", rngs: nnx.Rngs
     ) -> None:
         self.config = config
-        self.remat = remat
+        self.remat: Remat = remat
         crosses = -(-config.layers // config.cross_attention_frequency)
         self.norm = LayerNorm(config.width, eps=config.norm_eps, rngs=rngs)
         self.layers = stack(lambda r: QFormerBlock(config, rngs=r), config.layers, rngs)

@@ -22,7 +22,7 @@ from rsvlm_jax.nn.masks import Mask
 from .choose import Choice, Sizes, Target, choose, target
 from .chunked import chunked
 from .cudnn import cudnn
-from .placed import parts, placed
+from .placed import Parts, parts, placed
 from .plain import plain
 
 CONTEXT = "context"
@@ -51,10 +51,8 @@ def attend(
     """
     mask = Mask() if mask is None else mask
     rule = mask if isinstance(mask, Mask) else None
-    split = parts(q, k)
-    sizes = Sizes(
-        q.shape[1], k.shape[1], q.shape[3], q.dtype, 1 if split is None else split.context
-    )
+    context = (parts(q, k) or Parts()).context
+    sizes = Sizes(q.shape[1], k.shape[1], q.shape[3], q.dtype, context)
     made = choose(sizes, rule, target(), kernel).kernel
     if rule is None or made == "plain":
         return checkpoint_name(plain(q, k, v, _table(mask, sizes)), CONTEXT)

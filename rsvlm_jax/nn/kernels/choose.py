@@ -5,8 +5,8 @@
     cudnn     NVIDIA, sm_80 on; float16 and bfloat16
     splash    TPU
 
-Asked for "auto" the rule takes the platform's own kernel where it can, else `chunked`, else `plain`.
-Asked for a kernel by name it gives that one or says why not. It is applied while a program is
+Asked for "auto" the rule takes `plain` for little, else the platform's own kernel where that can
+compute it, else `chunked`. Asked for a kernel by name it gives that one or says why not. It is applied while a program is
 traced, for the devices of the mesh in force, so that a program for a pod can be made on another
 machine.
 """
@@ -26,7 +26,7 @@ from rsvlm_jax.nn.masks import Mask
 from .cudnn import MOST_SEGMENTS
 
 SHORT = 256
-"""Lq and Lk up to which plain products are as fast as any kernel (`experiments.bench.attention`)."""
+"""Lq and Lk up to which plain products are as fast on a CPU (`experiments.bench.attention`)."""
 
 LANES = 128
 """The least that a kernel of a GPU or TPU works on at a time."""
@@ -113,6 +113,7 @@ def _cudnn_obstacle(sizes: Sizes, mask: Mask, on: Target) -> str | None:
     hopper = on.capability >= (9, 0)
     widest = 256 if hopper else 128
     packed = mask.query is not None and mask.segments != 1
+    most = mask.segments
     if on.platform != "gpu":
         return f"cuDNN is for NVIDIA GPUs, not {on.platform}"
     if on.capability < (8, 0):
@@ -125,12 +126,12 @@ def _cudnn_obstacle(sizes: Sizes, mask: Mask, on: Target) -> str | None:
         return "cuDNN has no causal mask of a part of the queries"
     if mask.key is not None:
         return "cuDNN would need a bias for tokens that read and are not read"
-    if packed and mask.segments is None:
+    if not packed:
+        return None
+    if most is None:
         return "nothing says how many segments a packed row has at most"
-    if packed and mask.segments > MOST_SEGMENTS:
-        return f"up to {mask.segments} segments in a row; cuDNN's statistics allow {MOST_SEGMENTS}"
-    if packed and not hopper:
+    if most > MOST_SEGMENTS:
+        return f"up to {most} segments in a row, of which cuDNN is given {MOST_SEGMENTS} at most"
+    if not hopper:
         return "cuDNN's packed layout needs compute capability 9.0"
-    if packed and mask.window is not None:
-        return "a sliding window in packed rows"
-    return None
+    return None if mask.window is None else "cuDNN is given no window in packed rows"

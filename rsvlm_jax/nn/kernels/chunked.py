@@ -25,7 +25,7 @@ from rsvlm_jax.core.shapes import Array, Float, Int
 from rsvlm_jax.nn.masks import Mask
 
 BLOCK = 256
-"""Queries, and keys, of a block: the fastest on a CPU of 128, 256, 512 (`experiments.bench.attention`)."""
+"""Queries, and keys, of a block: on a CPU faster than 512, and less memory."""
 
 FLOOR = float(jnp.finfo(jnp.float32).min)
 
@@ -137,7 +137,7 @@ def chunked(
     q = _blocks(q, plan.bq).reshape(-1, b, plan.bq, kv_heads, group, width)
     q = q.transpose(0, 1, 3, 4, 2, 5)  # nq B Hkv G bq Dh
     k, v = (_blocks(x, plan.bk).transpose(0, 1, 3, 2, 4) for x in (k, v))  # nk B Hkv bk Dh
-    out = _attend(plan, q, k, v, where)
+    out: Array = _attend(plan, q, k, v, where)
     out = out.transpose(1, 0, 4, 2, 3, 5).reshape(b, -1, heads, width)
     return out[:, :length]
 
@@ -153,6 +153,17 @@ def _blocks(x: Array, size: int) -> Array:
 def _scores(plan: Plan, q: Array, k: Array) -> Float[Array, "B Hkv G bq bk"]:
     scores = jnp.einsum("bhgqd,bhkd->bhgqk", q, k, preferred_element_type=jnp.float32)
     return scores * (q.shape[-1] ** -0.5)
+
+
+class Kept(NamedTuple):
+    """For the backward pass, in blocks."""
+
+    q: Array
+    k: Array
+    v: Array
+    where: Where
+    out: Array
+    lse: Array
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -196,16 +207,12 @@ def _forward(plan: Plan, q: Array, k: Array, v: Array, where: Where) -> tuple[Ar
     return lax.scan(of_queries, None, index)[1]
 
 
-def _attend_forward(
-    plan: Plan, q: Array, k: Array, v: Array, where: Where
-) -> tuple[Array, tuple[Array, ...]]:
+def _attend_forward(plan: Plan, q: Array, k: Array, v: Array, where: Where) -> tuple[Array, Kept]:
     out, lse = (checkpoint_name(x, plan.name) for x in _forward(plan, q, k, v, where))
-    return out, (q, k, v, where, out, lse)
+    return out, Kept(q, k, v, where, out, lse)
 
 
-def _attend_backward(
-    plan: Plan, kept: tuple[Array, ...], d_out: Array
-) -> tuple[Array, Array, Array, None]:
+def _attend_backward(plan: Plan, kept: Kept, d_out: Array) -> tuple[Array, Array, Array, None]:
     q, k, v, where, out, lse = kept
     f32 = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     inner = f32("nbhgqd,nbhgqd->nbhgq", d_out.astype(jnp.float32), out.astype(jnp.float32))

@@ -3,7 +3,7 @@
     no segments              the public API: full, or causal
     rows that are padded     the public API: lengths
     rows that are packed     offsets and lengths of the segments: the packed layout, which JAX has
-                             under the public API only (`jax._src.cudnn`, the same in 0.10.2 to 0.12)
+                             beneath the public API only (`jax._src.cudnn`; 0.10.2 to 0.12 agree)
 
 A table would become a bias of [B, 1, Lq, Lk], written down, read by every head, and slow. What the
 kernel leaves in the place of padding is never read: neither forward nor backward.
@@ -11,7 +11,7 @@ kernel leaves in the place of padding is never read: neither forward nor backwar
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,8 @@ def cudnn(
 
 def _as_told(mask: Mask) -> Bool[Array, " B"]:
     """Which rows have no more segments than the mask says."""
-    assert mask.query is not None and mask.segments is not None
+    assert mask.query is not None
+    assert mask.segments is not None
     if mask.segments > 1:
         return _runs(mask.query, mask.segments).count <= mask.segments
     first = jnp.arange(mask.query.shape[1], dtype=jnp.int32)[None]
@@ -96,10 +97,11 @@ def _runs(segment: Int[Array, "B L"], most: int) -> Runs:
     return Runs(start, length, number[:, -1])
 
 
-def _packed(q: Array, k: Array, v: Array, mask: Mask) -> Array:
+def _packed(q: Array, k: Array, v: Array, mask: Mask) -> Any:
     from jax._src.cudnn import fused_attention_stablehlo as library
 
-    assert mask.query is not None and mask.segments is not None
+    assert mask.query is not None
+    assert mask.segments is not None
     # JAX 0.10.2 counts the offsets of keys in query heads (0.12 does not): as many of both.
     k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
     runs = _runs(mask.query, mask.segments)
