@@ -11,6 +11,7 @@ from .errors import ConfigError
 
 ShardingPlan = Literal["replicated", "fsdp", "fsdp_tensor", "lora_dp"]
 Remat = Literal["none", "full", "save_context", "save_qkv_mlp", "offload"]
+AttentionKernel = Literal["auto", "plain", "chunked", "cudnn", "splash"]
 Sink = Literal["tensorboard", "wandb", "trackio"]
 
 
@@ -43,7 +44,12 @@ class TrainConfig:
       micro_batches: parts that a batch is cut into, one after the other, for one optimiser step;
         losses are divided by the weight of the whole batch, so that only memory and time change,
         and the random numbers of hidden dates and dropout. It has to divide `batch_size`.
-      remat: what the backward pass finds in memory and what it computes again, by layer.
+      remat: what the backward pass finds in memory of each layer beside its input; the rest it
+        computes again. "none": all is kept. "full": nothing. "save_context": what attention gives.
+        "save_qkv_mlp": that, queries, keys, values, and what enters the MLP's activation, so that
+        no large product is computed again but the last two. "offload": queries, keys, values and
+        what attention gives, in the memory of the host.
+      attention: the kernel; "auto" goes by platform, dtype and shapes (`rsvlm_jax.nn.kernels`).
       keep: newest checkpoints that stay.
       keep_every: checkpoints at multiples of this step stay for good; 0: none.
       keep_best: checkpoints of the lowest held-out losses that stay beside them; such a step is
@@ -62,6 +68,7 @@ class TrainConfig:
     batch_size: int = 32
     micro_batches: int = 1
     remat: Remat = "none"
+    attention: AttentionKernel = "auto"
     save_every: int = 100
     eval_every: int = 0
     log_every: int = 10
@@ -75,6 +82,8 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        one_of(self.remat, get_args(Remat), "TrainConfig.remat")
+        one_of(self.attention, get_args(AttentionKernel), "TrainConfig.attention")
         names = ("steps", "batch_size", "micro_batches", "save_every", "log_every", "keep")
         # With max_bad_steps=0 the first bad step ends the run.
         lowest = {

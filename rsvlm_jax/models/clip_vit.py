@@ -18,6 +18,7 @@ from flax import nnx
 from jax.nn.initializers import normal
 
 from rsvlm_jax.config import ConfigError, ViTConfig
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.config.vision import Activation
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.mesh.constraints import constrain
@@ -54,11 +55,11 @@ class ViTBlock(nnx.Module):
 class CLIPVisionTower(nnx.Module):
     """The tower; what it returns is set by `feature_layers`, `feature_join` and `keep_cls`."""
 
-    def __init__(self, config: ViTConfig, *, remat: bool = False, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ViTConfig, *, remat: Remat = "none", rngs: nnx.Rngs) -> None:
         c = config
         rows, columns = c.grid
         self.config = c
-        self.remat = remat
+        self.remat: Remat = remat
         self.patch = PatchEmbed(c.patch_size, c.width, rngs=rngs)
         self.cls = nnx.Param(normal(0.02)(rngs.params(), (c.width,), jnp.float32))
         self.position = Embed(rows * columns + 1, c.width, rngs=rngs)

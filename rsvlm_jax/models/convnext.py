@@ -19,6 +19,7 @@ from flax import nnx
 from jax.nn.initializers import lecun_normal
 
 from rsvlm_jax.config import ConfigError, ConvNextConfig
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import LayerNorm, Mlp, PatchEmbed, scan, stack
@@ -94,7 +95,7 @@ class ConvNextStage(nnx.Module):
             self.down = PatchEmbed(2, d, channels=d_in, bias=True, rngs=rngs)
         self.blocks = stack(lambda r: ConvNextBlock(d, config, rngs=r), depth, rngs)
 
-    def __call__(self, x: Float[Array, "F H W D"], remat: bool) -> Float[Array, "F h w E"]:
+    def __call__(self, x: Float[Array, "F H W D"], remat: Remat) -> Float[Array, "F h w E"]:
         if self.down_norm is not None and self.down is not None:
             x = patch_map(self.down, self.down_norm(x))
         x, _ = scan(self.blocks, lambda block, x: (block(x), None), x, remat=remat)
@@ -110,9 +111,9 @@ class ConvNextTower(nnx.Module):
     stages/I/blocks/norm/{scale,bias}  stages/I/blocks/layer_scale
     """
 
-    def __init__(self, config: ConvNextConfig, *, remat: bool = False, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ConvNextConfig, *, remat: Remat = "none", rngs: nnx.Rngs) -> None:
         self.config = config
-        self.remat = remat
+        self.remat: Remat = remat
         widths = config.widths
         self.patch = PatchEmbed(config.patch_size, widths[0], bias=True, rngs=rngs)
         self.patch_norm = LayerNorm(widths[0], eps=EPS, rngs=rngs)

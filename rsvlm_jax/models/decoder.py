@@ -20,6 +20,7 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from rsvlm_jax.config import DecoderConfig
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
 from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import (
@@ -27,6 +28,7 @@ from rsvlm_jax.nn import (
     Embed,
     KVCache,
     Linear,
+    Mask,
     Readable,
     Slots,
     Turns,
@@ -52,7 +54,7 @@ class Decoder(Protocol):
     def __call__(
         self,
         x: Float[Array, "B L D"],
-        mask: Bool[Array, "#B #H L S"],
+        mask: Mask | Bool[Array, "#B #H L S"],
         position: Int[Array, "B L"],
     ) -> Float[Array, "B L D"]: ...
 
@@ -60,7 +62,7 @@ class Decoder(Protocol):
     def __call__(
         self,
         x: Float[Array, "B L D"],
-        mask: Bool[Array, "#B #H L S"],
+        mask: Mask | Bool[Array, "#B #H L S"],
         position: Int[Array, "B L"],
         cache: KVCache,
     ) -> tuple[Float[Array, "B L D"], KVCache]: ...
@@ -84,7 +86,7 @@ class DecoderBlock(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B L D"],
-        mask: Bool[Array, "#B #H L L"],
+        mask: Mask | Bool[Array, "#B #H L L"],
         turns: Turns | None,
     ) -> Float[Array, "B L D"]:
         x = x + self.attention(self.norm1(x), mask, turns=turns)
@@ -111,13 +113,13 @@ class DecoderBlock(nnx.Module):
 def through_layers(
     layers: nnx.Module,
     x: Float[Array, "B L D"],
-    mask: Bool[Array, "#B #H L S"],
+    mask: Mask | Bool[Array, "#B #H L S"],
     position: Int[Array, "B L"],
     cache: KVCache | None,
     *,
     turns: Turns | None = None,
     window: int | None = None,
-    remat: bool = False,
+    remat: Remat = "none",
 ) -> tuple[Float[Array, "B L D"], KVCache | None]:
     """Stacked or unrolled blocks one after the other, and the cache with the new tokens in it.
 
@@ -125,16 +127,19 @@ def through_layers(
     the slots once and writes one slot a layer.
 
     Args:
-      mask: S is L, or the cache's slots.
+      mask: S is L; with a cache a table of its slots.
       window: keys a token reads at most, by position; None: all that the mask allows.
     """
     x = constrain(x, "batch", "length", "embed")
     if cache is None:
-        if window is not None:
+        if isinstance(mask, Mask):
+            mask = mask.within(window)
+        elif window is not None:
             mask = mask & window_mask(position, position, window)
         x, _ = scan(layers, lambda layer, x: (layer(x, mask, turns), None), x, remat=remat)
         return x, None
 
+    assert not isinstance(mask, Mask), "slots are read by a table"
     cache = cache.place(position)
     if window is not None:
         mask = mask & window_mask(position, cache.position, window)

@@ -19,6 +19,7 @@ from flax import nnx
 from jax.nn.initializers import normal
 
 from rsvlm_jax.config import ConfigError, Dinov2Config
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core.shapes import Array, Bool, Float
 from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import Attention, Embed, LayerNorm, Mlp, PatchEmbed, SwiGLU, stack
@@ -62,11 +63,11 @@ def _scaled(y: Float[Array, "F S Dv"], scale: nnx.Param | None) -> Float[Array, 
 class Dinov2Tower(nnx.Module):
     """The tower; what it returns is set by `feature_layers`, `feature_join` and `keep_cls`."""
 
-    def __init__(self, config: Dinov2Config, *, remat: bool = False, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: Dinov2Config, *, remat: Remat = "none", rngs: nnx.Rngs) -> None:
         c = config
         side = c.table_size // c.patch_size
         self.config = c
-        self.remat = remat
+        self.remat: Remat = remat
         self.patch = PatchEmbed(c.patch_size, c.width, bias=True, rngs=rngs)
         self.cls = nnx.Param(normal(0.02)(rngs.params(), (c.width,), jnp.float32))
         self.mask_token = nnx.Param(jnp.zeros((c.width,), jnp.float32)) if c.mask_token else None

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from flax import nnx
 
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.config.vision import FeatureJoin
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.mesh.constraints import constrain
@@ -28,7 +29,7 @@ def run_layers(
     depth: int,
     wanted: tuple[int, ...],
     *,
-    remat: bool,
+    remat: Remat,
 ) -> tuple[Float[Array, "F S Dv"], tuple[Float[Array, "F S Dv"], ...]]:
     """The last hidden state that is computed, and those of `wanted` (negative ones from the end).
 

@@ -12,8 +12,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from rsvlm_jax.config import GPT2Config
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
-from rsvlm_jax.nn import Attention, Embed, KVCache, LayerNorm, Mlp, stack
+from rsvlm_jax.nn import Attention, Embed, KVCache, LayerNorm, Mask, Mlp, stack
 
 from .decoder import DecoderBlock, empty_cache, through_layers, tied_scores
 
@@ -35,9 +36,9 @@ class GPT2(nnx.Module):
     norm/{scale,bias}
     """
 
-    def __init__(self, config: GPT2Config, *, remat: bool = False, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: GPT2Config, *, remat: Remat = "none", rngs: nnx.Rngs) -> None:
         self.config = config
-        self.remat = remat
+        self.remat: Remat = remat
         self.embed = Embed(config.vocab_size, config.width, axes=("vocab", "embed"), rngs=rngs)
         self.position = Embed(config.max_length, config.width, rngs=rngs)
         self.layers = stack(lambda r: _block(config, r), config.layers, rngs)
@@ -47,7 +48,7 @@ class GPT2(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B L D"],
-        mask: Bool[Array, "#B #H L S"],
+        mask: Mask | Bool[Array, "#B #H L S"],
         position: Int[Array, "B L"],
     ) -> Float[Array, "B L D"]: ...
 
@@ -55,7 +56,7 @@ class GPT2(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B L D"],
-        mask: Bool[Array, "#B #H L S"],
+        mask: Mask | Bool[Array, "#B #H L S"],
         position: Int[Array, "B L"],
         cache: KVCache,
     ) -> tuple[Float[Array, "B L D"], KVCache]: ...
@@ -63,7 +64,7 @@ class GPT2(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B L D"],
-        mask: Bool[Array, "#B #H L S"],
+        mask: Mask | Bool[Array, "#B #H L S"],
         position: Int[Array, "B L"],
         cache: KVCache | None = None,
     ) -> Float[Array, "B L D"] | tuple[Float[Array, "B L D"], KVCache]:
@@ -71,7 +72,7 @@ class GPT2(nnx.Module):
 
         Args:
           x: embeddings of tokens, without positions; their dtype is the compute dtype.
-          mask: S is L, or the cache's slots where there is a cache (`rsvlm_jax.nn.cache_mask`).
+          mask: S is L; with a cache a table of its slots (`rsvlm_jax.nn.cache_mask`).
           position: within each segment, below `max_length`.
           cache: written from its `length` on; the new tokens' slots must have been claimed
             (`KVCache.claim`). Given one, the result is `(hidden, cache)`.

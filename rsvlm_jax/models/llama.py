@@ -13,8 +13,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from rsvlm_jax.config import LlamaConfig
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
-from rsvlm_jax.nn import Attention, Embed, KVCache, Linear, RMSNorm, SwiGLU, stack, turns
+from rsvlm_jax.nn import Attention, Embed, KVCache, Linear, Mask, RMSNorm, SwiGLU, stack, turns
 
 from .decoder import DecoderBlock, empty_cache, head_scores, through_layers, tied_scores
 
@@ -47,9 +48,9 @@ class Llama(nnx.Module):
     and `layers/attention/{q,k}_norm/scale`, where the config asks for it.
     """
 
-    def __init__(self, config: LlamaConfig, *, remat: bool = False, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: LlamaConfig, *, remat: Remat = "none", rngs: nnx.Rngs) -> None:
         self.config = config
-        self.remat = remat
+        self.remat: Remat = remat
         vocabulary = config.vocab_size
         self.embed = Embed(vocabulary, config.width, axes=("vocab", "embed"), rngs=rngs)
         self.layers = stack(lambda r: _block(config, r), config.layers, rngs)
@@ -64,7 +65,7 @@ class Llama(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B L D"],
-        mask: Bool[Array, "#B #H L S"],
+        mask: Mask | Bool[Array, "#B #H L S"],
         position: Int[Array, "B L"],
     ) -> Float[Array, "B L D"]: ...
 
@@ -72,7 +73,7 @@ class Llama(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B L D"],
-        mask: Bool[Array, "#B #H L S"],
+        mask: Mask | Bool[Array, "#B #H L S"],
         position: Int[Array, "B L"],
         cache: KVCache,
     ) -> tuple[Float[Array, "B L D"], KVCache]: ...
@@ -80,7 +81,7 @@ class Llama(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B L D"],
-        mask: Bool[Array, "#B #H L S"],
+        mask: Mask | Bool[Array, "#B #H L S"],
         position: Int[Array, "B L"],
         cache: KVCache | None = None,
     ) -> Float[Array, "B L D"] | tuple[Float[Array, "B L D"], KVCache]:
@@ -88,7 +89,7 @@ class Llama(nnx.Module):
 
         Args:
           x: embeddings; their dtype is the compute dtype.
-          mask: S is L, or the cache's slots where there is a cache (`rsvlm_jax.nn.cache_mask`).
+          mask: S is L; with a cache a table of its slots (`rsvlm_jax.nn.cache_mask`).
           position: within each segment, for RoPE and the sliding window.
           cache: written from its `length` on; the new tokens' slots must have been claimed
             (`KVCache.claim`). Given one, the result is `(hidden, cache)`.

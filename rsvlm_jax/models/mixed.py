@@ -22,6 +22,7 @@ from rsvlm_jax.config import (
     SiglipConfig,
     ViTConfig,
 )
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.nn.linear import expand_last
 
@@ -36,7 +37,7 @@ SingleTower = CLIPVisionTower | SiglipVisionTower | Dinov2Tower | ConvNextTower
 def single_tower(
     config: ViTConfig | SiglipConfig | Dinov2Config | ConvNextConfig,
     *,
-    remat: bool = False,
+    remat: Remat = "none",
     rngs: nnx.Rngs,
 ) -> SingleTower:
     """One tower, by its config."""
@@ -54,7 +55,7 @@ def single_tower(
 class MixedTower(nnx.Module):
     """Two towers; their parameters stand under `first/` and `second/`."""
 
-    def __init__(self, config: MixedConfig, *, remat: bool = False, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: MixedConfig, *, remat: Remat = "none", rngs: nnx.Rngs) -> None:
         self.config = config
         self.first = single_tower(config.first, remat=remat, rngs=rngs)
         self.second = single_tower(config.second, remat=remat, rngs=rngs)

@@ -18,6 +18,7 @@ from flax import nnx
 from jax.nn.initializers import normal
 
 from rsvlm_jax.config import ConfigError, SiglipConfig
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import Attention, Embed, LayerNorm, Mlp, PatchEmbed, stack
@@ -47,11 +48,11 @@ class PoolingHead(nnx.Module):
 class SiglipVisionTower(nnx.Module):
     """The tower; what it returns is set by `feature_layers` and `feature_join` of its config."""
 
-    def __init__(self, config: SiglipConfig, *, remat: bool = False, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: SiglipConfig, *, remat: Remat = "none", rngs: nnx.Rngs) -> None:
         c = config
         rows, columns = c.grid
         self.config = c
-        self.remat = remat
+        self.remat: Remat = remat
         self.patch = PatchEmbed(c.patch_size, c.width, bias=True, rngs=rngs)
         self.position = Embed(rows * columns, c.width, rngs=rngs)
         self.layers = stack(

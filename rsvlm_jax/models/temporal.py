@@ -19,7 +19,7 @@ from flax import nnx
 from rsvlm_jax.config import TemporalConfig
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
 from rsvlm_jax.mesh.constraints import constrain
-from rsvlm_jax.nn import Attention, Embed, LayerNorm, Linear, Mlp, key_mask, scan, stack
+from rsvlm_jax.nn import Attention, Embed, LayerNorm, Linear, Mask, Mlp, scan, stack
 
 YEAR = 365.2425
 """Days of a mean Gregorian year."""
@@ -80,7 +80,7 @@ class FusionBlock(nnx.Module):
         self,
         x: Float[Array, "B N Dv"],
         memory: Float[Array, "B S Dv"],
-        mask: Bool[Array, "B 1 1 S"],
+        mask: Mask,
     ) -> Float[Array, "B N Dv"]:
         x = x + self.attention(self.norm1(x), mask, memory=self.norm_memory(memory))
         return x + self.mlp(self.norm2(x))
@@ -144,7 +144,7 @@ class TemporalFusion(nnx.Module):
         count = valid.sum(axis=1, dtype=jnp.float32)[:, None]
         mean = tokens.astype(jnp.float32).sum(axis=1) / jnp.maximum(count, 1.0)
         latents = (mean[:, None] + self.query[...][None]).astype(tokens.dtype)
-        mask = key_mask(valid)
+        mask = Mask.keys(valid)
         latents, _ = scan(self.blocks, lambda block, x: (block(x, tokens, mask), None), latents)
         some = jnp.broadcast_to(valid.any(axis=1)[:, None], latents.shape[:2])
         latents = jnp.where(some[:, :, None], latents, jnp.zeros_like(latents))

@@ -8,17 +8,18 @@ from __future__ import annotations
 from flax import nnx
 
 from rsvlm_jax.config import MixedConfig, VisionConfig
+from rsvlm_jax.config.training import Remat
 
 from .mixed import MixedTower, SingleTower, single_tower
 
 VisionTower = SingleTower | MixedTower
 
 
-def vision_tower(config: VisionConfig, *, remat: bool = False, rngs: nnx.Rngs) -> VisionTower:
+def vision_tower(config: VisionConfig, *, remat: Remat = "none", rngs: nnx.Rngs) -> VisionTower:
     """Build it.
 
     Args:
-      remat: recompute the activations of each layer in the backward pass.
+      remat: what of each layer's activations is kept for the backward pass.
     """
     if isinstance(config, MixedConfig):
         return MixedTower(config, remat=remat, rngs=rngs)

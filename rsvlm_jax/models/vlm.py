@@ -26,11 +26,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rsvlm_jax.config import BandSetSpec, ConfigError, DataError, VLMConfig
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core import compute_dtype
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
 from rsvlm_jax.data.batch import Batch, Images, Observation
 from rsvlm_jax.mesh.constraints import constrain
-from rsvlm_jax.nn import causal_segment_mask, key_mask
+from rsvlm_jax.nn import Mask
 
 from .connector import Connector
 from .encoded import Encoded
@@ -55,7 +56,8 @@ class VisionLanguageModel(nnx.Module):
       image_token, reg_token: ids of `<image>` and `<reg>`; the latter only where there is a head.
       visual_tokens: N (`connector.token_count`); needed only where there is a head and no
         temporal budget, because the head's token mixing has a weight for each token.
-      remat: recompute the activations of layers in the backward pass instead of keeping them.
+      segments: that a row of text has at most, where that is known (`rsvlm_jax.nn.Mask`).
+      remat: what of each layer's activations is kept for the backward pass (`TrainConfig.remat`).
 
     Raises:
       ConfigError: inputs and band sets do not match; N unknown; no frame from a band set.
@@ -69,7 +71,8 @@ class VisionLanguageModel(nnx.Module):
         image_token: int,
         reg_token: int | None = None,
         visual_tokens: int | None = None,
-        remat: bool = False,
+        segments: int | None = None,
+        remat: Remat = "none",
         rngs: nnx.Rngs,
     ) -> None:
         names = tuple(i.bandset for i in config.inputs)
@@ -82,6 +85,7 @@ class VisionLanguageModel(nnx.Module):
             )
         self.config, self.bandsets = config, bandsets
         self.image_token, self.reg_token = image_token, reg_token
+        self.segments = segments
         self.dtype = compute_dtype(config.dtype)
         width = config.frame_width
 
@@ -147,8 +151,10 @@ class VisionLanguageModel(nnx.Module):
             hidden = jnp.zeros((*tokens.shape, 0), self.dtype)
         else:
             x = self.embed(tokens, slot, visual)
-            mask = causal_segment_mask(segment, position)
-            hidden = self.decoder(x, mask & key_mask(readable(slot, visual_valid)), position)
+            # The data layer refuses placeholders without an image; a cube may lack any token.
+            seen = None if self.temporal is None else readable(slot, visual_valid)
+            mask = Mask.rows(segment, seen, segments=self.segments)
+            hidden = self.decoder(x, mask, position)
         knowledge, has_knowledge = self.read_knowledge(hidden, tokens)
         return Encoded(hidden, visual, visual_valid, knowledge, has_knowledge)
 

@@ -4,9 +4,10 @@
     linear      Linear, Embed            norm    LayerNorm, RMSNorm
     mlp         Mlp, SwiGLU              rope    rope, turns, rotate
     attention   attend, Attention        masks   causal_segment_mask, key_mask,
-    slots       Slots                            cache_mask, window_mask
+    slots       Slots                            cache_mask, window_mask, Mask
     cache       KVCache, SharedPrefix    stack   stack, unstack, scan
     patch       PatchEmbed
+    kernels/    attend: plain, chunked, cudnn, splash, and which of them
     mixer       MixerBlock               lora    add_lora, split_lora, merge_lora
     codes       int8 and nf4             quantize  quantize, quantize_params, dequantize_params
 
@@ -14,11 +15,12 @@ Parameters are float32, kernels (in, out); every layer computes in the dtype of 
 reductions (softmax, norms) run in float32.
 """
 
-from .attention import Attention, Readable, attend
+from .attention import Attention, Readable, use_kernel
 from .cache import KVCache, SharedPrefix
+from .kernels import attend
 from .linear import Embed, Linear
 from .lora import add_lora, merge_lora, split_lora
-from .masks import cache_mask, causal_segment_mask, key_mask, window_mask
+from .masks import Mask, cache_mask, causal_segment_mask, key_mask, window_mask
 from .mixer import MixerBlock
 from .mlp import Mlp, SwiGLU
 from .norm import LayerNorm, RMSNorm
@@ -35,6 +37,7 @@ __all__ = [
     "KVCache",
     "LayerNorm",
     "Linear",
+    "Mask",
     "MixerBlock",
     "Mlp",
     "PatchEmbed",
@@ -62,5 +65,6 @@ __all__ = [
     "stack",
     "turns",
     "unstack",
+    "use_kernel",
     "window_mask",
 ]

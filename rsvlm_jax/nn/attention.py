@@ -4,9 +4,9 @@
                                        attend -> [B,Lq,H,Dh] -> o -> [B,Lq,D]
     x or memory [B,Lk,D] -> k,v [B,Lk,Hkv,Dh]
 
-The products are plain einsums; fused kernels are a matter of the backend, not of this file. In
-decoding keys and values stand in slots (`rsvlm_jax.nn.slots`): those of each row, and before them
-those of a prefix that all rows share, under one softmax.
+What computes `attend` is the matter of `rsvlm_jax.nn.kernels`. In decoding keys and values stand in
+slots (`rsvlm_jax.nn.slots`): those of each row, and before them those of a prefix that all rows
+share, under one softmax.
 """
 
 from __future__ import annotations
@@ -16,43 +16,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
+from rsvlm_jax.config.training import AttentionKernel
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
 from rsvlm_jax.mesh.constraints import constrain
 
+from .kernels import attend
 from .linear import Linear
+from .masks import Mask
 from .norm import RMSNorm
 from .rope import Turns, rotate
 from .slots import Slots
-
-
-def attend(
-    q: Float[Array, "B Lq H Dh"],
-    k: Float[Array, "B Lk Hkv Dh"],
-    v: Float[Array, "B Lk Hkv Dh"],
-    mask: Bool[Array, "#B #H #Lq Lk"] | None = None,
-) -> Float[Array, "B Lq H Dh"]:
-    """Scaled dot-product attention, softmax in float32.
-
-    Heads are grouped: query head h reads key head `h // (H // Hkv)`, as in Hugging Face's Llama.
-    A row whose keys are all masked gives zeros, with finite gradients.
-    """
-    heads, kv_heads = q.shape[2], k.shape[2]
-    q = q.reshape(*q.shape[:2], kv_heads, heads // kv_heads, q.shape[3])
-    scores = jnp.einsum("bqhgd,bkhd->bhgqk", q, k, preferred_element_type=jnp.float32)
-    scores = scores * (q.shape[-1] ** -0.5)
-    if mask is None:
-        weights = jax.nn.softmax(scores, axis=-1)
-    else:
-        if mask.shape[1] == 1:
-            mask = mask[:, :, None]
-        else:
-            mask = mask.reshape(mask.shape[0], kv_heads, heads // kv_heads, *mask.shape[2:])
-        # A finite floor, not -inf: where all keys are masked, -inf gives NaN in both directions.
-        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-        weights = jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0.0)
-    out = jnp.einsum("bhgqk,bkhd->bqhgd", weights.astype(v.dtype), v)
-    return out.reshape(*out.shape[:2], heads, out.shape[-1])
 
 
 class Readable(NamedTuple):
@@ -131,6 +106,7 @@ class Attention(nnx.Module):
         qk_norm: float | None = None,
         rngs: nnx.Rngs,
     ) -> None:
+        self.kernel: AttentionKernel = "auto"
         self.heads = heads
         self.kv_heads = heads if kv_heads is None else kv_heads
         width = d // heads if head_dim is None else head_dim
@@ -147,14 +123,15 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B Lq D"],
-        mask: Bool[Array, "#B #H #Lq Lk"] | None = None,
+        mask: Mask | Bool[Array, "#B #H #Lq Lk"] | None = None,
         *,
         memory: Float[Array, "B Lk M"] | None = None,
         turns: Turns | None = None,
     ) -> Float[Array, "B Lq D"]:
         """Self-attention with or without RoPE, or cross-attention onto `memory` (without)."""
         q, k, v = self._project(x, x if memory is None else memory, turns)
-        return self._merge(attend(q, k, v, mask))
+        q, k, v = (checkpoint_name(x, name) for x, name in ((q, "q"), (k, "k"), (v, "v")))
+        return self._merge(attend(q, k, v, mask, kernel=self.kernel))
 
     def cached(
         self,
@@ -196,3 +173,10 @@ class Attention(nnx.Module):
 
     def _merge(self, x: Array) -> Array:
         return self.o(x.reshape(*x.shape[:2], x.shape[2] * x.shape[3]))
+
+
+def use_kernel(model: nnx.Module, kernel: AttentionKernel) -> None:
+    """Let every `Attention` of a model use a kernel; "auto", which is what they do, is the rule."""
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, Attention):
+            module.kernel = kernel

@@ -7,6 +7,7 @@ from typing import Literal
 
 import jax
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.mesh.constraints import constrain
@@ -56,7 +57,7 @@ class Mlp(nnx.Module):
         self.activation, self.length = activation, length
 
     def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S E"]:
-        hidden = ACTIVATIONS[self.activation](self.fc1(x))
+        hidden = ACTIVATIONS[self.activation](checkpoint_name(self.fc1(x), "up"))
         return self.fc2(constrain(hidden, "batch", self.length, "mlp"))
 
 
@@ -73,5 +74,6 @@ class SwiGLU(nnx.Module):
         self.down = Linear(hidden, d, bias=bias, axes=("mlp", "embed"), rngs=rngs)
 
     def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-        hidden = jax.nn.silu(self.gate(x)) * self.up(x)
+        gate, up = checkpoint_name(self.gate(x), "gate"), checkpoint_name(self.up(x), "up")
+        hidden = jax.nn.silu(gate) * up
         return self.down(constrain(hidden, "batch", "length", "mlp"))

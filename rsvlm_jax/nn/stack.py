@@ -6,6 +6,14 @@ whose every parameter has a leading axis of n.
     layers = stack(lambda rngs: Block(64, rngs=rngs), 12, rngs)      kernel [12, 64, 64]
     x, _ = scan(layers, lambda layer, x: (layer(x), None), x)
 
+What the backward pass finds in memory is a policy (`TrainConfig.remat`) by names that layers give
+to their tensors: "q", "k", "v" (after RoPE), "context" (what attention gives), "gate", "up" (before
+the MLP's activation). A block's input is always kept.
+
+    none           everything            save_context   context
+    full           nothing               save_qkv_mlp   q, k, v, context, gate, up
+                                         offload        q, k, v, context, in the host's memory
+
 `unstack` takes a stack apart again where copying a block out of it costs more than compiling all.
 """
 
@@ -18,7 +26,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import checkpoint_policies as policies
 from jax.sharding import NamedSharding, PartitionSpec
+
+from rsvlm_jax.config.training import Remat
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -73,7 +84,7 @@ def scan(
     fn: Callable[..., tuple[Any, Any]],
     x: Any,
     *per_layer: Any,
-    remat: bool = False,
+    remat: Remat = "none",
 ) -> tuple[Any, Any]:
     """Apply stacked blocks one after the other.
 
@@ -83,7 +94,7 @@ def scan(
       fn: `(layer, x, *slices) -> (x, y)`.
       x: what is carried from block to block.
       per_layer: pytrees with a leading axis of n, handed to `fn` a slice at a time.
-      remat: recompute a block's activations in the backward pass instead of keeping them.
+      remat: what of a block's activations is kept for the backward pass; of unrolled blocks all is.
 
     Returns:
       The last `x`, and the `y` of all blocks stacked on axis 0.
@@ -102,6 +113,33 @@ def scan(
         layer_state, *slices = inputs
         return fn(nnx.merge(graphdef, layer_state), carry, *slices)
 
+    return jax.lax.scan(_remembering(body, remat), x, (state, *per_layer))
+
+
+def _remembering(body: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
+    """`body` of a scan, with what its backward pass may not keep computed again."""
+    if remat == "none":
+        return body
+    policy = None
+    if remat == "offload":
+        policy = policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=list(ATTENTION),
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+    elif remat != "full":
+        names = {"save_context": ATTENTION[-1:], "save_qkv_mlp": (*ATTENTION, "gate", "up")}
+        policy = policies.save_only_these_names(*names[remat])
+    if policy is not None:
+        policy = policies.save_from_both_policies(policy, _fused_attention)
     # Inside a scan the barrier against merging the two passes is not needed (see jax.checkpoint).
-    body = jax.checkpoint(body, prevent_cse=False) if remat else body
-    return jax.lax.scan(body, x, (state, *per_layer))
+    return jax.checkpoint(body, prevent_cse=False, policy=policy)
+
+
+ATTENTION = ("q", "k", "v", "context")
+
+
+def _fused_attention(primitive: Any, *_: Any, **__: Any) -> bool:
+    """What cuDNN's kernel keeps for its backward pass bears no name: told by the operation."""
+    return primitive.name == "dot_product_attention_fwd_wrapper"

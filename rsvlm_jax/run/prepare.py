@@ -86,7 +86,14 @@ class Prepared:
     @property
     def program(self) -> Program:
         """The model that is trained on it."""
-        return program_of(self.processor, self.experiment.lora, self.experiment.base)
+        experiment = self.experiment
+        return program_of(
+            self.processor,
+            experiment.lora,
+            experiment.base,
+            remat=experiment.train.remat,
+            attention=experiment.train.attention,
+        )
 
     def start(self, model: VisionLanguageModel) -> None:
         """Put the statistics of the training split into a model. Errors as `set_statistics`."""

@@ -50,7 +50,7 @@ from rsvlm_jax.interop.quantized import Codes
 from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.models.decoder import Decoder
 from rsvlm_jax.models.vlm import VisionLanguageModel
-from rsvlm_jax.nn import SharedPrefix, causal_segment_mask
+from rsvlm_jax.nn import Mask, SharedPrefix
 from rsvlm_jax.nn.quantize import Kind
 
 from .directory import end_tokens, place_parts, read_directory
@@ -453,7 +453,7 @@ def _logits(graphdef: Any, dtype: str, params: Any, batch: Batch) -> Float[Array
         assert model.decoder is not None
         return model.decoder.logits(model(batch).hidden)
     x = model.embed(batch.tokens).astype(dtype)
-    mask = causal_segment_mask(jnp.asarray(batch.segment), jnp.asarray(batch.position))
+    mask = Mask.rows(jnp.asarray(batch.segment))
     return model.logits(model(x, mask, jnp.asarray(batch.position)))
 
 

@@ -21,9 +21,10 @@ from flax import nnx
 
 from rsvlm_jax.config import BandSetSpec, LoraConfig, VLMConfig
 from rsvlm_jax.core import base_path, flat, is_quantized
+from rsvlm_jax.config.training import AttentionKernel, Remat
 from rsvlm_jax.data.processor import Processor
 from rsvlm_jax.models.vlm import VisionLanguageModel
-from rsvlm_jax.nn import add_lora, merge_lora, split_lora
+from rsvlm_jax.nn import add_lora, merge_lora, split_lora, use_kernel
 from rsvlm_jax.nn.quantize import dequantize_params, quantize, quantize_params
 from rsvlm_jax.train.state import Tree, split_model
 
@@ -65,11 +66,16 @@ def program(
     visual_tokens: int | None = None,
     lora: LoraConfig | None = None,
     stored: Stored = "float",
+    remat: Remat = "none",
+    attention: AttentionKernel = "auto",
+    segments: int | None = None,
 ) -> Program:
     """The program of a model; equal arguments give the same object.
 
     Args:
       lora, stored: `Experiment.lora` and `Experiment.base`.
+      remat, attention: as in `TrainConfig`.
+      segments: as `VisionLanguageModel`.
 
     Raises:
       ConfigError: a LoRA that takes no layer of it (see `rsvlm_jax.nn.add_lora`), or layers that
@@ -77,14 +83,18 @@ def program(
     """
 
     def base(key: jax.Array) -> VisionLanguageModel:
-        return VisionLanguageModel(
+        model = VisionLanguageModel(
             config,
             specs,
             image_token=image_token,
             reg_token=reg_token,
             visual_tokens=visual_tokens,
+            segments=segments,
+            remat=remat,
             rngs=nnx.Rngs(key),
         )
+        use_kernel(model, attention)
+        return model
 
     def whole(key: jax.Array) -> VisionLanguageModel:
         model = base(key)
@@ -130,7 +140,12 @@ _FACTORS = 0x10_4A
 
 
 def program_of(
-    processor: Processor, lora: LoraConfig | None = None, stored: Stored = "float"
+    processor: Processor,
+    lora: LoraConfig | None = None,
+    stored: Stored = "float",
+    *,
+    remat: Remat = "none",
+    attention: AttentionKernel = "auto",
 ) -> Program:
     """The program that a processor belongs to. Args as `program`."""
     return program(
@@ -141,6 +156,9 @@ def program_of(
         visual_tokens=processor.visual_tokens,
         lora=lora,
         stored=stored,
+        remat=remat,
+        attention=attention,
+        segments=1,
     )
 
 

@@ -52,7 +52,9 @@ class PreparedTalk:
     @property
     def program(self) -> Program:
         """The model that is trained on it."""
-        return program_of_talk(self.processor, self.experiment)
+        config = self.train.config
+        most = config.length // int(self.train.tokens.min()) if config.pack else 1
+        return program_of_talk(self.processor, self.experiment, segments=most)
 
     def start(self, model: VisionLanguageModel) -> None:
         """Check that precomputed features are of the tower that the model starts from.
@@ -156,14 +158,23 @@ def prepare_talk(experiment: Experiment) -> PreparedTalk:
     return PreparedTalk(experiment, processor, train, test)
 
 
-def program_of_talk(processor: ChatProcessor, experiment: Experiment) -> Program:
-    """The program of a model of conversations."""
+def program_of_talk(
+    processor: ChatProcessor, experiment: Experiment, *, segments: int | None = None
+) -> Program:
+    """The program of a model of conversations.
+
+    Args:
+      segments: that a row has at most, where that is known.
+    """
     image = processor.image_token
     return program(
         experiment.model,
         image_token=-1 if image is None else image,
         lora=experiment.lora,
         stored=experiment.base,
+        remat=experiment.train.remat,
+        attention=experiment.train.attention,
+        segments=segments,
     )
 
 

@@ -19,6 +19,7 @@ from rsvlm_jax.config import (
     ResamplerConfig,
     VisionConfig,
 )
+from rsvlm_jax.config.training import Remat
 
 from .perceiver import Perceiver
 from .pixel_shuffle import PixelShuffle
@@ -28,12 +29,12 @@ Resampler = PixelShuffle | QFormer | Perceiver
 
 
 def build_resampler(
-    config: ResamplerConfig, vision: VisionConfig, *, remat: bool = False, rngs: nnx.Rngs
+    config: ResamplerConfig, vision: VisionConfig, *, remat: Remat = "none", rngs: nnx.Rngs
 ) -> Resampler:
     """The resampler that reads this tower.
 
     Args:
-      remat: recompute the activations of each layer in the backward pass.
+      remat: what of each layer's activations is kept for the backward pass.
     """
     match config:
         case PixelShuffleConfig():

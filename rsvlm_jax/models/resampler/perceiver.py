@@ -24,6 +24,7 @@ from flax import nnx
 from jax.nn.initializers import normal
 
 from rsvlm_jax.config import ConfigError, PerceiverConfig
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import Attention, LayerNorm, Mlp, scan, stack
@@ -58,10 +59,10 @@ class PerceiverLevel(nnx.Module):
         queries: int,
         width: int,
         *,
-        remat: bool = False,
+        remat: Remat = "none",
         rngs: nnx.Rngs,
     ) -> None:
-        self.remat = remat
+        self.remat: Remat = remat
         self.query = nnx.Param(normal(0.02)(rngs.params(), (queries, width), jnp.float32))
         self.layers = None if config.share_layers else _layers(config, width, rngs)
         self.norm = LayerNorm(width, rngs=rngs)
@@ -93,7 +94,7 @@ class Perceiver(nnx.Module):
     """
 
     def __init__(
-        self, config: PerceiverConfig, width: int, *, remat: bool = False, rngs: nnx.Rngs
+        self, config: PerceiverConfig, width: int, *, remat: Remat = "none", rngs: nnx.Rngs
     ) -> None:
         if width % config.heads:
             raise ConfigError(

@@ -21,6 +21,7 @@ from flax import nnx
 from jax.nn.initializers import normal
 
 from rsvlm_jax.config import QFormerConfig
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import Attention, LayerNorm, Mlp, scan, stack
@@ -73,10 +74,10 @@ class Blip2QFormer(nnx.Module):
     """
 
     def __init__(
-        self, config: QFormerConfig, d_in: int, *, remat: bool = False, rngs: nnx.Rngs
+        self, config: QFormerConfig, d_in: int, *, remat: Remat = "none", rngs: nnx.Rngs
     ) -> None:
         self.config = config
-        self.remat = remat
+        self.remat: Remat = remat
         crosses = -(-config.layers // config.cross_attention_frequency)
         self.norm = LayerNorm(config.width, eps=config.norm_eps, rngs=rngs)
         self.layers = stack(lambda r: QFormerBlock(config, rngs=r), config.layers, rngs)
@@ -125,7 +126,7 @@ class QFormer(nnx.Module):
     """
 
     def __init__(
-        self, config: QFormerConfig, d_in: int, *, remat: bool = False, rngs: nnx.Rngs
+        self, config: QFormerConfig, d_in: int, *, remat: Remat = "none", rngs: nnx.Rngs
     ) -> None:
         shape = (config.queries, config.width)
         self.query = nnx.Param(normal(0.02)(rngs.params(), shape, jnp.float32))
