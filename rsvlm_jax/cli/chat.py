@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import tyro
 from tyro.conf import Positional
 
 from rsvlm_jax.config import ConfigError, GenerationConfig, RsvlmError
 
-from .options import parse, say, unknown_word
+from .options import options_of_load, parse, say, unknown_word
 
 COMMANDS = {
     "/image": "PATH: look at a picture (with the next question)",
@@ -54,6 +56,8 @@ class Options:
     """Directory of the vision tower, where a LLaVA does not hold its own."""
     adapter: Path | None = None
     """Directory of a PEFT adapter, or of LLaVA's LoRA over a plain language model."""
+    quantize: Literal["int8", "nf4"] | None = None
+    """Of the weights, as they are read. An adapter stays beside them."""
     allow_pickle: bool = False
     """Read .bin files, through torch's weights-only loader."""
 
@@ -73,6 +77,9 @@ class Session(Protocol):
 
 def run(args: Sequence[str]) -> dict[str, object]:
     options = parse(Options, args, prog="rsvlm chat")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # What is not UTF-8 comes through to be refused where it is read, with its place.
+        sys.stdin.reconfigure(errors="surrogateescape")
     from rsvlm_jax.evaluate.cubeframes import picture
     from rsvlm_jax.run.chat import open_session
     from rsvlm_jax.run.cubes import find_cube
@@ -82,9 +89,7 @@ def run(args: Sequence[str]) -> dict[str, object]:
         config=options.generation,
         system=options.system,
         picture_of=lambda cube, at: picture(find_cube(cube), at),
-        vision=options.vision,
-        adapter=options.adapter,
-        allow_pickle=options.allow_pickle,
+        **options_of_load(options),
     )
     for path in options.image:
         say(session.look(path, str(path)))
@@ -158,13 +163,13 @@ def _command(session: Session, text: str) -> str:
         return "begun anew"
     words = _words(rest, word)
     if word == "/image":
-        return "\n".join(session.look(Path(w), w) for w in words)
+        return "\n".join(session.look(Path(os.path.expanduser(w)), w) for w in words)
     place = None
     if len(words) == 3 and all(w.isdigit() for w in words[1:]):
         place = int(words[1]), int(words[2])
     elif len(words) != 1:
         raise ConfigError("not a place", where=word, expected="PATH [ROW COL]", found=rest.strip())
-    return session.visit(words[0], place)
+    return session.visit(os.path.expanduser(words[0]), place)
 
 
 def _words(rest: str, command: str) -> list[str]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
 
 from rsvlm_jax.config import ConfigError, GenerationConfig, strict_json
+from rsvlm_jax.config.check import positive
 
-from .options import parse, say, stop_on_sigterm
+from .options import options_of_load, parse, say, stop_on_sigterm
 
 GREEDY = GenerationConfig()
 
@@ -46,12 +47,17 @@ class Options:
     generation: Annotated[GenerationConfig, tyro.conf.arg(name="")] = GREEDY
     batch_size: int = 8
     """Prompts at a time."""
+    quantize: Literal["int8", "nf4"] | None = None
+    """Of the weights, as they are read. An adapter stays beside them."""
     vision: Path | None = None
     """Directory of the vision tower, where a LLaVA does not hold its own."""
     adapter: Path | None = None
     """Directory of a PEFT adapter, or of LLaVA's LoRA over a plain language model."""
     allow_pickle: bool = False
     """Read .bin files, through torch's weights-only loader."""
+
+    def __post_init__(self) -> None:
+        positive(self, "batch_size")
 
 
 def run(args: Sequence[str]) -> dict[str, object]:
@@ -101,8 +107,7 @@ def _who_answers(options: Options) -> tuple[Any, str, int | None]:
     from rsvlm_jax.run.speak import Speaker
     from rsvlm_jax.run.trained import Loaded
 
-    more = {k: getattr(options, k) for k in ("vision", "adapter", "allow_pickle")}
-    model = load(options.model, **{k: v for k, v in more.items() if v})
+    model = load(options.model, **options_of_load(options))
     if isinstance(model, Loaded):
         if options.choices or options.pattern is not None:
             raise ConfigError("a run on cubes takes no grammar", where="--choices, --pattern")
@@ -138,6 +143,11 @@ def _machine(options: Options, speaker: Any) -> Any:
 def _settings(options: Options) -> dict[str, Any]:
     """What the answers depend on beside the model: other settings are other answers."""
     said = dataclasses.asdict(options.generation)
+    for name in ("images", "cube", "vision", "quantize"):
+        if getattr(options, name) is not None:
+            said[name] = str(getattr(options, name))
+    if options.cube is not None or options.at != (0, 0):
+        said["at"] = list(options.at)
     if options.choices or options.pattern is not None:
         said["pattern"] = options.pattern or list(options.choices)
     return said

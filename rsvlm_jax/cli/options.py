@@ -86,6 +86,15 @@ def _options(source: Any, prefix: str = "--") -> list[str]:
     return words
 
 
+def options_of_load(options: Any) -> dict[str, Any]:
+    """Those of `rsvlm_jax.load` that were given to a verb that talks."""
+    names = ("vision", "adapter", "allow_pickle", "quantize")
+    given = {name: getattr(options, name) for name in names if getattr(options, name)}
+    if "quantize" in given and "adapter" in given:
+        given["merge"] = False
+    return given
+
+
 def load_experiment(path: str) -> Experiment:
     """Run an experiment file and call its `experiment()`, or `experiment(WORD)` of `FILE.py:WORD`.
 

@@ -29,7 +29,7 @@ from rsvlm_jax.core.shapes import Float
 
 from . import chat_saved, chat_source, chat_template, pictures, templates
 from .batch import Batch
-from .messages import IMAGE, Message, check_turns, split_images
+from .messages import IMAGE, Message, check_turns, count_images
 from .padding import pad_rows
 from .pieces import Row, Widths, encode, fit
 from .tokenizer import Tokenizer
@@ -194,19 +194,31 @@ class ChatProcessor:
         return ()
 
     def check_stop(self, stop: Sequence[str]) -> tuple[str, ...]:
-        """`self.stop` and further stop strings.
+        """`self.stop` and further stop strings, but those that are a special token (`stop_ids`).
 
         Raises:
-          ConfigError: one that holds the placeholder of an image: no text that a model writes can
-            hold it, and in a prompt it would stand inside an image.
+          ConfigError: one that holds the placeholder of an image (no text that a model writes can
+            hold it, and in a prompt it would stand inside an image), or a special token among other
+            characters (special tokens are in no text, so it would never be found).
         """
+        specials = self.tokenizer.specials
         for word in stop:
             if IMAGE in word or self.tokenizer.image_text in word:
                 raise ConfigError(
                     "a stop string with the placeholder of an image", where="stop",
                     expected="text that an answer can hold", found=repr(word),
                 )  # fmt: skip
-        return tuple(dict.fromkeys((*self.stop, *stop)))
+            if word not in specials and any(token in word for token in specials):
+                raise ConfigError(
+                    "a stop string with a special token among other characters", where="stop",
+                    expected="text, or the token alone", found=repr(word),
+                )  # fmt: skip
+        return tuple(dict.fromkeys((*self.stop, *(w for w in stop if w not in specials))))
+
+    def stop_ids(self, stop: Sequence[str]) -> tuple[int, ...]:
+        """Ids of the stop strings that are special tokens, which no text holds."""
+        found = (self.tokenizer.id_of(w) for w in stop if w in self.tokenizer.specials)
+        return tuple(i for i in found if i is not None)
 
     # ---- images and batches --------------------------------------------------------------------
 
@@ -269,7 +281,7 @@ class ChatProcessor:
     def _with_images(
         self, messages: Sequence[Message], images: int | None
     ) -> tuple[Sequence[Message], int]:
-        named = sum(len(split_images(m.content)) - 1 for m in messages)
+        named = sum(count_images(m.content) for m in messages)
         if images == 1 and not named:
             at = next(i for i, m in enumerate(messages) if m.role == "user")
             first = Message("user", f"{IMAGE}\n{messages[at].content}")
@@ -278,8 +290,12 @@ class ChatProcessor:
         if named != found or (named and self.image is None):
             raise DataError(
                 "the placeholders are not those of the images", where="messages",
-                expected=f"{named} images" if self.image else "none: a model of text alone",
-                found=f"{found} images",
+                expected=_many(named) if self.image else "none: a model of text alone",
+                found=_many(found),
                 remedy=f"write {IMAGE} once for each image, \\{IMAGE} for the word itself",
             )  # fmt: skip
         return messages, named
+
+
+def _many(images: int) -> str:
+    return f"{images} image" + ("" if images == 1 else "s")

@@ -26,7 +26,7 @@ from rsvlm_jax.config import ConfigError, DataError
 from rsvlm_jax.config.check import near_or_none
 from rsvlm_jax.core.shapes import Bool
 
-from .messages import IMAGE, Message, Role, check_turns, split_images
+from .messages import IMAGE, Message, Role, check_turns, count_images
 
 SPEAKERS: dict[str, Role] = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
@@ -263,7 +263,7 @@ def _images(entry: Mapping[str, Any], messages: Sequence[Message], at: str) -> t
             "not the name of an image", where=at, expected="a string or a list of them",
             found=repr(given)[:60],
         )  # fmt: skip
-    count = sum(len(split_images(m.content)) - 1 for m in messages)
+    count = sum(count_images(m.content) for m in messages)
     if count != len(names):
         raise DataError(
             "the placeholders are not those of the images", where=at,

@@ -61,6 +61,11 @@ def split_images(content: str) -> list[str]:
     return texts
 
 
+def count_images(content: str) -> int:
+    """How many images a message names."""
+    return len(split_images(content)) - 1
+
+
 def check_turns(messages: Sequence[Message]) -> None:
     """Refuse what is no conversation: a system message or none, then question and answer in turn.
 
@@ -82,7 +87,7 @@ def check_turns(messages: Sequence[Message]) -> None:
         if not message.content.strip():
             raise DataError("an empty turn", where=where, expected="some words")
     for i, message in enumerate(messages):
-        if message.role != "user" and len(split_images(message.content)) > 1:
+        if message.role != "user" and count_images(message.content):
             raise DataError(
                 f"an image in a turn of the {message.role}", where=f"messages[{i}]",
                 expected=f"{IMAGE} in questions alone",

@@ -12,8 +12,9 @@ their processors do. LLaVA's own training code ignores orientation.
 
 Every mode becomes RGB as Pillow's `convert` makes it (transparency is dropped, palettes are looked
 up), which is what LLaVA's code and `load_image` do; the processors of transformers 5, given an
-image with transparency as such, put white behind it. 16-bit and floating-point pictures, all of
-which but the darkest 255 steps `convert` would make white, are refused.
+image with transparency as such, put white behind it. 16-bit and floating-point pictures are
+refused: of grey ones `convert` would make all but the darkest 255 steps white, and of those in
+colour Pillow would keep the high byte, which is 0 to 39 of a reflectance.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ is a bomb, or a scene to be cut into tiles."""
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _WIDE = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+_FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP", "JPEG2000", "PPM", "TGA", "ICO")
+"""What is read, whatever a file's name says. Others call programs (EPS) or are not pictures."""
+_TIFF_BITS = 258
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
 
@@ -53,8 +57,11 @@ def read_picture(source: Picture) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(Path(source)) as image:
+            if Path(source).exists() and not Path(source).is_file():  # a pipe would never answer
+                raise DataError("an unreadable image", where=where, found="not a file")
+            with Image.open(Path(source), formats=_FORMATS) as image:
                 _check_size(image.size, where)
+                _check_bits(image, where)
                 image.load()
                 upright = ImageOps.exif_transpose(image)
     except DataError:
@@ -109,15 +116,15 @@ def _size(size: tuple[int, int], config: ImageConfig) -> tuple[int, int]:
 def _rgb(image: Image.Image, where: str) -> Image.Image:
     _check_size(image.size, where)
     if image.mode in _WIDE:
-        raise DataError(
-            "more than 8 bits a channel", where=where, expected="8-bit RGB, grey or palette",
-            found=image.mode, remedy="stretch it to 8 bits, or make a cube of it",
-        )  # fmt: skip
+        raise _too_wide(where, image.mode)
     if image.mode == "RGB":
         return image
     with warnings.catch_warnings():  # of palettes with transparency, which is dropped
         warnings.simplefilter("ignore", UserWarning)
-        return image.convert("RGB")
+        try:
+            return image.convert("RGB")
+        except ValueError as e:
+            raise DataError("not a picture in colours", where=where, found=e) from e
 
 
 def _of_array(x: np.ndarray) -> Image.Image:
@@ -128,6 +135,24 @@ def _of_array(x: np.ndarray) -> Image.Image:
             found=f"{x.dtype} {x.shape}",
         )  # fmt: skip
     return Image.fromarray(x)
+
+
+def _check_bits(image: Image.Image, where: str) -> None:
+    """Refuse a file whose channels Pillow would cut to 8 bits; asked before it is decoded."""
+    bits = max(getattr(image, "tag_v2", {}).get(_TIFF_BITS, (8,)))
+    for tile in image.tile:  # "RGB;16B" of a PNG, ("RGB", 65535) of a PPM
+        said = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if ";16" in str(said[0]) or (tile[0] == "ppm" and said[1] > 255):
+            bits = 16
+    if bits > 8:
+        raise _too_wide(where, f"{image.mode} of {bits} bits")
+
+
+def _too_wide(where: str, found: str) -> DataError:
+    return DataError(
+        "more than 8 bits a channel", where=where, expected="8-bit RGB, grey or palette",
+        found=found, remedy="stretch it to 8 bits, or make a cube of it",
+    )  # fmt: skip
 
 
 def _check_size(size: tuple[int, int], where: str) -> None:

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from rsvlm_jax.config import DataError
 from rsvlm_jax.config.conversation import Template
 
-from .messages import Message, split_images
+from .messages import Message, count_images, split_images
 from .pieces import Piece, text
 from .tokenizer import REG, Tokenizer
 
@@ -147,7 +147,7 @@ def _chatml(turns: Sequence[Message], system: str, t: Tokenizer, reg: bool) -> l
 
 
 def _plain(turns: Sequence[Message], reg: bool) -> list[Piece]:
-    images = len(split_images(turns[0].content)) - 1
+    images = count_images(turns[0].content)
     if not images or len(turns) > 2:
         raise DataError(
             "the template has no place for this", where="plain",

@@ -60,7 +60,8 @@ def generate(
       banned: ids that are never emitted (`<image>`).
       prompt_tokens: ids of the prompt (and of what stood before it in `cache`), -1 where there is
         none, for the repetition penalty; without them it looks at the answer alone.
-      machine: what the text has to look like; it ends only where the machine may.
+      machine: what the text has to look like; it ends only where the machine may, so there are no
+        stop strings beside one.
       cache: of what was said before: the text goes on after it. It is not changed.
       cache_length: slots of a new cache; `L + max_new_tokens` unless given.
       keep_hidden: fill `Generated.hidden`. Not with beams.
@@ -74,7 +75,7 @@ def generate(
         positions, ids outside its vocabulary, a machine that no text fits, or what does not go
         together.
     """
-    _check_stop(config, decode)
+    _check_stop(config, decode, machine)
     request = make_request(
         decoder, prefix, prefix_valid, config=config, eos=eos, reg=reg, banned=banned,
         prompt_tokens=prompt_tokens, machine=machine, cache=cache, cache_length=cache_length,
@@ -128,7 +129,7 @@ def stream(
             "beams are known only at the end", where="stream(config.num_beams)", expected=1,
             found=config.num_beams, remedy="use generate",
         )  # fmt: skip
-    _check_stop(config, decode)
+    _check_stop(config, decode, machine)
     request = make_request(
         decoder, prefix, prefix_valid, config=config, eos=eos, reg=reg, banned=banned,
         prompt_tokens=prompt_tokens, machine=machine, cache=cache, cache_length=cache_length,
@@ -137,7 +138,14 @@ def stream(
     return Stream(request, chunk, decode, config.stop)
 
 
-def _check_stop(config: GenerationConfig, decode: Decode | None) -> None:
+def _check_stop(
+    config: GenerationConfig, decode: Decode | None, machine: TokenMachine | None
+) -> None:
+    if config.stop and machine is not None:
+        raise ConfigError(
+            "a stop string would cut what a machine keeps whole", where="generate(config.stop)",
+            expected="none with a machine", found=config.stop,
+        )  # fmt: skip
     if config.stop and decode is None:
         raise ConfigError(
             "stop strings are found in text", where="generate(decode)", expected="ids to text",

@@ -21,10 +21,11 @@ from jax.typing import DTypeLike
 
 from rsvlm_jax.config import ConfigError
 from rsvlm_jax.core.shapes import Array, Bool, Float
-from rsvlm_jax.models.decoder import Decoder, unstacked
+from rsvlm_jax.models.decoder import Decoder
 from rsvlm_jax.nn import SharedPrefix
 
 from .engine import read_prompt
+from .request import apart
 
 
 def encode_prefix(
@@ -57,14 +58,16 @@ def encode_prefix(
             "a prefix that leaves no room for a text", where="encode_prefix(valid)",
             expected=f"< {decoder.config.positions} tokens", found=count,
         )  # fmt: skip
-    graphdef, params = nnx.split(unstacked(decoder))
+    graphdef, tree, leaves = apart(decoder)
     stored = embeds.dtype if dtype is None else jnp.dtype(dtype)
-    return _encode(graphdef, stored.name, params, embeds, jnp.asarray(valid))
+    return _encode(graphdef, tree, stored.name, leaves, embeds, jnp.asarray(valid))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _encode(graphdef: Any, dtype: str, params: Any, embeds: Array, valid: Array) -> SharedPrefix:
-    decoder: Decoder = nnx.merge(graphdef, params)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _encode(
+    graphdef: Any, tree: Any, dtype: str, leaves: list[Array], embeds: Array, valid: Array
+) -> SharedPrefix:
+    decoder: Decoder = nnx.merge(graphdef, jax.tree.unflatten(tree, leaves))
     cache = decoder.empty_cache(1, embeds.shape[1], jnp.dtype(dtype))
     _, _, cache = read_prompt(decoder, 0, embeds, valid, cache)
     return SharedPrefix(cache.slots, cache.valid, cache.position)

@@ -23,10 +23,11 @@ from flax import nnx
 from rsvlm_jax.config import ConfigError
 from rsvlm_jax.core import pytree_dataclass
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
-from rsvlm_jax.models.decoder import Decoder, unstacked
+from rsvlm_jax.models.decoder import Decoder
 from rsvlm_jax.nn import KVCache, SharedPrefix, cache_mask
 
 from .engine import read_prompt
+from .request import apart
 
 
 @pytree_dataclass
@@ -67,9 +68,9 @@ def rank(
     tokens = np.zeros((len(answers), width), np.int32)
     for row, answer in zip(tokens, answers, strict=True):
         row[: len(answer)] = answer
-    graphdef, params = nnx.split(unstacked(decoder))
+    graphdef, tree, leaves = apart(decoder)
     valid = jnp.asarray(prefix_valid)
-    return _rank(graphdef, params, prefix, valid, jnp.asarray(tokens), jnp.asarray(length))
+    return _rank(graphdef, tree, leaves, prefix, valid, jnp.asarray(tokens), jnp.asarray(length))
 
 
 def _check(decoder: Decoder, valid: np.ndarray, answers: Sequence[Sequence[int]]) -> None:
@@ -100,11 +101,17 @@ def _check(decoder: Decoder, valid: np.ndarray, answers: Sequence[Sequence[int]]
         )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _rank(
-    graphdef: Any, params: Any, prefix: Array, valid: Array, tokens: Array, length: Array
+    graphdef: Any,
+    tree: Any,
+    leaves: list[Array],
+    prefix: Array,
+    valid: Array,
+    tokens: Array,
+    length: Array,
 ) -> Ranked:
-    decoder: Decoder = nnx.merge(graphdef, params)
+    decoder: Decoder = nnx.merge(graphdef, jax.tree.unflatten(tree, leaves))
     hidden, position, cache = read_prompt(decoder, prefix.shape[1], prefix, valid, None)
     first = _log_likelihood(decoder, hidden, tokens[None, :, 0])
     if tokens.shape[1] == 1:

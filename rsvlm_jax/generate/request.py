@@ -74,7 +74,7 @@ _APART: weakref.WeakKeyDictionary[Any, tuple[Any, list[Array], tuple]] = weakref
 """Of each decoder: graph and parameters as they were, and what they were taken apart into."""
 
 
-def _apart(decoder: Decoder) -> tuple[Any, Any, list[Array]]:
+def apart(decoder: Decoder) -> tuple[Any, Any, list[Array]]:
     """Graph, tree and parameters to decode with (`unstacked`), kept until a parameter changes.
 
     Taking the layers of a small model apart takes longer than a text.
@@ -152,7 +152,7 @@ def make_request(
                     expected="num_beams = 1", found=config.num_beams,
                 )  # fmt: skip
     slots = _slots(decoder, prefix, valid, new, cache, cache_length)
-    graphdef, tree, leaves = _apart(decoder)
+    graphdef, tree, leaves = apart(decoder)
     states = keep_hidden or reg is not None
     plan = Plan(
         new=new,

@@ -45,6 +45,8 @@ class Filters:
         )
 
 
+_TINY = float(np.finfo(np.float32).tiny)
+
 Host = Array | np.ndarray
 """Numbers made on the host go into a program as they are; inside it they are traced."""
 
@@ -67,7 +69,8 @@ class Sampling:
     @classmethod
     def of(cls, config: GenerationConfig) -> Sampling:
         return cls(
-            temperature=np.asarray(config.temperature, np.float32),
+            # A smaller one is 0 as float32, or is taken for it.
+            temperature=np.asarray(max(config.temperature, _TINY), np.float32),
             top_k=np.asarray(min(config.top_k, 2**31 - 1), np.int32),
             tail=np.asarray(1.0 - config.top_p, np.float32),
             min_p=np.asarray(config.min_p, np.float32),

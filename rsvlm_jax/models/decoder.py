@@ -220,9 +220,10 @@ def unstacked(decoder: Decoder) -> Decoder:
     for leaf in jax.tree.leaves(nnx.state(layers)):
         if jnp.issubdtype(leaf.dtype, jnp.integer):
             return decoder
-        if isinstance(leaf, Tracer) or {d.platform for d in leaf.devices()} != {"cpu"}:
+        if isinstance(leaf, Tracer):
             return decoder
-        if len(leaf.devices()) > 1:
+        devices = leaf.devices() if isinstance(leaf, Array) else {jax.devices()[0]}  # else NumPy's
+        if len(devices) > 1 or {d.platform for d in devices} != {"cpu"}:
             return decoder
     other: Any = nnx.merge(*nnx.split(decoder))
     other.layers = unstack(layers)

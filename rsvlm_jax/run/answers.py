@@ -19,7 +19,7 @@ import numpy as np
 from data_zarr.cube import Cube
 from data_zarr.errors import CubeError
 from rsvlm_jax.config import ConfigError, DataError, GenerationConfig
-from rsvlm_jax.data.messages import IMAGE, Message
+from rsvlm_jax.data.messages import IMAGE, Message, count_images
 from rsvlm_jax.generate import TokenMachine
 
 from .bulk import Answer, Prompt
@@ -56,26 +56,35 @@ def image_answers(
     def pixels(name: str) -> np.ndarray:
         return speaker.processor.pixels(_file(folder, name))
 
+    def refusal(prompt: Prompt) -> str | None:
+        try:
+            for name in prompt.images:
+                pixels(name)
+            asked = [Message("user", _marked(prompt))]
+            speaker.prompt(asked, len(prompt.images), config)
+        except DataError as e:
+            if strict:
+                raise
+            return str(e)
+        return None
+
     def ask(prompts: Sequence[Prompt]) -> list[str]:
+        if not prompts:
+            return []
         filled = [*prompts, *[prompts[-1]] * (batch_size - len(prompts))]
         texts = [[Message("user", _marked(p))] for p in filled]
         looked = [[pixels(name) for name in p.images] for p in filled]
         shared = len(filled) > 1 and len({p.images for p in filled}) == 1 and bool(filled[0].images)
         said = speaker.answer(
             texts, looked, config=config, machine=machine, ready=True,
-            shared=shared and all(IMAGE not in p.text for p in filled),
+            shared=shared and not any(count_images(p.text) for p in filled),
         )  # fmt: skip
         return said[: len(prompts)]
 
     def answers(prompts: Sequence[Prompt]) -> list[Answer]:
-        try:
-            return list(ask(prompts))
-        except DataError as e:
-            if strict:
-                raise
-            if len(prompts) == 1:
-                return [("", {"error": str(e)})]
-            return [a for p in prompts for a in answers([p])]
+        refused = [refusal(prompt) for prompt in prompts]
+        said = iter(ask([p for p, why in zip(prompts, refused, strict=True) if why is None]))
+        return [next(said) if why is None else ("", {"error": why}) for why in refused]
 
     return answers
 
@@ -126,7 +135,7 @@ def cube_answers(
 
 def _marked(prompt: Prompt) -> str:
     """The question behind its images, as LLaVA asks, unless it says itself where they stand."""
-    if IMAGE in prompt.text:
+    if count_images(prompt.text):
         return prompt.text
     return f"{IMAGE}\n" * len(prompt.images) + prompt.text
 

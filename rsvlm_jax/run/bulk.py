@@ -11,6 +11,7 @@ there is compared with the prompts, and the rest is asked. Who answers is the ca
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import fcntl
 import hashlib
@@ -20,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rsvlm_jax.config import DataError, Preempted, strict_json
+from rsvlm_jax.config import ConfigError, DataError, Preempted, strict_json
 
 _ID = ("question_id", "id")
 _TEXT = ("text", "question", "prompt")
@@ -62,7 +63,7 @@ def read_prompts(path: str | os.PathLike[str]) -> tuple[Prompt, ...]:
     except OSError as e:
         raise DataError(f"cannot read the prompts ({e.strerror})", where=path) from e
     found = []
-    for i, line in enumerate(raw.split(b"\n")):
+    for i, line in enumerate(raw.removeprefix(codecs.BOM_UTF8).split(b"\n")):
         if line.strip():
             found.append(_prompt(line, len(found), f"{path}, line {i + 1}"))
     if not found:
@@ -72,16 +73,17 @@ def read_prompts(path: str | os.PathLike[str]) -> tuple[Prompt, ...]:
 
 def _prompt(line: bytes, number: int, where: str) -> Prompt:
     try:
-        entry = json.loads(line.decode("utf-8"))
+        said = line.decode("utf-8")
+        entry = json.loads(said, parse_constant=lambda _: None)  # NaN and the like, as written
     except UnicodeDecodeError as e:
         raise DataError("not UTF-8", where=where, found=f"byte {line[e.start]:#04x}") from e
-    except ValueError as e:
-        raise DataError("not JSON", where=where, found=repr(line[:60].decode())) from e
+    except (ValueError, RecursionError) as e:
+        raise DataError("not JSON", where=where, found=repr(said[:60])) from e
     text = next((entry[k] for k in _TEXT if k in entry), None) if isinstance(entry, dict) else None
     if not isinstance(text, str) or not text.strip():
         raise DataError(
             "not a prompt", where=where, expected='{"question_id": ..., "image": ..., "text": ...}',
-            found=repr(line[:60].decode()),
+            found=repr(said[:60]),
         )  # fmt: skip
     images = next((entry[k] for k in _IMAGE if entry.get(k) is not None), ())
     images = (images,) if isinstance(images, str) else images
@@ -113,9 +115,12 @@ def answer_all(
       stop: asked before every batch.
 
     Raises:
+      ConfigError: a batch of no prompts.
       DataError: `out` holds answers to other prompts, or of another model or other settings.
       Preempted: `stop` said so; what is answered is kept.
     """
+    if batch_size < 1:
+        raise ConfigError("not a size", where="batch_size", expected="1 or more", found=batch_size)
     path = Path(out)
     settings = json.loads(strict_json(settings))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,18 +150,23 @@ def answer_all(
 
 def _line(prompt: Prompt, answer: Answer, model_id: str, settings: dict[str, Any]) -> bytes:
     text, more = answer if isinstance(answer, tuple) else (answer, {})
-    about = json.dumps([prompt.question_id, prompt.text, model_id, settings], sort_keys=True)
     entry = {
         "question_id": prompt.question_id,
         "prompt": prompt.text,
         "text": text,
-        "answer_id": hashlib.sha256(about.encode()).hexdigest()[:22],
+        "answer_id": _answer_id(prompt, model_id, settings),
         "model_id": model_id,
         "metadata": {**prompt.more, **more, "settings": settings},
     }
     if prompt.images:
         entry["image"] = prompt.images[0] if len(prompt.images) == 1 else list(prompt.images)
     return (strict_json(entry) + "\n").encode()
+
+
+def _answer_id(prompt: Prompt, model_id: str, settings: dict[str, Any]) -> str:
+    """Of all that an answer depends on: images and places too."""
+    asked = dataclasses.astuple(prompt)
+    return hashlib.sha256(strict_json([asked, model_id, settings]).encode()).hexdigest()[:22]
 
 
 def _resume(path: Path, prompts: Sequence[Prompt], model_id: str, settings: dict[str, Any]) -> int:
@@ -176,6 +186,7 @@ def _resume(path: Path, prompts: Sequence[Prompt], model_id: str, settings: dict
             entry = json.loads(line)
             found = (entry["question_id"], entry["prompt"])
             by = (entry["model_id"], entry["metadata"]["settings"])
+            answer_id = entry["answer_id"]
         except (ValueError, KeyError, TypeError) as e:
             raise DataError("not an answer file", where=where, remedy=remedy) from e
         wanted = (prompt.question_id, prompt.text)
@@ -189,6 +200,12 @@ def _resume(path: Path, prompts: Sequence[Prompt], model_id: str, settings: dict
             raise DataError(
                 "answers of another model or other settings", where=where,
                 expected=f"{model_id}, {settings}", found=f"{by[0]}, {by[1]}", remedy=remedy,
+            )  # fmt: skip
+        if answer_id != _answer_id(prompt, model_id, settings):
+            raise DataError(
+                "an answer file of another prompt file", where=where,
+                expected=f"question {wanted[0]!r} about {', '.join(prompt.images) or prompt.more}",
+                found=f"about {entry.get('image') or entry['metadata']}", remedy=remedy,
             )  # fmt: skip
     if len(whole) < len(raw):
         with path.open("r+b") as file:

@@ -26,7 +26,7 @@ import numpy as np
 
 from rsvlm_jax.config import ConfigError, DataError, GenerationConfig
 from rsvlm_jax.data.chat import Row
-from rsvlm_jax.data.messages import IMAGE, Message, escape
+from rsvlm_jax.data.messages import IMAGE, Message, count_images, escape
 from rsvlm_jax.generate import stream
 from rsvlm_jax.nn import KVCache
 
@@ -91,7 +91,8 @@ class ImageChat:
     def ask(self, question: str) -> Iterator[str]:
         """The answer, in pieces. It becomes part of the conversation when the last is taken.
 
-        An answer that is left half taken is part of it as far as it was taken.
+        An answer that is left half taken is part of it as far as it was taken. An empty one is not,
+        nor is its question: a conversation has no empty turns. Its pictures wait for the next.
 
         Raises:
           DataError, ConfigError: an empty question, or a conversation longer than the model's
@@ -100,7 +101,7 @@ class ImageChat:
         if not question.strip():
             raise DataError("an empty question", where="ask", expected="some words")
         # A question that writes <image> itself says where its pictures stand.
-        marks = "" if IMAGE in question else f"{IMAGE}\n" * len(self._waiting)
+        marks = "" if count_images(question) else f"{IMAGE}\n" * len(self._waiting)
         messages = [*self.messages, Message("user", marks + question)]
         pictures = [*self._pictures, *self._waiting]
         row = self.speaker.encode(messages, len(pictures))
@@ -113,8 +114,9 @@ class ImageChat:
                 expected=f"< {positions} tokens", found=len(row.ids),
                 remedy="begin anew (/reset)",
             )  # fmt: skip
-        config = self.speaker.stopping(self.config)
-        config = dataclasses.replace(config, max_new_tokens=min(config.max_new_tokens, left))
+        config = dataclasses.replace(
+            self.config, max_new_tokens=min(self.config.max_new_tokens, left)
+        )
         pieces = self._stream(row, pictures, config)
 
         said: list[str] = []
@@ -122,10 +124,14 @@ class ImageChat:
             for piece in stripped(pieces):
                 said.append(piece)
                 yield piece
+        except Exception:
+            said.clear()
+            raise
         finally:
             pieces.close()
-            self._pictures, self._waiting = pictures, []
-            self.messages = [*messages, Message("assistant", escape("".join(said)))]
+            if said:
+                self._pictures, self._waiting = pictures, []
+                self.messages = [*messages, Message("assistant", escape("".join(said)))]
 
     def _stream(
         self, row: Row, pictures: list[np.ndarray], config: GenerationConfig
@@ -139,8 +145,9 @@ class ImageChat:
         batch = processor.batch([rest], [pictures[images:]], side="left", length=length)
         prefix, valid = model.embed_prompts(batch)
         words = [-1 if i == processor.image_token else i for i in row.ids]
+        config, ends = self.speaker.ending(config)
         chunks = stream(
-            model.decoder, prefix, valid, config=config, eos=self.speaker.ends,
+            model.decoder, prefix, valid, config=config, eos=ends,
             banned=self.speaker.barred, prompt_tokens=jnp.asarray([words], jnp.int32), cache=cache,
             keep_cache=True, decode=processor.decode,
         )  # fmt: skip
@@ -149,7 +156,7 @@ class ImageChat:
             for chunk in chunks:
                 said += chunk.tokens[0, : chunk.length[0]].tolist()
                 yield (chunk.text or ("",))[0]
-        except GeneratorExit:
+        except BaseException:
             self._ids, self._cache = [], None  # its loop may be under way: read again
             raise
         made = chunks.result
@@ -237,7 +244,7 @@ def open_session(
       CheckpointError: nothing that talks. ConfigError: an option that is not of its kind.
     """
     _check_beams(config)
-    options = {k: v for k, v in options.items() if v}
+    options = {k: v for k, v in options.items() if v is not None}
     loaded = load(Path(path), **options)
     if isinstance(loaded, Pretrained):
         speaker = Speaker(loaded, loaded.processor)

@@ -6,6 +6,7 @@
     model.generate(**inputs)     tokens of the answers, greedy or as a GenerationConfig says
     model.prefix(**inputs)       an image and its instructions, read once for many questions
     model.chat(question, *pictures)                      text
+    model.rank(question, labels, *pictures)              {label: log-likelihood}
     model.features(pixels)       [F,P,Dv]               vision towers and LLaVA
     model.save_adapter(FOLDER)   an adapter that was kept as LoRA, as PEFT
 
@@ -147,6 +148,24 @@ class Pretrained:
 
         speaker, config = Speaker(self, self.processor), GREEDY if config is None else config
         return speaker.answer([question], [pictures], config=config, machine=machine)[0]
+
+    def rank(
+        self, question: str | Sequence[Message], labels: Sequence[str], *pictures: Any
+    ) -> dict[str, float]:
+        """Log-likelihood of each label as the answer to a question about pictures.
+
+        Many questions at once, and likelihoods by token: `rsvlm_jax.run.speak.Speaker.rank`.
+
+        Args:
+          question, pictures: as `chat`.
+
+        Raises:
+          DataError: as `chat`. ConfigError: no labels; no language model.
+        """
+        from .speak import Speaker
+
+        ranked = Speaker(self, self.processor).rank([question], labels, [pictures])
+        return dict(zip(labels, ranked.total[0].tolist(), strict=True))
 
     def embed_prompts(self, batch: Batch) -> tuple[Float[Array, "B L D"], Bool[Array, "B L"]]:
         """Prompts with their images as a decoder reads them, and which positions are valid."""

@@ -16,12 +16,20 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rsvlm_jax.config import ConfigError, GenerationConfig
+from rsvlm_jax.config import ConfigError, DataError, GenerationConfig
 from rsvlm_jax.core.shapes import Array, Int
 from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.data.chat import ChatProcessor, Row
-from rsvlm_jax.data.messages import Message
-from rsvlm_jax.generate import TokenMachine, encode_prefix, generate, stream, text_of
+from rsvlm_jax.data.messages import Message, escape
+from rsvlm_jax.generate import (
+    Ranked,
+    TokenMachine,
+    encode_prefix,
+    generate,
+    rank,
+    stream,
+    text_of,
+)
 from rsvlm_jax.generate.grammar import compile_grammar, token_bytes
 from rsvlm_jax.nn import KVCache
 
@@ -61,24 +69,21 @@ class Speaker:
           conversations: a str is one message of the user.
           pictures: of each conversation, in the order of its `<image>`; one alone may be left out
             of the text and stands before it then.
-          machine: what the answers have to look like; see `machine`.
+          machine: what the answers have to look like; see `machine`. No stop strings beside it.
           ready: the pictures are those of `ChatProcessor.pixels` already.
           shared: the same pictures everywhere: they, and the words that all begin with, are read
             once for all conversations.
 
         Raises:
-          DataError: a conversation or a picture that cannot be, or a prompt that is too long.
+          DataError: a conversation or a picture that cannot be, or a prompt that leaves no room
+            for an answer.
         """
         if not conversations:
             return []
         looked = [()] * len(conversations) if pictures is None else pictures
-        if len(looked) != len(conversations):
-            raise ConfigError(
-                "pictures of other conversations", where="answer(pictures)",
-                expected=f"{len(conversations)} lists", found=len(looked),
-            )  # fmt: skip
-        rows = [self.encode(c, len(p)) for c, p in zip(conversations, looked, strict=True)]
-        config = self.stopping(config)
+        _check_pictures("answer", conversations, looked)
+        rows = [self.prompt(c, len(p), config) for c, p in zip(conversations, looked, strict=True)]
+        config, ends = self.ending(config, machine)
         cache, words = None, None
         if shared:
             cache, rows, looked, words = self._after_shared(rows, looked, ready, config)
@@ -86,7 +91,7 @@ class Speaker:
         batch = self.batch(rows, pixels, room=config.max_new_tokens)
         prefix, valid = self.model.embed_prompts(batch)
         made = generate(
-            self.model.decoder, prefix, valid, config=config, eos=self.ends, banned=self.barred,
+            self.model.decoder, prefix, valid, config=config, eos=ends, banned=self.barred,
             prompt_tokens=words_of(batch) if words is None else words, machine=machine,
             cache=cache, decode=self.processor.decode,
         )  # fmt: skip
@@ -138,15 +143,60 @@ class Speaker:
         Raises:
           DataError, ConfigError: as `answer`, before the first piece; beams cannot be streamed.
         """
-        row = self.encode(conversation, len(pictures))
+        row = self.prompt(conversation, len(pictures), config)
+        config, ends = self.ending(config)
         pixels = [[self.processor.pixels(p) for p in pictures]]
         batch = self.batch([row], pixels, room=config.max_new_tokens)
         prefix, valid = self.model.embed_prompts(batch)
         chunks = stream(
-            self.model.decoder, prefix, valid, config=self.stopping(config), eos=self.ends,
+            self.model.decoder, prefix, valid, config=config, eos=ends,
             banned=self.barred, prompt_tokens=words_of(batch), decode=self.processor.decode,
         )  # fmt: skip
         return stripped(chunk.text[0] for chunk in chunks if chunk.text is not None)
+
+    def rank(
+        self,
+        conversations: Sequence[str | Sequence[Message]],
+        labels: Sequence[str],
+        pictures: Sequence[Sequence[Picture]] | None = None,
+        *,
+        ready: bool = False,
+    ) -> Ranked:
+        """How likely each label is as the answer to each conversation, its end included.
+
+        Nothing is generated: the prompts are read once, and the tokens that training would
+        supervise in each label after them.
+
+        Args:
+          conversations, pictures, ready: as `answer`.
+
+        Returns:
+          log-likelihoods [conversations, labels], of whole labels and by token.
+
+        Raises:
+          DataError: as `answer`. ConfigError: no labels.
+        """
+        looked = [()] * len(conversations) if pictures is None else pictures
+        _check_pictures("rank", conversations, looked)
+        answers = [self._label(label) for label in labels]
+        config = GenerationConfig(max_new_tokens=max((len(a) for a in answers), default=1))
+        rows = [self.prompt(c, len(p), config) for c, p in zip(conversations, looked, strict=True)]
+        pixels = looked if ready else [[self.processor.pixels(p) for p in some] for some in looked]
+        batch = self.batch(rows, pixels, room=config.max_new_tokens)
+        return rank(self.model.decoder, *self.model.embed_prompts(batch), answers)
+
+    def _label(self, label: str) -> list[int]:
+        """Ids of an answer as they follow a prompt, its end included."""
+        asked = [Message("user", "?")]
+        before = self.processor.encode(asked, images=0).ids
+        row = self.processor.encode([*asked, Message("assistant", escape(label))], images=0)
+        if row.ids[: len(before)] != before:
+            raise ConfigError(
+                "the answer changes the tokens before it",
+                where=f"template {self.processor.template}", found=repr(label),
+            )  # fmt: skip
+        learnt = [i for i, weight in enumerate(row.weight) if weight]
+        return row.ids[len(before) : learnt[-1] + 1]
 
     def machine(self, pattern: str) -> TokenMachine:
         """What `answer` takes for answers that match a pattern, whole.
@@ -170,6 +220,25 @@ class Speaker:
             conversation = [Message("user", conversation)]
         return self.processor.encode(conversation, images=pictures)
 
+    def prompt(
+        self, conversation: str | Sequence[Message], pictures: int, config: GenerationConfig
+    ) -> Row:
+        """As `encode`, with room for the answer.
+
+        Raises:
+          DataError: too little is left of the context.
+        """
+        row = self.encode(conversation, pictures)
+        positions = self.model.decoder.config.positions
+        if len(row.ids) + config.max_new_tokens > positions:
+            raise DataError(
+                "the prompt leaves no room for the answer", where="conversation",
+                expected=f"at most {positions} tokens with {config.max_new_tokens} for the answer",
+                found=len(row.ids),
+                remedy="ask in fewer words, with fewer images, or set max_new_tokens lower",
+            )  # fmt: skip
+        return row
+
     def batch(
         self, rows: Sequence[Row], pixels: Sequence[Sequence[np.ndarray]], *, room: int
     ) -> Batch:
@@ -179,21 +248,34 @@ class Speaker:
         return self.processor.batch(rows, pixels, side="left", length=length)
 
     @property
-    def ends(self) -> tuple[int, ...]:
-        return tuple(dict.fromkeys((*self.processor.ends, *self.model.ends)))
-
-    @property
     def barred(self) -> tuple[int, ...]:
         image = self.processor.image_token
         return () if image is None else (image,)
 
-    def stopping(self, config: GenerationConfig) -> GenerationConfig:
-        """With the stop strings of the template.
+    def ending(
+        self, config: GenerationConfig, machine: TokenMachine | None = None
+    ) -> tuple[GenerationConfig, tuple[int, ...]]:
+        """The config with the stop strings of the template, and the ids that end an answer.
+
+        A stop string that is a special token becomes such an id. Under a machine, which says
+        itself where a text ends, the template's own strings are left out.
 
         Raises:
           ConfigError: one that no answer can hold (`ChatProcessor.check_stop`).
         """
-        return dataclasses.replace(config, stop=self.processor.check_stop(config.stop))
+        stop = self.processor.check_stop(config.stop)
+        if machine is not None:
+            stop = tuple(word for word in stop if word in config.stop)
+        ends = (*self.processor.ends, *self.model.ends, *self.processor.stop_ids(config.stop))
+        return dataclasses.replace(config, stop=stop), tuple(dict.fromkeys(ends))
+
+
+def _check_pictures(where: str, conversations: Sequence[Any], looked: Sequence[Any]) -> None:
+    if len(looked) != len(conversations):
+        raise ConfigError(
+            "pictures of other conversations", where=f"{where}(pictures)",
+            expected=f"{len(conversations)} lists", found=len(looked),
+        )  # fmt: skip
 
 
 def rounded(n: int) -> int:
