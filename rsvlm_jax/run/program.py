@@ -20,8 +20,8 @@ import jax
 from flax import nnx
 
 from rsvlm_jax.config import BandSetSpec, LoraConfig, VLMConfig
-from rsvlm_jax.core import base_path, flat, is_quantized
 from rsvlm_jax.config.training import AttentionKernel, Remat
+from rsvlm_jax.core import base_path, flat, is_quantized
 from rsvlm_jax.data.processor import Processor
 from rsvlm_jax.models.vlm import VisionLanguageModel
 from rsvlm_jax.nn import add_lora, merge_lora, split_lora, use_kernel
