@@ -257,7 +257,8 @@ class Embed(nnx.Module):
             return _of_codes(attend_int8, x, codes, scale, jnp.float32, self.axes)
         table = self.embedding[...]
         if _many_devices() or table.dtype != x.dtype:
-            return matmul(x, table.T, jnp.float32, self.axes[::-1])
+            rows, width = self.axes
+            return matmul(x, table.T, jnp.float32, (width, rows))
         return jax.lax.dot_general(
             x, table, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32
         )

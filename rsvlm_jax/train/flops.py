@@ -31,6 +31,7 @@ from jax.extend import core
 
 from rsvlm_jax.config import Experiment
 from rsvlm_jax.data.batch import Batch
+from rsvlm_jax.nn import use_kernel
 
 from .losses import losses, total
 from .optimizer import trained_paths
@@ -61,7 +62,7 @@ def step_flops(
     """Of forward and backward pass of a batch; see the module.
 
     Args:
-      graphdef: of the model without remat: with it, what is computed again is counted too.
+      graphdef: of the model; its kernels and its remat do not matter.
       params, stats, batch: arrays or `jax.ShapeDtypeStruct`.
 
     Raises:
@@ -72,6 +73,7 @@ def step_flops(
 
     def objective(part: Tree, params: Tree, stats: Tree, batch: Batch) -> Any:
         model = merge(graphdef, overlay(params, part), stats)
+        _plainly(model)
         encoded = model(batch, rng=jax.random.key(0))
         without = dataclasses.replace(config, text=0.0)
         loss = total(losses(encoded, batch, model, without), without)
@@ -95,6 +97,14 @@ def step_flops(
     width = decoder.heads * decoder.head_width
     attention = passes * 4.0 * b * length**2 * width * decoder.layers
     return StepFlops(full, attention)
+
+
+def _plainly(model: nnx.Module) -> None:
+    """Every product by itself and once: no fused attention, nothing computed again."""
+    use_kernel(model, "plain")
+    for _, module in nnx.iter_modules(model):
+        if getattr(module, "remat", "none") != "none":
+            module.remat = "none"  # type: ignore[attr-defined]
 
 
 def frame_count(graphdef: nnx.GraphDef, params: Tree, stats: Tree, batch: Batch) -> int:

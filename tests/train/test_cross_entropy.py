@@ -73,10 +73,10 @@ def test_text_loss_is_the_definition_whatever_the_chunk(positions):
     jax.effects_barrier()
     assert float(sums) == pytest.approx(naive(decoder, *args), rel=1e-5)
     assert float(weight) == pytest.approx(float(args[2].sum()), rel=1e-6)
-    whole = positions >= B * (L - 1)
+    whole = positions >= B * L
     supervised = int((args[2] > 0).sum())
     chunks = 1 if whole else -(-supervised // positions)
-    assert decoder.seen == [B * (L - 1) if whole else positions] * chunks
+    assert decoder.seen == [B * L if whole else positions] * chunks
 
 
 @pytest.mark.parametrize("positions", [1, 2, 5])
