@@ -56,6 +56,18 @@ def combinations(words: Sequence[str]) -> list[tuple[str, list[str]]]:
     return made
 
 
+def without(words: Sequence[str], *options: str) -> list[str]:
+    """A command line without some options and the values that follow them."""
+    kept: list[str] = []
+    dropping = False
+    for word in words:
+        if word.startswith("--"):
+            dropping = word.partition("=")[0] in options
+        if not dropping:
+            kept.append(word)
+    return kept
+
+
 def last_row(file: Path) -> dict[str, Any]:
     """The last row of a file of metrics; {} where there is none."""
     lines = file.read_text().splitlines() if file.is_file() else []
@@ -63,7 +75,7 @@ def last_row(file: Path) -> dict[str, Any]:
 
 
 def sweep(
-    words: Sequence[str], out: Path, train: Callable[[list[str], Path], dict[str, Any]]
+    words: Sequence[str], out: Path, train: Callable[[list[str], Path], Any]
 ) -> list[dict[str, Any]]:
     """Train all combinations below `out`; a row for each, which `out/sweep.json` holds too.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
 import sys
 import warnings
@@ -17,6 +18,7 @@ from rsvlm_jax.config import ConfigError, Experiment, RsvlmError, to_json
 from rsvlm_jax.config.experiment import BASES
 
 from .options import load_experiment, parse, say, say_unreadable, stop_on_sigterm
+from .sweep import sweep, without
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,11 @@ class Options:
     """Shrink the experiment to seconds on a CPU (applied before the other overrides but --base)."""
     dry_run: bool = False
     """Validate, print the resolved configuration and what would run, and stop."""
+    profile: bool = False
+    """Leave a trace of a few steps and the figures of all in RUN/profile: time, tokens, MFU,
+    memory."""
+    sweep: tuple[str, ...] = ()
+    """FIELD=VALUE,VALUE ...: all combinations, one after the other, each in a directory of RUN."""
     supervise: int | None = None
     """Start this many processes on this machine, and all again from the newest checkpoint when one
     of them dies."""
@@ -73,6 +80,11 @@ def run(args: Sequence[str]) -> dict[str, object] | None:
         return {"dry_run": True, **facts}
     if options.out is None:
         raise ConfigError("no run directory given", expected="--out RUN")
+    if options.sweep:
+        rest = without(given, "--sweep", "--out")
+        rows = sweep(options.sweep, options.out, lambda o, out: run([*rest, *o, "--out", str(out)]))
+        say(f"swept: {options.out / 'sweep.json'}")
+        return {"runs": rows}
     if options.supervise is not None:
         return _supervised(options, given)
     with stop_on_sigterm() as stop:
@@ -99,7 +111,7 @@ def _trained(options: Options, out: Path, stop: Callable[[], bool]) -> dict[str,
         talks = together.index() == 0
         if not talks:
             warnings.simplefilter("ignore")
-            done = fit(experiment, out=out, stop=stop)
+            done = fit(experiment, out=out, stop=stop, profile=options.profile)
         else:
             with Bars() as bars:
                 done = fit(
@@ -109,6 +121,7 @@ def _trained(options: Options, out: Path, stop: Callable[[], bool]) -> dict[str,
                         experiment.name, step, steps, metrics
                     ),
                     stop=stop,
+                    profile=options.profile,
                 )
         with Checkpoints(done.checkpoints) as checkpoints:
             step = checkpoints.latest()
@@ -124,7 +137,15 @@ def _trained(options: Options, out: Path, stop: Callable[[], bool]) -> dict[str,
     if skipped:
         say(f"{skipped} steps were skipped: {done.skipped}")
     say_unreadable(unreadable)
+    profile = done.profile / "profile.json"
+    measured = json.loads(profile.read_text()) if options.profile and profile.is_file() else None
+    if measured is not None:
+        from rsvlm_jax.run.profile import table
+
+        for line in table(measured):
+            say(line)
     return {
+        **({} if measured is None else {"profile": measured}),
         "run": str(done.path),
         "steps": steps,
         "step": step,

@@ -41,7 +41,9 @@ from rsvlm_jax.train.state import (
 from rsvlm_jax.train.step import make_loss_step, make_train_step
 
 from .agreement import Agreement, same_config, same_data
+from .profile import Profile
 from .rundir import RunDir, write_atomic
+from .sinks import check_sinks, open_sink
 from .start import start_from
 from .work import Work, prepared
 
@@ -55,6 +57,7 @@ def fit(
     out: str | os.PathLike[str],
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
+    profile: bool = False,
 ) -> RunDir:
     """Train an experiment in a run directory; a finished run that verifies is returned as it is.
 
@@ -64,6 +67,7 @@ def fit(
     Args:
       progress: called every `log_every` steps.
       stop: asked before every step; true saves and raises `Preempted`, as SIGTERM does.
+      profile: leave a trace and the figures of the step in `RUN/profile` (`rsvlm_jax.run.profile`).
 
     Raises:
       ConfigError, DataError, CubeError: before anything compiles, where it can be known.
@@ -74,6 +78,7 @@ def fit(
     """
     if together.count() > 1:
         same_config(experiment)
+    check_sinks(experiment.train.sinks)
     work = _scorable(prepared(experiment))
     run = RunDir.create(out, experiment)
     config, writes = experiment.train, together.index() == 0
@@ -101,6 +106,7 @@ def fit(
             spike=config.spike,
         )
         step = make_train_step(program.graphdef, experiment, optimizer, mesh, state)
+        profiled = Profile(work, step, mesh, run.profile) if profile else None
         log = BadLog(run.bad_samples if writes else None)
         for bad in work.unread():
             log.write(bad)
@@ -112,7 +118,7 @@ def fit(
             state = resume(state, batches, checkpoints)
             train(
                 state,
-                step,
+                profiled or step,
                 batches,
                 steps=config.steps,
                 checkpoints=checkpoints,
@@ -126,8 +132,13 @@ def fit(
                 held_out_every=config.eval_every,
                 held_out_file=run.held_out if writes else None,
                 agree=Agreement(),
-                hooks=_hooks(experiment, run, batches, writes=writes),
+                hooks=[
+                    *_hooks(experiment, run, batches, writes=writes),
+                    *([] if profiled is None else [profiled]),
+                ],
             )
+        if profiled is not None:
+            profiled.end(write=writes)
         unreadable = _unreadable(work, log)
         if writes:
             write_atomic(run.unreadable, json.dumps(unreadable) + "\n")
@@ -157,6 +168,7 @@ def _hooks(experiment: Experiment, run: RunDir, batches: Batches, *, writes: boo
     hooks: list[Hook] = []
     if writes:
         hooks += [Timing(run.timing), Skipped(run.skipped, samples)]
+        hooks += [open_sink(name, run, experiment) for name in experiment.train.sinks]
     if experiment.train.patience:
         hooks.append(EarlyStopping(experiment.train.patience))
     return hooks
@@ -225,6 +237,7 @@ def describe(experiment: Experiment) -> dict[str, object]:
     Raises:
       ConfigError, DataError, CubeError: as `fit`.
     """
+    check_sinks(experiment.train.sinks)
     work = _scorable(prepared(experiment))
     program = work.program
     _mesh(experiment)
@@ -281,7 +294,8 @@ def _reporter(
         seconds = max(time.perf_counter() - start, 1e-9)
         rate = (step - first) * config.batch_size / seconds
         loss = float("nan") if row["loss"] is None else row["loss"]
-        rates = {k: row[k] for k in ("tokens_per_second",) if k in row}
+        tokens = row.get("tokens")  # of this step, taken for the mean of all
+        rates = {} if tokens is None else {"tokens_per_second": rate * tokens / config.batch_size}
         progress(step, config.steps, {"loss": loss, "samples_per_second": rate, **rates})
 
     return report

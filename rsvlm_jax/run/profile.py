@@ -1,7 +1,7 @@
 """Where a training step's time and memory go: `fit(..., profile=True)`, `rsvlm train --profile`.
 
     Profile(work, mesh, out)   wraps the step: compiles it ahead of time, waits for each step, and
-                               traces a few; `write()` leaves
+                               traces a few; `end()` leaves
 
     RUN/profile/
       profile.json     one flat object, the figures of `Profile.facts`
@@ -30,6 +30,8 @@ from rsvlm_jax.config import DataError
 from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.mesh.chips import chip_of
 from rsvlm_jax.train.flops import frame_count, step_flops
+from rsvlm_jax.train.hooks import Hook
+from rsvlm_jax.train.rows import Row
 from rsvlm_jax.train.state import TrainState
 from rsvlm_jax.train.step import Step
 
@@ -42,23 +44,22 @@ WARM, TRACED = 2, 3
 _PRODUCT = 2048
 
 
-class Profile:
-    """A step that is measured as it runs. Use as the step of `rsvlm_jax.train.train`."""
+class Profile(Hook):
+    """A step that is measured as it runs: step and hook of `rsvlm_jax.train.train` at once."""
 
     def __init__(self, work: Work, step: Step, mesh: Mesh, out: Path) -> None:
         self._work, self._step, self._mesh, self._out = work, step, mesh, out
         self._compiled: dict[Any, Any] = {}
         self._compile_seconds = 0.0
-        self._times: list[tuple[Any, float, float]] = []  # shapes, seconds of the step, before it
+        self._times: list[tuple[Any, float]] = []  # shapes of a batch, seconds of its step
         self._tokens = [0.0, 0.0]
         self._first: tuple[TrainState, Batch] | None = None
         self._calls = 0
-        self._left = 0.0
+        self._waits: list[tuple[float, float]] = []  # seconds of a step, those for its batch
         self._tracing = False
 
     def __call__(self, state: TrainState, batch: Batch) -> Any:
         shapes = tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(batch))
-        waited = time.perf_counter() - self._left
         if new := shapes not in self._compiled:
             self._compile(shapes, state, batch)
         if self._calls == WARM:
@@ -69,13 +70,17 @@ class Profile:
         seconds = time.perf_counter() - start
         self._calls += 1
         if self._calls > WARM and not new:
-            self._times.append((shapes, seconds, waited))
+            self._times.append((shapes, seconds))
             for i, name in enumerate(("tokens", "padded")):
                 self._tokens[i] += float(metrics.get(name, 0.0))
         if self._calls == WARM + TRACED:
             self._end_trace()
-        self._left = time.perf_counter()
         return state, metrics
+
+    def on_row(self, step: int, row: Row, times: Row) -> None:
+        seconds, wait = times.get("seconds"), times.get("input_wait")
+        if self._calls > WARM and seconds is not None and wait is not None:
+            self._waits.append((seconds, seconds * wait))
 
     def _compile(self, shapes: Any, state: TrainState, batch: Batch) -> None:
         start = time.perf_counter()
@@ -104,11 +109,11 @@ class Profile:
                 expected=f"more than {WARM} from here on",
                 found=self._calls,
             )
-        kinds = [shapes for shapes, _, _ in self._times]
+        kinds = [shapes for shapes, _ in self._times]
         usual = max(set(kinds), key=kinds.count)
-        taken = [s for shapes, s, _ in self._times if shapes == usual]
+        taken = [s for shapes, s in self._times if shapes == usual]
         seconds = statistics.median(taken)
-        whole = sum(s + w for _, s, w in self._times)
+        whole = sum(s for s, _ in self._waits)
         state, batch = self._first
         program, experiment = self._work.program, self._work.experiment
         flops = step_flops(program.graphdef, experiment, state.params, state.stats, batch)
@@ -124,7 +129,7 @@ class Profile:
             "step_seconds_least": min(taken),
             "step_seconds_most": max(taken),
             "compile_seconds": self._compile_seconds,
-            "input_wait": sum(w for _, _, w in self._times) / whole,
+            "input_wait": sum(w for _, w in self._waits) / whole if whole else 0.0,
             "samples_per_second": batch.tokens.shape[0] / seconds,
             "images_per_second": frames / seconds,
             "flops_full": flops.full,
@@ -138,7 +143,7 @@ class Profile:
             "donated_bytes": memory.alias_size_in_bytes,
         }
         if self._tokens[1]:
-            busy = sum(s for _, s, _ in self._times)
+            busy = sum(s for _, s in self._times)
             found["tokens_per_second"] = self._tokens[0] / busy
             found["padded_per_second"] = self._tokens[1] / busy
         stats = self._mesh.devices.flat[0].memory_stats()
@@ -146,13 +151,15 @@ class Profile:
             found["device_peak_bytes"] = stats["peak_bytes_in_use"]
         return found
 
-    def write(self) -> dict[str, Any]:
-        """End the trace, write `profile.json`, and give what stands in it. Raises as `facts`."""
+    def end(self, *, write: bool = True) -> None:
+        """End the trace and write `profile.json`, or leave that to another process.
+
+        Raises as `facts`.
+        """
         self._end_trace()
-        found = self.facts()
-        self._out.mkdir(parents=True, exist_ok=True)
-        write_atomic(self._out / "profile.json", json.dumps(found, indent=1) + "\n")
-        return found
+        if write:
+            self._out.mkdir(parents=True, exist_ok=True)
+            write_atomic(self._out / "profile.json", json.dumps(self.facts(), indent=1) + "\n")
 
 
 def peak_of(device: Any) -> tuple[float, str]:

@@ -96,6 +96,10 @@ class RunDir:
         return self.path / "checkpoints"
 
     @property
+    def profile(self) -> Path:
+        return self.path / "profile"
+
+    @property
     def report(self) -> Path:
         return self.path / "report"
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rsvlm_jax.config import ConfigError, Experiment, to_dict
+from rsvlm_jax.train.hooks import Hook
 
 from .rundir import RunDir
 
@@ -23,8 +24,8 @@ Row = Mapping[str, float | None]
 _MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
 
 
-class Sink:
-    """One record of a run: rows of training and scores of what is held out.
+class Sink(Hook):
+    """One record of a run: rows of training, what was measured, scores of what is held out.
 
     Args:
       log: takes (step, {name: value}).
@@ -34,20 +35,24 @@ class Sink:
     def __init__(
         self, log: Callable[[int, dict[str, float]], None], end: Callable[[], Any]
     ) -> None:
-        self._log, self._end = log, end
+        self._log, self._end, self._first = log, end, 0
 
-    def on_row(self, step: int, row: Row) -> None:
-        self._write("train", step, row)
+    def start(self, step: int) -> None:
+        self._first = step
+
+    def on_row(self, step: int, row: Row, times: Row) -> None:
+        self._log(step, {**_numbers("train", row), **_numbers("time", times)})
 
     def on_score(self, step: int, row: Row) -> None:
-        self._write("held_out", step, row)
+        if step > self._first or step == 0:  # earlier ones are told again when a run goes on
+            self._log(step, _numbers("held_out", row))
 
     def close(self) -> None:
         self._end()
 
-    def _write(self, group: str, step: int, row: Row) -> None:
-        numbers = {f"{group}/{k}": v for k, v in row.items() if v is not None and k != "step"}
-        self._log(step, numbers)
+
+def _numbers(group: str, row: Row) -> dict[str, float]:
+    return {f"{group}/{k}": v for k, v in row.items() if v is not None and k != "step"}
 
 
 def check_sinks(names: Sequence[str]) -> None:

@@ -65,7 +65,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     state: TrainState,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> Step:
     """`step(state, batch) -> (state, metrics)`, made once for equal arguments.
 
     Args:

@@ -22,12 +22,14 @@ def test_a_sink_that_is_not_installed_is_refused(monkeypatch):
 
 def test_tensorboard_gets_rows_and_scores(tmp_path: Path):
     sink = open_sink("tensorboard", RunDir(tmp_path), Experiment(name="x"))
-    sink.on_row(1, {"step": 1.0, "loss": 0.5, "bad": None})
+    sink.start(0)
+    sink.on_row(1, {"step": 1.0, "loss": 0.5, "bad": None}, {"seconds": 2.0})
     sink.on_score(1, {"text": 0.25})
     sink.close()
     (file,) = (tmp_path / "tensorboard").iterdir()
     data = file.read_bytes()
     assert b"train/loss" in data
+    assert b"time/seconds" in data
     assert b"held_out/text" in data
     assert b"train/bad" not in data
     assert b"train/step" not in data
@@ -47,7 +49,9 @@ def test_trackers_go_on_in_the_same_record(name: str, tmp_path: Path, monkeypatc
     monkeypatch.setitem(sys.modules, name, module)
     for step in (1, 2):
         sink = open_sink(name, RunDir(tmp_path / "run"), Experiment(name="x"))
-        sink.on_row(step, {"loss": 0.5})
+        sink.start(step)
+        sink.on_score(step, {"loss": 9.0})  # told again
+        sink.on_row(step, {"loss": 0.5}, {})
         sink.close()
     first, second = (about for word, *rest in told if word == "init" for about in rest)
     assert first == second
