@@ -5,7 +5,7 @@
 Run i gets SIGKILL or SIGTERM once or twice, at moments drawn from (seed, i): while it sets up,
 between steps, or within a save. Beside the unbroken run on as many devices it is then judged:
 
-    exit codes                75 after SIGTERM once it began; 0 in the end
+    exit codes                75 after SIGTERM, once the program listens; 0 in the end
     what a finished save held is what is restored, in memory to memory, and no older step is
     metrics.jsonl             bitwise
     every batch ever drawn    bitwise, and none left out
@@ -74,6 +74,8 @@ class Start:
         if self.pid == 0:
             _be_the_command(self.folder, self.devices)
         self.code: int | None = None
+        self.listens = False
+        self.rows = len(_lines(self.folder / "run" / "metrics.jsonl"))
 
     def over(self) -> bool:
         if self.code is None:
@@ -102,6 +104,7 @@ class Start:
             time.sleep(moment.after)
         if self.over():
             return False
+        self.listens = _catches(self.pid, moment.number)
         os.kill(self.pid, moment.number)
         return True
 
@@ -109,9 +112,23 @@ class Start:
         run = self.folder / "run"
         if moment.kind == "any":
             return lambda: time.monotonic() - self.begun >= moment.at
-        if moment.kind == "row":
-            return lambda: len(_lines(run / "metrics.jsonl")) >= moment.step
-        return lambda: any((run / "checkpoints").glob(f"{moment.step}*"))
+        if moment.kind == "row":  # a new one: what is there is of the start before
+            path = run / "metrics.jsonl"
+            return lambda: moment.step <= len(_lines(path)) != self.rows
+        there = {p.name for p in (run / "checkpoints").glob("*")}
+        return lambda: any(
+            p.name not in there for p in (run / "checkpoints").glob(f"{moment.step}*")
+        )
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Whether a process handles a signal; at its very beginning it does not yet."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
 def _be_the_command(folder: Path, devices: int) -> None:
@@ -182,8 +199,7 @@ def _killed(start: Start, moment: Moment) -> list[str]:
         return [] if code == 0 else [f"before {moment}: exit {code}: {_said(start.folder)}"]
     if moment.number == signal.SIGKILL:
         return [] if code == -signal.SIGKILL else [f"{moment}: exit {code}"]
-    begun = (start.folder / "run" / "config.json").exists()
-    fine = (75, 0) if begun else (75, 0, -signal.SIGTERM)  # 0: it was over by then
+    fine = (75, 0) if start.listens else (75, 0, -signal.SIGTERM)  # 0: it was over by then
     return [] if code in fine else [f"{moment}: exit {code}: {_said(start.folder)}"]
 
 
