@@ -70,11 +70,16 @@ _spread.defvjp(_spread_forward, _spread_backward)
 
 
 def matmul(
-    x: Float[Array, "*shape I"], kernel: Float[Array, "I O"], dtype: DTypeLike | None = None
+    x: Float[Array, "*shape I"],
+    kernel: Float[Array, "one two"],
+    dtype: DTypeLike | None = None,
+    *,
+    rows: bool = False,
 ) -> Float[Array, "*shape O"]:
     """`x @ kernel`, multiplied in the dtype of `x`, accumulated and returned as `dtype`.
 
     Args:
+      kernel: [I, O]; with `rows` [O, I], whose rows are multiplied.
       dtype: that of `x` unless given.
 
     Where the kernel is stored in another dtype, its gradient is accumulated and returned in that
@@ -82,29 +87,38 @@ def matmul(
     """
     dtype = x.dtype if dtype is None else jnp.dtype(dtype)
     if kernel.dtype == x.dtype:
-        return jnp.matmul(x, kernel, preferred_element_type=dtype)
-    return _matmul(x, kernel, dtype)
+        return _product(x, kernel, rows, dtype)
+    return _matmul(x, kernel, rows, dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _matmul(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
-    return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=dtype)
+def _product(x: Array, kernel: Array, rows: bool, dtype: jnp.dtype) -> Array:
+    contracted = ((x.ndim - 1,), (1 if rows else 0,))
+    return jax.lax.dot_general(x, kernel, (contracted, ((), ())), preferred_element_type=dtype)
 
 
-def _matmul_forward(x: Array, kernel: Array, dtype: jnp.dtype) -> tuple[Array, tuple[Array, Array]]:
-    return _matmul(x, kernel, dtype), (x, kernel)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _matmul(x: Array, kernel: Array, rows: bool, dtype: jnp.dtype) -> Array:
+    return _product(x, kernel.astype(x.dtype), rows, dtype)
 
 
-def _matmul_backward(dtype: jnp.dtype, kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+def _matmul_forward(
+    x: Array, kernel: Array, rows: bool, dtype: jnp.dtype
+) -> tuple[Array, tuple[Array, Array]]:
+    return _matmul(x, kernel, rows, dtype), (x, kernel)
+
+
+def _matmul_backward(
+    rows: bool, dtype: jnp.dtype, kept: tuple[Array, Array], g: Array
+) -> tuple[Array, Array]:
     del dtype
     x, kernel = kept
     g = g.astype(x.dtype)
-    of_x = jax.lax.dot_general(
-        g, kernel.astype(x.dtype), (((g.ndim - 1,), (1,)), ((), ())), preferred_element_type=x.dtype
-    )
+    of_x = _product(g, kernel.astype(x.dtype), not rows, x.dtype)
     leading = tuple(range(x.ndim - 1))
+    # Not the transpose of one product: XLA has none of bfloat16 to a transposed float32 on a CPU.
+    left, right = (g, x) if rows else (x, g)
     of_kernel = jax.lax.dot_general(
-        x, g, ((leading, leading), ((), ())), preferred_element_type=kernel.dtype
+        left, right, ((leading, leading), ((), ())), preferred_element_type=kernel.dtype
     )
     return of_x, of_kernel
 
@@ -198,9 +212,4 @@ class Embed(nnx.Module):
         if self.embedding_int8 is not None and self.embedding_scale is not None:
             codes, scale = self.embedding_int8[...], self.embedding_scale[...]
             return attend_int8(x, codes, scale, jnp.float32)
-        table = self.embedding[...]
-        if table.dtype != x.dtype:
-            return matmul(x, table.T, jnp.float32)
-        return jax.lax.dot_general(
-            x, table, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-        )
+        return matmul(x, self.embedding[...], jnp.float32, rows=True)
