@@ -96,46 +96,57 @@ def placed(weight: Shaped[Array, "I O"], axes: Axes, x: Array) -> Shaped[Array, 
 
 def matmul(
     x: Float[Array, "*shape I"],
-    kernel: Float[Array, "I O"],
+    kernel: Float[Array, "one two"],
     dtype: DTypeLike | None = None,
     axes: Axes = (None, None),
+    *,
+    rows: bool = False,
 ) -> Float[Array, "*shape O"]:
-    """`x @ kernel` in the dtype of `x`, accumulated and returned as `dtype`, that of `x` unless
-    given.
+    """`x @ kernel` in the dtype of `x`, accumulated and returned as `dtype`.
+
+    Args:
+      kernel: [I, O]; with `rows` [O, I], whose rows are multiplied.
+      dtype: that of `x` unless given.
+      axes: of the kernel as it is given.
 
     On several devices the kernel is gathered here, and again in the backward pass: what is kept
-    between the two is the part that is stored. Its gradient is summed in the dtype that it is
-    stored in.
+    between the two is the part that is stored. Its gradient is accumulated and returned in the
+    dtype that it is stored in; the products of the backward pass, too, read the dtype of `x`.
     """
     dtype = x.dtype if dtype is None else jnp.dtype(dtype)
     if kernel.dtype == x.dtype and not _many_devices():
-        return jnp.matmul(x, kernel, preferred_element_type=dtype)
-    return _matmul(x, kernel, dtype, axes)
+        return _product(x, kernel, rows, dtype)
+    return _matmul(x, kernel, rows, dtype, axes)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _matmul(x: Array, kernel: Array, dtype: jnp.dtype, axes: Axes) -> Array:
-    return jnp.matmul(x, placed(kernel.astype(x.dtype), axes, x), preferred_element_type=dtype)
+def _product(x: Array, kernel: Array, rows: bool, dtype: jnp.dtype) -> Array:
+    contracted = ((x.ndim - 1,), (1 if rows else 0,))
+    return jax.lax.dot_general(x, kernel, (contracted, ((), ())), preferred_element_type=dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _matmul(x: Array, kernel: Array, rows: bool, dtype: jnp.dtype, axes: Axes) -> Array:
+    return _product(x, placed(kernel.astype(x.dtype), axes, x), rows, dtype)
 
 
 def _matmul_forward(
-    x: Array, kernel: Array, dtype: jnp.dtype, axes: Axes
+    x: Array, kernel: Array, rows: bool, dtype: jnp.dtype, axes: Axes
 ) -> tuple[Array, tuple[Array, Array]]:
-    return _matmul(x, kernel, dtype, axes), (x, kernel)
+    return _matmul(x, kernel, rows, dtype, axes), (x, kernel)
 
 
 def _matmul_backward(
-    dtype: jnp.dtype, axes: Axes, kept: tuple[Array, Array], g: Array
+    rows: bool, dtype: jnp.dtype, axes: Axes, kept: tuple[Array, Array], g: Array
 ) -> tuple[Array, Array]:
     del dtype
     x, kernel = kept
-    g, used = g.astype(x.dtype), placed(kernel.astype(x.dtype), axes, x)
-    of_x = jax.lax.dot_general(
-        g, used, (((g.ndim - 1,), (1,)), ((), ())), preferred_element_type=x.dtype
-    )
+    g = g.astype(x.dtype)
+    of_x = _product(g, placed(kernel.astype(x.dtype), axes, x), not rows, x.dtype)
     leading = tuple(range(x.ndim - 1))
+    # Not the transpose of one product: XLA has none of bfloat16 to a transposed float32 on a CPU.
+    left, right = (g, x) if rows else (x, g)
     of_kernel = jax.lax.dot_general(
-        x, g, ((leading, leading), ((), ())), preferred_element_type=kernel.dtype
+        left, right, ((leading, leading), ((), ())), preferred_element_type=kernel.dtype
     )
     return of_x, of_kernel
 
@@ -255,10 +266,4 @@ class Embed(nnx.Module):
         if self.embedding_int8 is not None and self.embedding_scale is not None:
             codes, scale = self.embedding_int8, self.embedding_scale
             return _of_codes(attend_int8, x, codes, scale, jnp.float32, self.axes)
-        table = self.embedding[...]
-        if _many_devices() or table.dtype != x.dtype:
-            rows, width = self.axes
-            return matmul(x, table.T, jnp.float32, (width, rows))
-        return jax.lax.dot_general(
-            x, table, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-        )
+        return matmul(x, self.embedding[...], jnp.float32, self.axes, rows=True)

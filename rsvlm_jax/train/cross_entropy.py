@@ -14,6 +14,7 @@ computed together, so the head is multiplied once forward and twice backward, an
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -130,62 +131,21 @@ def _supervised(
     of_chunk = jax.ShapeDtypeStruct((across, along * positions, width), hidden.dtype)
     # The head's arrays become arguments, so that they can have gradients of their own.
     head, arrays = jax.closure_convert(logits, of_chunk)
-
-    def part(arrays: Any, hidden: Array, chunks: _Chunks, i: Array) -> Array:
-        """Chunk i, of which `hidden` [across, along, positions, D] holds the states."""
-
-        def cut(x: Array) -> Array:
-            return jax.lax.dynamic_slice_in_dim(x, i * positions, positions, axis=2)
-
-        def flat(x: Array) -> Array:
-            x = x.reshape(across, along * positions, *x.shape[3:])
-            return constrain(x, "batch", "length", *(None,) * (x.ndim - 2))
-
-        return _errors(
-            head(flat(hidden), *arrays), flat(cut(chunks.labels)), flat(cut(chunks.weight))
-        )
-
-    def states(hidden: Array, chunks: _Chunks, i: Array) -> Array:
-        index = jax.lax.dynamic_slice_in_dim(chunks.order, i * positions, positions, axis=2)
-        return jnp.take_along_axis(hidden, index[..., None], axis=2)
+    error = functools.partial(_error_of_chunk, head, positions)
 
     @jax.custom_vjp
     def run(arrays: Any, hidden: Array, chunks: _Chunks) -> Array:
         def body(i: Array, sums: Array) -> Array:
-            return sums + part(arrays, states(hidden, chunks, i), chunks, i)
+            return sums + error(arrays, _states(hidden, chunks, i, positions), chunks, i)
 
         return jax.lax.fori_loop(0, chunks.used, body, jnp.float32(0))
 
     def forward(arrays: Any, hidden: Any, chunks: Any) -> tuple[Array, Any]:
-        moves = [x.perturbed for x in arrays]
-        arrays, hidden, chunks = jax.tree.map(
-            lambda x: x.value, (arrays, hidden, chunks), is_leaf=lambda x: hasattr(x, "perturbed")
-        )
-        moving = [x for x, m in zip(arrays, moves, strict=True) if m]
-
-        def whole(moving: list[Array]) -> list[Array]:
-            rest = iter(moving)
-            return [next(rest) if m else x for x, m in zip(arrays, moves, strict=True)]
-
-        def body(i: Array, carry: tuple) -> tuple:
-            sums, of_head, of_states = carry
-            error, pull = jax.vjp(
-                lambda moving, x: part(whole(moving), x, chunks, i),
-                moving,
-                states(hidden, chunks, i),
-            )
-            more, slope = pull(jnp.float32(1))
-            of_head = jax.tree.map(jnp.add, of_head, more)
-            of_states = jax.lax.dynamic_update_slice_in_dim(of_states, slope, i * positions, axis=2)
-            return sums + error, of_head, of_states
-
-        padded = jnp.zeros((*chunks.order.shape, width), hidden.dtype)
-        padded = constrain(padded, "batch", "length", None, None)
-        start = jnp.float32(0), jax.tree.map(jnp.zeros_like, moving), padded
-        sums, of_head, of_states = jax.lax.fori_loop(0, chunks.used, body, start)
-        of_hidden = jnp.take_along_axis(of_states, chunks.place[..., None], axis=2)
-        rest = iter(of_head)
-        return sums, ([next(rest) if m else None for m in moves], of_hidden)
+        moved = [x.perturbed for x in arrays]
+        args = arrays, hidden, chunks
+        args = jax.tree.map(lambda x: x.value, args, is_leaf=lambda x: hasattr(x, "perturbed"))
+        sums, *slopes = _with_slopes(error, positions, moved, *args)
+        return sums, slopes
 
     def backward(slopes: Any, g: Array) -> tuple[Any, Array, None]:
         scaled = jax.tree.map(lambda x: (x.astype(jnp.float32) * g).astype(x.dtype), slopes)
@@ -193,3 +153,68 @@ def _supervised(
 
     run.defvjp(forward, backward, symbolic_zeros=True)
     return run(arrays, hidden, _sorted(labels, weight, positions))
+
+
+def _with_slopes(
+    error: Callable[..., Array],
+    positions: int,
+    moved: list[bool],
+    arrays: list[Array],
+    hidden: Array,
+    chunks: _Chunks,
+) -> tuple[Array, list[Array | None], Array]:
+    """The sum of errors, and its slopes for the arrays of the head that are `moved` (None for
+    others) and for the hidden states."""
+    moving = [x for x, m in zip(arrays, moved, strict=True) if m]
+
+    def in_place(some: list[Any], others: list[Any]) -> list[Any]:
+        rest = iter(some)
+        return [next(rest) if m else x for x, m in zip(others, moved, strict=True)]
+
+    def body(i: Array, carry: tuple) -> tuple:
+        sums, of_head, of_states = carry
+
+        def objective(moving: list[Array], states: Array) -> Array:
+            return error(in_place(moving, arrays), states, chunks, i)
+
+        slope = jax.value_and_grad(objective, (0, 1))
+        found, (more, of_chunk) = slope(moving, _states(hidden, chunks, i, positions))
+        of_head = jax.tree.map(jnp.add, of_head, more)
+        at = i * positions
+        return (
+            sums + found,
+            of_head,
+            jax.lax.dynamic_update_slice_in_dim(of_states, of_chunk, at, axis=2),
+        )
+
+    padded = jnp.zeros((*chunks.order.shape, hidden.shape[-1]), hidden.dtype)
+    padded = constrain(padded, "batch", "length", None, None)
+    start = jnp.float32(0), jax.tree.map(jnp.zeros_like, moving), padded
+    sums, of_head, of_states = jax.lax.fori_loop(0, chunks.used, body, start)
+    of_hidden = jnp.take_along_axis(of_states, chunks.place[..., None], axis=2)
+    return sums, in_place(of_head, [None] * len(arrays)), of_hidden
+
+
+def _error_of_chunk(
+    head: Callable[..., Array],
+    positions: int,
+    arrays: list[Array],
+    states: Float[Array, "across along positions D"],
+    chunks: _Chunks,
+    i: Array,
+) -> Float[Array, ""]:
+    def flat(x: Array) -> Array:
+        x = x.reshape(x.shape[0], x.shape[1] * positions, *x.shape[3:])
+        return constrain(x, "batch", "length", *(None,) * (x.ndim - 2))
+
+    labels, weight = (flat(_cut(x, i, positions)) for x in (chunks.labels, chunks.weight))
+    return _errors(head(flat(states), *arrays), labels, weight)
+
+
+def _states(hidden: Array, chunks: _Chunks, i: Array, positions: int) -> Array:
+    index = _cut(chunks.order, i, positions)
+    return jnp.take_along_axis(hidden, index[..., None], axis=2)
+
+
+def _cut(x: Array, i: Array, positions: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(x, i * positions, positions, axis=2)

@@ -134,3 +134,11 @@ def test_a_part_that_the_mesh_does_not_divide():
         pytest.raises(ConfigError, match=re.escape("a dimension does not divide over the mesh")),
     ):
         split(nano.batch(0), 4)
+
+
+def test_a_tiny_experiment_keeps_what_divides_its_batch():
+    for count, kept in ((16, 8), (5, 1)):
+        made = dataclasses.replace(
+            nano.experiment(), train=TrainConfig(batch_size=80, micro_batches=count)
+        )
+        assert (made.tiny().train.batch_size, made.tiny().train.micro_batches) == (8, kept)
