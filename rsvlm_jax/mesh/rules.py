@@ -106,7 +106,7 @@ def resolve(params: Any, rules: Iterable[Rule], mesh: Mesh, *, negligible: int =
         raise ConfigError(
             "no sharding rule matches",
             where=", ".join(unmatched[:10]) + more,
-            remedy="add a rule to rsvlm_jax.mesh.rules.RULES",
+            remedy="add a rule to rsvlm_jax.mesh.tables.TABLE",
         )
     for rule in rules:
         if rule not in used and not rule.optional and (rule.tower is None or rule.tower in towers):

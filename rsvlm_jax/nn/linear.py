@@ -226,6 +226,8 @@ def _of_codes(
     def made(x: Array, codes: Array, scale: Array) -> Array:
         return product(x, placed(codes, axes, x), scale, dtype)
 
+    if not _many_devices():
+        return product(x, codes[...], scale[...], dtype)
     return jax.checkpoint(made, prevent_cse=False)(x, codes[...], scale[...])
 
 

@@ -76,8 +76,8 @@ def batch(seed: int) -> Batch:
         position=(np.where(place < cut, place, place - cut) * (segment > 0)).astype(np.int32),
         weight=weight.astype(np.float32),
         image_slot=slot.astype(np.int32),
-        target=np.zeros((B, 1), np.float32),
-        target_valid=np.zeros((B, 1), bool),
+        target=np.zeros((B, 0), np.float32),
+        target_valid=np.zeros((B, 0), bool),
         sample=np.arange(B, dtype=np.int32),
         images=Images(
             rng.normal(size=(B, 16, 16, 3)).astype(np.float32),
