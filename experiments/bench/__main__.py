@@ -12,6 +12,7 @@
     grammar   10,000 random answers of every grammar and tokenizer: how many are malformed
     rsvqa     a nano LLaVA, five minutes: unseen questions about images it has seen
     quantize  int8 and nf4 weights: perplexity, agreement, bytes, memory while reading
+    attention  in blocks beside plain, by length: time, bytes; what each remat policy keeps
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
     talkdata  conversations: real tokens packed, grouped, padded; pictures a second
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
@@ -30,6 +31,7 @@ import sys
 NAMES = (
     *("startup", "demo", "radar", "devices", "resume"),
     *("parity", "vs_torch", "decode", "import_memory", "grammar", "quantize", "rsvqa", "talkdata"),
+    "attention",
     *("data", "biomass"),
 )
 

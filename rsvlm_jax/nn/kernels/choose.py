@@ -6,9 +6,9 @@
     splash    TPU
 
 Asked for "auto" the rule takes `plain` for little, else the platform's own kernel where that can
-compute it, else `chunked`. Asked for a kernel by name it gives that one or says why not. It is applied while a program is
-traced, for the devices of the mesh in force, so that a program for a pod can be made on another
-machine.
+compute it, else `chunked`. Asked for a kernel by name it gives that one or says why not. It is
+applied while a program is traced, for the devices of the mesh in force, so that a program for a pod
+can be made on another machine.
 """
 
 from __future__ import annotations
