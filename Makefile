@@ -10,7 +10,7 @@ HOOK := rsvlm_jax,data_zarr,beartype.beartype
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-radar test test-full test-py312 test-transformers4 lint format bench install install-dev clean
+.PHONY: help demo demo-radar test test-full test-tpu test-py312 test-transformers4 lint format bench install install-dev clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,6 +26,9 @@ test: install-dev lint  ## lint, types, contracts and every test file (short rep
 
 test-full: install-dev lint  ## the same with full sizes and repetitions, and new random examples
 	RSVLM_EXAMPLES=search $(PYTEST) -n 2 --dist loadfile --jaxtyping-packages=$(HOOK) $(ARGS)
+
+test-tpu: install-dev  ## what is compiled for TPUs that are not here, by their own compiler
+	$(PYTEST) -m tpu --jaxtyping-packages=$(HOOK) $(ARGS)
 
 test-py312:  ## the same suite on Python 3.12 with the newest JAX
 	@command -v python3.12 >/dev/null || { echo "python3.12 not found"; exit 1; }

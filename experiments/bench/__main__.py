@@ -15,6 +15,7 @@
     rsvqa     a nano LLaVA, five minutes: unseen questions about images it has seen
     quantize  int8 and nf4 weights: perplexity, agreement, bytes, memory while reading
     step      micro-batches, cross-entropy of what is supervised, optimisers: bytes and times
+    attention  in blocks beside plain, by length: time, bytes; what each remat policy keeps
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
     talkdata  conversations: real tokens packed, grouped, padded; pictures a second
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
@@ -33,7 +34,7 @@ import sys
 NAMES = (
     *("startup", "demo", "radar", "devices", "resume", "save", "input"),
     *("parity", "vs_torch", "decode", "import_memory", "grammar", "quantize", "rsvqa", "talkdata"),
-    "step",
+    *("step", "attention"),
     *("data", "biomass"),
 )
 

@@ -35,6 +35,7 @@ def run(args: Sequence[str]) -> dict[str, object]:
     checks = {
         "devices": _devices,
         "a jitted step": _jit,
+        "attention": _attention,
         "the shipped decoder": _decoder,
         "the shipped cubes": _cubes,
         "writing": _writing,
@@ -78,6 +79,16 @@ def _jit() -> str:
     if value != 83.0:
         raise ValueError(f"expected 83, found {value}")
     return "83 = 83"
+
+
+def _attention() -> str:
+    import jax.numpy as jnp
+
+    from rsvlm_jax.nn import Mask
+    from rsvlm_jax.nn.kernels import Sizes, choose, target
+
+    made = choose(Sizes(2048, 2048, 128, jnp.bfloat16), Mask(causal=True), target())
+    return f"{made.kernel} for long sequences: {made.reason}"
 
 
 def _decoder() -> str:

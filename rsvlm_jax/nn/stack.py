@@ -116,30 +116,30 @@ def scan(
     return jax.lax.scan(_remembering(body, remat), x, (state, *per_layer))
 
 
+ATTENTION = ("q", "k", "v", "context")
+NAMES = {"save_context": ATTENTION[-1:], "save_qkv_mlp": (*ATTENTION, "gate", "up")}
+FUSED = "dot_product_attention_fwd_wrapper"
+"""cuDNN's kernel: what it keeps for its backward pass bears no name, so it is told by this one."""
+
+
 def _remembering(body: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
     """`body` of a scan, with what its backward pass may not keep computed again."""
     if remat == "none":
         return body
-    policy = None
+    # Inside a scan the barrier against merging the two passes is not needed (see jax.checkpoint).
+    if remat == "full":
+        return jax.checkpoint(body, prevent_cse=False)
     if remat == "offload":
-        policy = policies.save_and_offload_only_these_names(
+        named = policies.save_and_offload_only_these_names(
             names_which_can_be_saved=[],
             names_which_can_be_offloaded=list(ATTENTION),
             offload_src="device",
             offload_dst="pinned_host",
         )
-    elif remat != "full":
-        names = {"save_context": ATTENTION[-1:], "save_qkv_mlp": (*ATTENTION, "gate", "up")}
-        policy = policies.save_only_these_names(*names[remat])
-    if policy is not None:
-        policy = policies.save_from_both_policies(policy, _fused_attention)
-    # Inside a scan the barrier against merging the two passes is not needed (see jax.checkpoint).
+    else:
+        named = policies.save_only_these_names(*NAMES[remat])
+
+    def policy(primitive: Any, *args: Any, **params: Any) -> Any:
+        return primitive.name == FUSED or named(primitive, *args, **params)
+
     return jax.checkpoint(body, prevent_cse=False, policy=policy)
-
-
-ATTENTION = ("q", "k", "v", "context")
-
-
-def _fused_attention(primitive: Any, *_: Any, **__: Any) -> bool:
-    """What cuDNN's kernel keeps for its backward pass bears no name: told by the operation."""
-    return primitive.name == "dot_product_attention_fwd_wrapper"

@@ -13,6 +13,7 @@ from filled import FAST, filled, shapes
 from flax import nnx
 
 from rsvlm_jax.config import ConfigError, ConvNextConfig
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core import flat
 from rsvlm_jax.models.convnext import ConvNextTower, DepthwiseConv, resized
 
@@ -23,7 +24,7 @@ RNG = np.random.default_rng(0)
 IMAGES = jnp.asarray(RNG.standard_normal((2, 18, 18, 3)), jnp.float32)
 
 
-def tower(*, remat: bool = False, **changes: Any) -> ConvNextTower:
+def tower(*, remat: Remat = "none", **changes: Any) -> ConvNextTower:
     """The same weights whatever is read out."""
     config = dataclasses.replace(CONFIG, **changes)
     return filled(lambda: ConvNextTower(config, remat=remat, rngs=nnx.Rngs(0)))
@@ -92,7 +93,7 @@ def test_bfloat16_compute() -> None:
 
 
 def test_every_parameter_has_a_gradient() -> None:
-    graphdef, state = nnx.split(tower(remat=True))
+    graphdef, state = nnx.split(tower(remat="full"))
 
     def loss(state: Any) -> jax.Array:
         model = nnx.merge(graphdef, state)

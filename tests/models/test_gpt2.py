@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from rsvlm_jax.config import ConfigError, GenerationConfig, GPT2Config, MeshConfig
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core import flat
 from rsvlm_jax.generate import generate
 from rsvlm_jax.mesh import RULES, make_mesh, resolve
@@ -23,7 +24,7 @@ ORDER = jnp.broadcast_to(jnp.arange(6, dtype=jnp.int32)[None], (2, 6))
 ONE = jnp.ones((2, 6), jnp.int32)
 
 
-def made(*, remat: bool = False) -> GPT2:
+def made(*, remat: Remat = "none") -> GPT2:
     build = nnx.eval_shape(lambda: language_model(CONFIG, remat=remat, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(build)
     rng = np.random.default_rng(1)
@@ -123,7 +124,7 @@ def test_every_parameter_has_a_gradient() -> None:
         hidden = model(X + model.embed(ORDER), causal_segment_mask(ONE, ORDER), ORDER)
         return jnp.square(model.logits(hidden)).sum()
 
-    for path, value in flat(nnx.jit(nnx.grad(loss))(made(remat=True))).items():
+    for path, value in flat(nnx.jit(nnx.grad(loss))(made(remat="full"))).items():
         used = value[:6] if path == "position/embedding" else value
         if path != "layers/attention/k/bias":  # shifts all scores of a query alike
             assert (np.abs(used) > 1e-8).any(), path

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 from rsvlm_jax.config import ConfigError, LlamaConfig, MeshConfig, RopeScaling
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core import flat
 from rsvlm_jax.mesh import RULES, make_mesh, resolve
 from rsvlm_jax.models.decoder import Decoder
@@ -26,7 +27,7 @@ RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.standard_normal((2, 6, 16)), jnp.float32)
 
 
-def made(config: LlamaConfig, *, remat: bool = False) -> Llama:
+def made(config: LlamaConfig, *, remat: Remat = "none") -> Llama:
     """The model with random variables (norms too), without the time of its initialisers."""
     build = nnx.eval_shape(lambda: Llama(config, remat=remat, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(build)
@@ -218,5 +219,5 @@ def test_every_parameter_has_a_gradient() -> None:
         hidden = model(x, causal_segment_mask(ONE, ORDER), ORDER)
         return jnp.square(model.logits(hidden)).sum()
 
-    for path, value in flat(nnx.jit(nnx.grad(loss))(made(CONFIG, remat=True))).items():
+    for path, value in flat(nnx.jit(nnx.grad(loss))(made(CONFIG, remat="full"))).items():
         assert (np.abs(value) > 1e-8).any(), path

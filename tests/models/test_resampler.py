@@ -29,6 +29,7 @@ from rsvlm_jax.config import (
     ViTConfig,
     VLMConfig,
 )
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core import flat
 from rsvlm_jax.mesh import RULES, make_mesh, resolve
 from rsvlm_jax.models.resampler import Perceiver, PixelShuffle, QFormer, build_resampler
@@ -47,11 +48,11 @@ def apply(model: nnx.Module, tokens: jax.Array) -> jax.Array:
     return jax.jit(lambda s, x: nnx.merge(graphdef, s)(x), compiler_options=FAST)(state, tokens)
 
 
-def qformer(*, remat: bool = False) -> QFormer:
+def qformer(*, remat: Remat = "none") -> QFormer:
     return filled(lambda: QFormer(QFORMER, 6, remat=remat, rngs=nnx.Rngs(0)))
 
 
-def perceiver(*, remat: bool = False) -> Perceiver:
+def perceiver(*, remat: Remat = "none") -> Perceiver:
     return filled(lambda: Perceiver(PERCEIVER, 6, remat=remat, rngs=nnx.Rngs(0)))
 
 
@@ -121,7 +122,7 @@ def test_bfloat16_compute(make: Any) -> None:
     np.testing.assert_allclose(out.astype(jnp.float32), full, atol=0.1 * float(full.std()))
 
 
-def shared(*, remat: bool = False) -> Perceiver:
+def shared(*, remat: Remat = "none") -> Perceiver:
     config = dataclasses.replace(PERCEIVER, share_layers=True)
     return filled(lambda: Perceiver(config, 6, remat=remat, rngs=nnx.Rngs(0)))
 
@@ -170,7 +171,7 @@ def test_gradients_of_shared_layers_are_the_sum_over_levels() -> None:
 
 @pytest.mark.parametrize("make", [qformer, perceiver, shared])
 def test_every_parameter_has_a_gradient(make: Any) -> None:
-    graphdef, state = nnx.split(make(remat=True))
+    graphdef, state = nnx.split(make(remat="full"))
 
     def loss(state: Any) -> jax.Array:
         return jnp.sin(3 * nnx.merge(graphdef, state)(TOKENS)).sum()

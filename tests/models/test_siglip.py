@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from rsvlm_jax.config import ConfigError, MeshConfig, SiglipConfig
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core import flat
 from rsvlm_jax.mesh import RULES, make_mesh, resolve
 from rsvlm_jax.models.siglip import SiglipVisionTower
@@ -22,7 +23,7 @@ CONFIG = SiglipConfig(
 IMAGES = jnp.asarray(np.random.default_rng(0).standard_normal((2, 10, 10, 3)), jnp.float32)
 
 
-def made(config: SiglipConfig, *, remat: bool = False) -> SiglipVisionTower:
+def made(config: SiglipConfig, *, remat: Remat = "none") -> SiglipVisionTower:
     """The model with random variables (norms too), without the time of its initialisers."""
     build = nnx.eval_shape(lambda: SiglipVisionTower(config, remat=remat, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(build)
@@ -71,7 +72,7 @@ def test_pixels_that_fill_no_patch_are_not_read() -> None:
 
 
 def test_every_parameter_has_a_gradient() -> None:
-    model = made(dataclasses.replace(CONFIG, pool=True), remat=True)
+    model = made(dataclasses.replace(CONFIG, pool=True), remat="full")
     gradient = nnx.jit(nnx.grad(lambda model: jnp.square(model.pooled(IMAGES)).sum()))
     for path, value in flat(gradient(model)).items():
         # A shift of all keys changes no softmax: the key bias never has a gradient.

@@ -535,7 +535,7 @@ def test_images_without_pixels_or_features_are_refused(plain):
 def test_recomputed_activations_change_no_number(plain, read):
     config = dataclasses.replace(PLAIN, connector=ConnectorConfig())
     again = filled(
-        lambda: VisionLanguageModel(config, image_token=512, remat=True, rngs=nnx.Rngs(0))
+        lambda: VisionLanguageModel(config, image_token=512, remat="full", rngs=nnx.Rngs(0))
     )
     given = prompts(pictures(), OF, SLOT)
     made = jax.jit(lambda b: again(b), compiler_options=FAST)(given)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rsvlm_jax.nn import KVCache, cache_mask, causal_segment_mask, key_mask, window_mask
+from rsvlm_jax.nn import KVCache, Mask, cache_mask, causal_segment_mask, key_mask, window_mask
 
 
 def ints(*rows: list[int]) -> jax.Array:
@@ -17,6 +17,24 @@ def ints(*rows: list[int]) -> jax.Array:
 def drawn(mask: jax.Array) -> list[str]:
     """Rows of one sample, one head, as in the docstrings."""
     return ["".join("x" if v else "." for v in row) for row in np.asarray(mask)[0, 0]]
+
+
+def test_mask_of_the_docstring() -> None:
+    segment = ints([1, 1, 1, 2, 2, 0])
+    mask = Mask.rows(segment, jnp.asarray([[True, False, True, True, True, False]]))
+    assert drawn(mask.table(6, 6)) == ["x.....", "x.....", "x.x...", "...x..", "...xx.", "......"]
+    assert drawn(mask.within(2).table(6, 6))[2] == "..x..."
+    assert mask.reads(6, 6).tolist() == [[True] * 5 + [False]]
+
+
+def test_a_mask_says_what_the_tables_say() -> None:
+    segment, position = ints([1, 1, 2, 2, 0]), ints([0, 1, 0, 1, 0])
+    valid = jnp.asarray([[True, False, True, True, True]])
+    rows = causal_segment_mask(segment, position)
+    assert drawn(Mask.rows(segment).table(5, 5)) == drawn(rows)
+    assert drawn(Mask.rows(segment, valid).table(5, 5)) == drawn(rows & key_mask(valid))
+    assert drawn(Mask.keys(valid).table(1, 5)) == drawn(key_mask(valid))
+    assert Mask(causal=True).reads(5, 5) is None
 
 
 def test_causal_segment_mask_of_the_docstring() -> None:

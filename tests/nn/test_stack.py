@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from rsvlm_jax import nn
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core import flat
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4)), jnp.float32)
@@ -27,7 +28,7 @@ def make(n: int) -> Block:
     return nn.stack(lambda r: Block(rngs=r), n, nnx.Rngs(0))
 
 
-def apply(layers: Block, x: jax.Array, *, remat: bool = False) -> jax.Array:
+def apply(layers: Block, x: jax.Array, *, remat: Remat = "none") -> jax.Array:
     return nn.scan(layers, lambda layer, x: (layer(x), None), x, remat=remat)[0]
 
 
@@ -43,8 +44,8 @@ def test_parameters_have_a_leading_axis_and_differ_between_blocks() -> None:
     assert not np.allclose(kernel[0], kernel[1])
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_scan_equals_a_loop(remat: bool) -> None:
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_scan_equals_a_loop(remat: Remat) -> None:
     layers = make(3)
     graphdef, state = nnx.split(layers)
     wanted = X
@@ -56,11 +57,11 @@ def test_scan_equals_a_loop(remat: bool) -> None:
 def test_remat_changes_no_gradient() -> None:
     graphdef, state = nnx.split(make(3))
 
-    def loss(state: nnx.State, remat: bool) -> jax.Array:
+    def loss(state: nnx.State, remat: Remat) -> jax.Array:
         return jnp.square(apply(nnx.merge(graphdef, state), X, remat=remat)).sum()
 
     plain, again = (
-        flat(jax.jit(jax.grad(loss), static_argnums=1)(state, remat)) for remat in (False, True)
+        flat(jax.jit(jax.grad(loss), static_argnums=1)(state, remat)) for remat in ("none", "full")
     )
     for path, g in plain.items():
         assert (np.asarray(g) != 0).any(), path

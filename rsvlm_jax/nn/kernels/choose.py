@@ -6,9 +6,9 @@
     splash    TPU
 
 Asked for "auto" the rule takes `plain` for little, else the platform's own kernel where that can
-compute it, else `chunked`. Asked for a kernel by name it gives that one or says why not. It is applied while a program is
-traced, for the devices of the mesh in force, so that a program for a pod can be made on another
-machine.
+compute it, else `chunked`. Asked for a kernel by name it gives that one or says why not. It is
+applied while a program is traced, for the devices of the mesh in force, so that a program for a pod
+can be made on another machine.
 """
 
 from __future__ import annotations
@@ -60,11 +60,12 @@ def target() -> Target:
     """The devices of the mesh in force, or else JAX's default ones."""
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
     platform = jax.default_backend() if device is None else device.platform
-    platform = {"cuda": "gpu", "rocm": "gpu"}.get(platform, platform)
     if platform != "gpu" or jax.default_backend() != "gpu":
         return Target(platform)
-    major, minor = str(getattr(jax.devices()[0], "compute_capability", "0.0")).split(".")
-    return Target(platform, (int(major), int(minor)))
+    found = str(getattr(jax.devices()[0], "compute_capability", "")).split(".")
+    if not all(word.isdigit() for word in found):  # AMD's are names
+        return Target(platform)
+    return Target(platform, (int(found[0]), int(found[-1])))
 
 
 def choose(sizes: Sizes, mask: Mask | None, on: Target, asked: AttentionKernel = "auto") -> Choice:

@@ -1,0 +1,133 @@
+"""What the backward pass keeps, by policy: the same numbers, less memory, in the order stated."""
+
+from __future__ import annotations
+
+import functools
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rsvlm_jax.config import LlamaConfig, QFormerConfig, ViTConfig
+from rsvlm_jax.config.training import Remat
+from rsvlm_jax.core import flat
+from rsvlm_jax.models.language import language_model
+from rsvlm_jax.models.resampler.qformer import QFormer
+from rsvlm_jax.models.towers import vision_tower
+from rsvlm_jax.nn import Mask, use_kernel
+
+POLICIES = get_args(Remat)
+LLAMA = LlamaConfig(
+    vocab_size=32, width=32, layers=4, heads=4, kv_heads=2, mlp_dim=96, max_length=256
+)
+VIT = ViTConfig(image_size=32, patch_size=4, width=32, layers=4, heads=2, mlp_dim=128)
+QFORMER = QFormerConfig(queries=8, width=32, layers=4, heads=2, mlp_dim=128)
+RNG = np.random.default_rng(0)
+
+
+def values(*shape: int) -> jax.Array:
+    return jnp.asarray(RNG.standard_normal(shape), jnp.float32)
+
+
+def filled(build, remat: Remat):
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: build(remat)))
+    rng = np.random.default_rng(1)
+    draw = lambda leaf: jnp.asarray(0.2 * rng.standard_normal(leaf.shape), leaf.dtype)  # noqa: E731
+    return graphdef, jax.tree.map(draw, state)
+
+
+TEXT, FRAMES, TOKENS = values(4, 128, 32), values(8, 32, 32, 3), values(8, 64, 32)
+SEGMENT = jnp.ones((4, 128), jnp.int32).at[:, 100:].set(2)
+POSITION = jnp.broadcast_to(jnp.arange(128, dtype=jnp.int32), (4, 128))
+
+
+def llama(kernel: str, remat: Remat):
+    model = language_model(LLAMA, remat=remat, rngs=nnx.Rngs(0))
+    use_kernel(model, kernel)
+    return model
+
+
+MODELS = {
+    "decoder": (
+        functools.partial(llama, "plain"), lambda m: m(TEXT, Mask.rows(SEGMENT), POSITION)
+    ),
+    "chunked decoder": (
+        functools.partial(llama, "chunked"), lambda m: m(TEXT, Mask.rows(SEGMENT), POSITION)
+    ),
+    "tower": (
+        lambda remat: vision_tower(VIT, remat=remat, rngs=nnx.Rngs(0)), lambda m: m(FRAMES)
+    ),
+    "resampler": (
+        lambda remat: QFormer(QFORMER, 32, remat=remat, rngs=nnx.Rngs(0)), lambda m: m(TOKENS)
+    ),
+}  # fmt: skip
+
+
+@functools.cache
+def compiled(name: str, remat: Remat):
+    build, run = MODELS[name]
+    graphdef, state = filled(build, remat)
+
+    def loss(state):
+        return jnp.square(run(nnx.merge(graphdef, state)).astype(jnp.float32)).mean()
+
+    traced = jax.jit(jax.value_and_grad(loss)).trace(state)
+    return traced.jaxpr, traced.lower().compile(), state
+
+
+@pytest.mark.parametrize("remat", POLICIES[1:])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_policy_changes_no_number(name: str, remat: Remat) -> None:
+    (_, plain, state), (_, again, _) = compiled(name, "none"), compiled(name, remat)
+    (a, wanted), (b, found) = plain(state), again(state)
+    np.testing.assert_allclose(b, a, rtol=1e-6)
+    found = flat(found)
+    for path, gradient in flat(wanted).items():
+        np.testing.assert_allclose(
+            found[path], gradient, rtol=1e-4, atol=1e-6 * np.abs(gradient).max(), err_msg=path
+        )
+
+
+def bytes_of(name: str, remat: Remat) -> int:
+    return compiled(name, remat)[1].memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_memory_falls_in_the_order_of_the_policies(name: str) -> None:
+    none, mlp, context, full = (
+        bytes_of(name, r) for r in ("none", "save_qkv_mlp", "save_context", "full")
+    )
+    assert none > mlp > context > full
+
+
+def primitives(jaxpr, name: str) -> list:
+    """Equations of a primitive, those of inner programs too."""
+    found = []
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == name:
+            found.append(eqn)
+        for value in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                found += primitives(inner, name)
+    return found
+
+
+def loops(remat: Remat) -> int:
+    return len(primitives(compiled("chunked decoder", remat)[0].jaxpr, "while"))
+
+
+def test_attention_that_is_kept_is_not_computed_again() -> None:
+    """A block-wise attention is a loop forward and a loop backward."""
+    assert loops("none") == loops("save_context") == loops("save_qkv_mlp") == 2
+    assert loops("full") == 3
+
+
+def test_offloading_moves_what_attention_reads_and_gives_to_the_host() -> None:
+    puts = primitives(compiled("decoder", "offload")[0].jaxpr, "device_put")
+    moved = [str(place) for eqn in puts for place in eqn.params["devices"]]
+    assert sum("Host" in m for m in moved) == 4
+    assert not primitives(compiled("decoder", "save_context")[0].jaxpr, "device_put")
