@@ -21,7 +21,7 @@
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
 Without names: all but `biomass`. `--short`: a smaller `data`.
-On a GPU: `python -m experiments.bench.gpu generate`.
+On a GPU: `python -m experiments.bench.gpu generate`, and `train`.
 """
 
 from __future__ import annotations

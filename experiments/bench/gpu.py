@@ -1,4 +1,6 @@
-"""`python -m experiments.bench.gpu generate [--out FILE] [--tiny]`: a 7 B model on a GPU.
+"""`python -m experiments.bench.gpu generate|train [--out FILE] [--tiny]`: a 7 B model on a GPU.
+
+`train` is described in `gpu_train.py`; this is `generate`.
 
 Random weights of Llama-7B's shape (32 layers, d 4096, f 11008, V 32,000), bfloat16. A decode step
 reads the weights of the layers and the head once, and the keys and values of all slots:
@@ -28,9 +30,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from . import gpu_train
 from .figure import Figure
 
-RESULT = Path(__file__).parent / "results" / "gpu_generate.json"
+RESULTS = Path(__file__).parent / "results"
 NEW, ROUNDS = 64, 5
 
 
@@ -158,7 +161,7 @@ def main(words: list[str]) -> int:
 
     tiny = "--tiny" in words
     named = [w for w in words if not w.startswith("--")]
-    out = None if tiny else RESULT
+    out = None
     if "--out" in words:
         at = words.index("--out")
         if at + 1 == len(words):
@@ -166,8 +169,11 @@ def main(words: list[str]) -> int:
             return 2
         out = Path(words[at + 1])
         named.remove(words[at + 1])
-    if named != ["generate"]:
-        print(f"error: unknown benchmark {' '.join(named)!r}; expected generate", file=sys.stderr)
+    if named not in (["generate"], ["train"]):
+        print(
+            f"error: unknown benchmark {' '.join(named)!r}; expected generate or train",
+            file=sys.stderr,
+        )
         return 2
     device = jax.devices()[0]
     if device.platform != "gpu" and not tiny:
@@ -177,12 +183,16 @@ def main(words: list[str]) -> int:
         )
         return 2
     found = []
-    for figure in figures(tiny):
+    h100 = not tiny and "H100" in device.device_kind
+    made = figures(tiny) if named == ["generate"] else gpu_train.figures(tiny, goals=h100)
+    for figure in made:
         print(figure, flush=True)
         found.append(figure.as_dict())
+    if out is None and not tiny:
+        out = RESULTS / f"gpu_{named[0]}.json"
     if out is not None:
-        made = {"device": device.device_kind, "jax": jax.__version__, "tiny": tiny}
-        out.write_text(json.dumps({**made, "figures": found}, indent=1) + "\n")
+        about = {"device": device.device_kind, "jax": jax.__version__, "tiny": tiny}
+        out.write_text(json.dumps({**about, "figures": found}, indent=1) + "\n")
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.bench import gpu
+from experiments.bench import gpu, gpu_train
 
 
 def test_the_smallest_run_keeps_its_figures_with_the_device(
@@ -30,11 +30,31 @@ def test_the_smallest_run_keeps_its_figures_with_the_device(
     assert len(capsys.readouterr().out.splitlines()) == len(figures)
 
 
+def test_the_smallest_training_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(gpu_train, "ROUNDS", 1)
+    monkeypatch.setattr(gpu_train, "CHANGES", gpu_train.CHANGES[::3])
+    assert gpu.main(["train", "--tiny", "--out", str(tmp_path / "r.json")]) == 0
+    figures = {f["name"]: f for f in json.loads((tmp_path / "r.json").read_text())["figures"]}
+    assert set(figures) == {
+        f"train.{case}.{name}"
+        for case in ("lora", "full")
+        for name in ("mfu", *(f"{c}.{n}" for c in ("plain", "qkv_mlp") for n in _EACH))
+    }
+    assert all(f["value"] > 0 and f["goal"] == "none" for f in figures.values())
+    assert len(capsys.readouterr().out.splitlines()) == len(figures)
+
+
+_EACH = ("step", "tokens", "mfu")
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (["generate"], "error: not measured: no GPU (found cpu); --tiny runs anywhere"),
-        (["train"], "error: unknown benchmark 'train'; expected generate"),
+        (["train"], "error: not measured: no GPU (found cpu); --tiny runs anywhere"),
+        (["eat"], "error: unknown benchmark 'eat'; expected generate or train"),
         (["generate", "--out"], "error: no file after --out"),
     ],
 )
