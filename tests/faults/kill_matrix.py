@@ -347,7 +347,6 @@ def _import_everything(cache: Path) -> None:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
         "HF_HUB_OFFLINE": "1",
     }
     sys.path.insert(0, str(ROOT))
