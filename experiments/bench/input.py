@@ -21,7 +21,7 @@ COLD = 10
 """Rows of every run that are left out."""
 
 COMMANDS = {
-    "demo": ("demo", "--steps", "60"),
+    "demo": ("demo", "--steps", "30"),
     "synthetic": ("train", "synthetic_biomass", "--train.steps", "60"),
 }
 

@@ -50,7 +50,8 @@ def figures() -> Iterator[Figure]:
         assert work.test is not None
         test = work.test.conversations
         right = asked(_opened(run.path), test)
-        last = json.loads(run.metrics.read_text().splitlines()[-1])
+        ends = [path.read_text().splitlines()[-1] for path in (run.metrics, run.timing)]
+        last = {**json.loads(ends[0]), **json.loads(ends[1])}
     scores = scored(test, right)
     simple, by_type = majorities(work.train.conversations, test)
     RUNS.mkdir(parents=True, exist_ok=True)

@@ -31,127 +31,14 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 120.0
-"""Seconds after which a start counts as hanging."""
+from starts import Moment, Start, lines, said
 
+ROOT = Path(__file__).resolve().parents[2]
 WITHIN = 0.06
 """Seconds after a save began, or a row was written, within which a signal comes."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Moment:
-    """When a signal comes: `at` seconds after the start, or `after` seconds after a step's row
-    (`kind="row"`) or the beginning of its save (`kind="save"`)."""
-
-    number: int
-    kind: str
-    at: float
-    step: int
-    after: float
-
-    def __str__(self) -> str:
-        name = signal.Signals(self.number).name
-        if self.kind == "any":
-            return f"{name} {self.at:.2f} s after the start"
-        return f"{name} {1e3 * self.after:.0f} ms after the {self.kind} of step {self.step}"
-
-
-@dataclasses.dataclass
-class Start:
-    """A process that trains in a folder."""
-
-    folder: Path
-    devices: int
-
-    def __post_init__(self) -> None:
-        self.folder.mkdir(exist_ok=True)
-        self.begun = time.monotonic()
-        self.pid = os.fork()
-        if self.pid == 0:
-            _be_the_command(self.folder, self.devices)
-        self.code: int | None = None
-        self.listens = False
-        self.rows = len(_lines(self.folder / "run" / "metrics.jsonl"))
-
-    def over(self) -> bool:
-        if self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.code = os.waitstatus_to_exitcode(status) if pid else None
-        return self.code is not None
-
-    def wait(self) -> int:
-        """The exit code; a signal is negative."""
-        while not self.over():
-            if time.monotonic() - self.begun > LIMIT:
-                os.kill(self.pid, signal.SIGKILL)
-                raise AssertionError(f"no end after {LIMIT:.0f} s: {_said(self.folder)}")
-            time.sleep(0.005)
-        assert self.code is not None
-        return self.code
-
-    def kill(self, moment: Moment) -> bool:
-        """Send the signal at its moment; false where the process had ended before."""
-        come = self._comes(moment)
-        while not come():
-            if self.over():
-                return False
-            time.sleep(0.001)
-        if moment.kind != "any":
-            time.sleep(moment.after)
-        if self.over():
-            return False
-        self.listens = _catches(self.pid, moment.number)
-        os.kill(self.pid, moment.number)
-        return True
-
-    def _comes(self, moment: Moment) -> Callable[[], bool]:
-        run = self.folder / "run"
-        if moment.kind == "any":
-            return lambda: time.monotonic() - self.begun >= moment.at
-        if moment.kind == "row":  # a new one: what is there is of the start before
-            path = run / "metrics.jsonl"
-            return lambda: moment.step <= len(_lines(path)) != self.rows
-        there = {p.name for p in (run / "checkpoints").glob("*")}
-        return lambda: any(
-            p.name not in there for p in (run / "checkpoints").glob(f"{moment.step}*")
-        )
-
-
-def _catches(pid: int, number: int) -> bool:
-    """Whether a process handles a signal; at its very beginning it does not yet."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
-    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
-
-
-def _be_the_command(folder: Path, devices: int) -> None:
-    code = 1
-    try:
-        log = os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        from watched import run
-
-        code = run(folder, devices)
-    finally:
-        os._exit(code)
-
-
-def _said(folder: Path) -> str:
-    return " | ".join((folder / "said.txt").read_text().splitlines()[-3:])
-
-
-def _lines(path: Path) -> list[list]:
-    """The whole lines of a JSON file."""
-    text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(True) if line.endswith("\n")]
 
 
 def _finished(folder: Path) -> int:
@@ -168,12 +55,12 @@ class Unbroken:
         start = Start(folder, devices)
         code = start.wait()
         if code:
-            raise SystemExit(f"the unbroken run ended with {code}: {_said(folder)}")
+            raise SystemExit(f"the unbroken run ended with {code}: {said(folder)}")
         warm = Start(folder.with_name(f"{folder.name}_warm"), devices)  # programs are compiled
         warm.wait()
         self.seconds = time.monotonic() - warm.begun
         self.metrics = (folder / "run" / "metrics.jsonl").read_bytes()
-        self.drawn = dict(_lines(folder / "drawn.jsonl"))
+        self.drawn = dict(lines(folder / "drawn.jsonl"))
         self.final = json.loads((folder / "final.json").read_text())
         self.steps = len(self.drawn)
 
@@ -196,20 +83,20 @@ def _killed(start: Start, moment: Moment) -> list[str]:
     landed = start.kill(moment)
     code = start.wait()
     if not landed:
-        return [] if code == 0 else [f"before {moment}: exit {code}: {_said(start.folder)}"]
+        return [] if code == 0 else [f"before {moment}: exit {code}: {said(start.folder)}"]
     if moment.number == signal.SIGKILL:
         return [] if code == -signal.SIGKILL else [f"{moment}: exit {code}"]
     fine = (75, 0) if start.listens else (75, 0, -signal.SIGTERM)  # 0: it was over by then
-    return [] if code in fine else [f"{moment}: exit {code}: {_said(start.folder)}"]
+    return [] if code in fine else [f"{moment}: exit {code}: {said(start.folder)}"]
 
 
 def _judged(folder: Path, whole: Unbroken) -> Iterator[str]:
     """What differs from the unbroken run, of what is the same on every topology."""
-    saved = dict(_lines(folder / "saved.jsonl"))
-    for step, digest in _lines(folder / "restored.jsonl"):
+    saved = dict(lines(folder / "saved.jsonl"))
+    for step, digest in lines(folder / "restored.jsonl"):
         if step and saved.get(step) != digest:
             yield f"the state of step {step} is not that which was saved"
-    drawn = _lines(folder / "drawn.jsonl")
+    drawn = lines(folder / "drawn.jsonl")
     if any(whole.drawn.get(number) != digest for number, digest in drawn):
         yield "another batch was drawn"
     if {number for number, _ in drawn} != set(whole.drawn):
@@ -242,7 +129,7 @@ def same_topology(folder: Path, whole: Unbroken, rng: random.Random) -> tuple[st
 def _note(folder: Path) -> None:
     """Which step was finished when the process ended, and which restoring comes next."""
     with open(folder / "finished.jsonl", "a") as file:
-        number = len(_lines(folder / "restored.jsonl"))
+        number = len(lines(folder / "restored.jsonl"))
         file.write(json.dumps([number, _finished(folder)]) + "\n")
 
 
@@ -250,11 +137,11 @@ def _go_on(folder: Path, devices: int) -> list[str]:
     """Start again, to the end; what is wrong with that."""
     code = Start(folder, devices).wait()
     if code:
-        return [f"started again: exit {code}: {_said(folder)}"]
-    restored = [step for step, _ in _lines(folder / "restored.jsonl")]
+        return [f"started again: exit {code}: {said(folder)}"]
+    restored = [step for step, _ in lines(folder / "restored.jsonl")]
     return [
         f"went on from step {restored[number]} where step {step} was finished"
-        for number, step in _lines(folder / "finished.jsonl")
+        for number, step in lines(folder / "finished.jsonl")
         if number < len(restored) and restored[number] < step
     ]
 
@@ -283,7 +170,7 @@ def other_topology(
         return ", ".join(done), wrong, float("nan")
     wrong += _judged(folder, whole)
     a = [json.loads(line)["loss"] for line in whole.metrics.splitlines()]
-    b = [row["loss"] for row in _lines(folder / "run" / "metrics.jsonl")]
+    b = [row["loss"] for row in lines(folder / "run" / "metrics.jsonl")]
     off = [abs(x - y) / abs(x) for x, y in zip(a, b, strict=True)]
     if any(off[: switches[0]]):
         wrong.append("a loss before the switch differs")
@@ -347,7 +234,6 @@ def _import_everything(cache: Path) -> None:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
         "HF_HUB_OFFLINE": "1",
     }
     sys.path.insert(0, str(ROOT))
