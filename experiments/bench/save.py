@@ -71,17 +71,21 @@ def _copy(state: Any, into: list[Any]) -> float:
 
 
 def _state() -> dict[str, Any]:
-    import jax.numpy as jnp
+    """Random, so that nothing of it can be compressed."""
+    import jax
 
     shapes = {"attention": (WIDTH, 4 * WIDTH), "up": (WIDTH, 4 * WIDTH), "down": (4 * WIDTH, WIDTH)}
-    return {
-        kind: {
-            f"{name}_{layer}": jnp.full(shape, 0.01, jnp.float32)
-            for layer in range(LAYERS)
-            for name, shape in shapes.items()
-        }
+    names = [
+        (kind, f"{name}_{layer}", shape)
         for kind in ("params", "mu", "nu")
-    }
+        for layer in range(LAYERS)
+        for name, shape in shapes.items()
+    ]
+    keys = jax.random.split(jax.random.key(0), len(names))
+    state: dict[str, Any] = {"params": {}, "mu": {}, "nu": {}}
+    for key, (kind, name, shape) in zip(keys, names, strict=True):
+        state[kind][name] = jax.random.normal(key, shape)
+    return state
 
 
 def _step(state: Any) -> tuple[Any, float]:

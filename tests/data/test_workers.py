@@ -160,6 +160,23 @@ def test_processes_read_the_parts_of_every_batch(source, processor, parts: int):
         assert digest(next(alone)) == digest(next(whole))
 
 
+@pytest.mark.parametrize("process", [(0, 1), (1, 2)])
+def test_the_samples_of_a_whole_batch_are_known_by_its_place(source, processor, process):
+    mixture = Mixture((source, source), (2.0, 1.0))
+    for given in (source, mixture):
+        whole, own = start(given, processor), start(given, processor, process=process)
+        with whole, own:
+            for _ in range(4):
+                place = own.get_state()
+                next(own)
+                drawn, found = next(whole).sample, own.samples(place)
+                assert [s.sample for s in found] == (drawn % len(source.table)).tolist()
+                assert {(s.cube, s.reason) for s in found} == {(source.path, "")}
+                assert found[0].window == (
+                    source.table.y[found[0].sample], source.table.x[found[0].sample], 8
+                )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -5,7 +5,7 @@
 Run i gets SIGKILL or SIGTERM once or twice, at moments drawn from (seed, i): while it sets up,
 between steps, or within a save. Beside the unbroken run on as many devices it is then judged:
 
-    exit codes                75 after SIGTERM once it began; 0 in the end
+    exit codes                75 after SIGTERM, once the program listens; 0 in the end
     what a finished save held is what is restored, in memory to memory, and no older step is
     metrics.jsonl             bitwise
     every batch ever drawn    bitwise, and none left out
@@ -26,6 +26,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -73,6 +74,8 @@ class Start:
         if self.pid == 0:
             _be_the_command(self.folder, self.devices)
         self.code: int | None = None
+        self.listens = False
+        self.rows = len(_lines(self.folder / "run" / "metrics.jsonl"))
 
     def over(self) -> bool:
         if self.code is None:
@@ -101,6 +104,7 @@ class Start:
             time.sleep(moment.after)
         if self.over():
             return False
+        self.listens = _catches(self.pid, moment.number)
         os.kill(self.pid, moment.number)
         return True
 
@@ -108,9 +112,23 @@ class Start:
         run = self.folder / "run"
         if moment.kind == "any":
             return lambda: time.monotonic() - self.begun >= moment.at
-        if moment.kind == "row":
-            return lambda: len(_lines(run / "metrics.jsonl")) >= moment.step
-        return lambda: any((run / "checkpoints").glob(f"{moment.step}*"))
+        if moment.kind == "row":  # a new one: what is there is of the start before
+            path = run / "metrics.jsonl"
+            return lambda: moment.step <= len(_lines(path)) != self.rows
+        there = {p.name for p in (run / "checkpoints").glob("*")}
+        return lambda: any(
+            p.name not in there for p in (run / "checkpoints").glob(f"{moment.step}*")
+        )
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Whether a process handles a signal; at its very beginning it does not yet."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
 def _be_the_command(folder: Path, devices: int) -> None:
@@ -160,28 +178,28 @@ class Unbroken:
         self.steps = len(self.drawn)
 
     def moment(self, rng: random.Random, *, trained: bool = False) -> Moment:
-        """Drawn anew for every start; `trained`: when something was saved."""
+        """Drawn anew for every start; `trained`: once something was saved, in the first half."""
         from small_experiment import SAVE_EVERY
 
         number = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
         kind = rng.choice(["row", "save"] if trained else ["any", "row", "save"])
-        first = SAVE_EVERY + 1 if trained else 1
-        step = rng.randint(first, self.steps - 4)
+        first, last = (2 * SAVE_EVERY + 1, self.steps // 2) if trained else (1, self.steps - 4)
+        step = rng.randint(first, last)
         if kind == "save":
-            step = SAVE_EVERY * rng.randint(2 if trained else 1, self.steps // SAVE_EVERY - 1)
+            step = SAVE_EVERY * rng.randint(-(-first // SAVE_EVERY), last // SAVE_EVERY)
         after = WITHIN * rng.random()
         return Moment(number, kind, rng.uniform(0.02, 0.95) * self.seconds, step, after)
 
 
 def _killed(start: Start, moment: Moment) -> list[str]:
     """Kill a run; what is wrong with how it ended."""
-    if not start.kill(moment):
-        return []
+    landed = start.kill(moment)
     code = start.wait()
+    if not landed:
+        return [] if code == 0 else [f"before {moment}: exit {code}: {_said(start.folder)}"]
     if moment.number == signal.SIGKILL:
         return [] if code == -signal.SIGKILL else [f"{moment}: exit {code}"]
-    begun = (start.folder / "run" / "config.json").exists()
-    fine = (75, 0) if begun else (75, 0, -signal.SIGTERM)  # 0: it was over by then
+    fine = (75, 0) if start.listens else (75, 0, -signal.SIGTERM)  # 0: it was over by then
     return [] if code in fine else [f"{moment}: exit {code}: {_said(start.folder)}"]
 
 
@@ -200,13 +218,17 @@ def _judged(folder: Path, whole: Unbroken) -> Iterator[str]:
 
 def same_topology(folder: Path, whole: Unbroken, rng: random.Random) -> tuple[str, list[str]]:
     """One run of the matrix: what was done to it, and what is wrong."""
-    done, wrong = [], []
+    done: list[str] = []
+    wrong: list[str] = []
     for _ in range(rng.choice([1, 1, 2])):
         moment = whole.moment(rng)
         start = Start(folder, whole.devices)
         wrong += _killed(start, moment)
-        done.append(str(moment) if start.code else f"{moment}: it was over")
         _note(folder)
+        if start.code == 0 and not done:  # it came too late: nothing was done to this run
+            shutil.rmtree(folder)
+            return same_topology(folder, whole, rng)
+        done.append(f"{moment}{'' if start.code else ' (too late)'}")
     wrong += _go_on(folder, whole.devices)
     if not wrong:
         if (folder / "run" / "metrics.jsonl").read_bytes() != whole.metrics:
@@ -241,22 +263,26 @@ def other_topology(
     folder: Path, wholes: dict[int, Unbroken], rng: random.Random
 ) -> tuple[str, list[str], float]:
     """8 devices, then 4, then 1; also the largest relative difference of a loss."""
-    done, wrong, switches = [], [], []
+    whole, done, switches = wholes[8], [], []
+    wrong: list[str] = []
     for devices in (8, 4):
-        moment = wholes[8].moment(rng, trained=True)
+        moment = whole.moment(rng, trained=True)
         if switches:  # after some steps on fewer devices
-            step = min(moment.step + switches[-1], wholes[8].steps - 1)
+            step = rng.randint(switches[-1] + 1, max(switches[-1] + 1, whole.steps - 6))
             moment = dataclasses.replace(moment, kind="row", step=step)
         start = Start(folder, devices)
         wrong += _killed(start, moment)
         done.append(f"{devices} devices: {moment}")
         _note(folder)
         switches.append(_finished(folder))
+        if start.code == 0 or not switches[-1]:  # it would not be restored on all three
+            shutil.rmtree(folder)
+            return other_topology(folder, wholes, rng)
     wrong += _go_on(folder, 1)
     if wrong:
         return ", ".join(done), wrong, float("nan")
-    wrong += _judged(folder, wholes[8])
-    a = [json.loads(line)["loss"] for line in wholes[8].metrics.splitlines()]
+    wrong += _judged(folder, whole)
+    a = [json.loads(line)["loss"] for line in whole.metrics.splitlines()]
     b = [row["loss"] for row in _lines(folder / "run" / "metrics.jsonl")]
     off = [abs(x - y) / abs(x) for x, y in zip(a, b, strict=True)]
     if any(off[: switches[0]]):

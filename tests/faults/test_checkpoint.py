@@ -6,10 +6,8 @@ import dataclasses
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -30,8 +28,6 @@ from rsvlm_jax.train import (
     abstract,
     manifest,
 )
-
-PROGRAM = Path(__file__).with_name("train_standin.py")
 
 
 def state(step: int, width: int = 4, dtype: str = "float32") -> TrainState:
@@ -424,71 +420,3 @@ def test_a_save_that_the_system_refuses_ends_in_one_line(tmp_path):
 def restored_step_quietly(directory: Path) -> int:
     with pytest.warns(CheckpointWarning, match="3 was never finished"):
         return restored_step(directory)
-
-
-# -- kill -9, in a process of its own ---------------------------------------------------------
-
-
-def launch(directory: Path, *options: str) -> subprocess.Popen:
-    root = str(Path(rsvlm_jax.__file__).parents[1])
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
-    return subprocess.Popen(
-        [sys.executable, str(PROGRAM), str(directory), *options], env=environment
-    )
-
-
-def losses(directory: Path) -> list[str]:
-    """The complete rows of the metrics file."""
-    path = directory / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [line for line in lines if line.endswith("\n")]
-
-
-def wait_for(condition, process: subprocess.Popen) -> None:
-    limit = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, "ended early"
-        assert time.monotonic() < limit, "timed out"
-        time.sleep(0.001)
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("unbroken")
-    assert launch(directory).wait(timeout=300) == 0
-    return losses(directory)
-
-
-DELAYS = [(seed, moment) for seed in range(5) for moment in ("training", "save")]
-
-
-@pytest.mark.parametrize(
-    ("seed", "moment"),
-    [
-        pytest.param(s, m, marks=[pytest.mark.slow] if i >= 2 else [])
-        for i, (s, m) in enumerate(DELAYS)
-    ],
-)
-def test_kill_9_loses_nothing(tmp_path, unbroken, seed, moment):
-    delay = random.Random(seed)
-    process = launch(tmp_path, "--slow")
-    if moment == "training":
-        at = delay.randint(1, 30)
-        wait_for(lambda: len(losses(tmp_path)) >= at, process)
-        time.sleep(delay.random() * 0.05)
-    else:
-        # A save is under way from the moment its temporary directory stands.
-        at = delay.randint(1, 4) * 8
-        checkpoints = tmp_path / "checkpoints"
-        wait_for(lambda: list(checkpoints.glob(f"{at}*")), process)
-        time.sleep(delay.random() * 0.05)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(timeout=60) == -signal.SIGKILL
-
-    before = losses(tmp_path)
-    assert before == unbroken[: len(before)]
-    assert launch(tmp_path).wait(timeout=300) == 0
-    assert losses(tmp_path) == unbroken
-    resumed = json.loads((tmp_path / "resumed.json").read_text())
-    if len(before) >= 16:
-        assert resumed["step"] >= 8  # a save was finished, and it was taken up
