@@ -182,7 +182,7 @@ def _wait(children: list[subprocess.Popen[str]]) -> tuple[int, int]:
     """
     decided: tuple[int, int] | None = None
     limit = None
-    while any(child.poll() is None for child in children):
+    while None in [child.poll() for child in children]:  # each is asked
         for number, child in enumerate(children):
             if decided is None and child.returncode not in (None, 0):
                 decided = child.returncode, number

@@ -243,7 +243,7 @@ def test_buffers_are_stated_with_all_their_parts(source, processor):
         "device": {"threads": 2, "prefetch": 3},
         "workers": {"threads": 1, "workers": 2},
         "blocks": {"threads": 2, "crops": 4},
-        "half": {"threads": 2, "process": (0, 2)},
+        "half": {"threads": 2, "rows": [0, 1, 2]},
     }.items():
         sizes[name] = start(source, processor, **changes).buffers
     one = sizes["plain"].batch_bytes

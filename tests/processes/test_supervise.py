@@ -61,11 +61,19 @@ def test_one_process_has_no_coordinator(tmp_path: Path):
 
 def test_a_crash_starts_all_again(tmp_path: Path):
     said: list[str] = []
-    code = "finish(4)\nif number == 1 and life == 0: crash()\nif life == 0: time.sleep(60)\nend(0)"
+    code = """
+finish(4)
+if number == 1 and life == 0: crash()
+if life == 0:
+    time.sleep(20)
+    (out / "late").touch()
+end(0)
+"""
     ended = run(tmp_path, code, say=said.append)
     assert (ended.code, ended.restarts, ended.result) == (0, 1, {"step": 1})
     assert (lives(tmp_path, 0), lives(tmp_path, 1)) == (2, 2)
     assert said == ["process 1 ended by signal 9; all start again from step 4 (#1)"]
+    assert not (tmp_path / "late").exists(), "nobody waits for the others"
 
 
 @pytest.mark.parametrize("code", [2, 3, 5])
