@@ -218,7 +218,7 @@ class Embed(nnx.Module):
             return _of_codes(attend_int8, x, codes, scale, jnp.float32, self.axes)
         table = self.embedding[...]
         if _many_devices():
-            return matmul(x, table.T, jnp.float32, self.axes[::-1])
+            return matmul(x, table.T, jnp.float32, (self.axes[1], self.axes[0]))
         return jax.lax.dot_general(
             x, table.astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ())),
             preferred_element_type=jnp.float32,
