@@ -112,18 +112,19 @@ def test_the_compiler_replicates_nothing_against_its_will(name):
 
 def test_what_the_compiler_replicates_against_its_will_is_heard():
     """The warning exists and is caught: a lookup in a table that both axes split."""
-    mesh = make_mesh(MeshConfig(fsdp=2, tensor=4))
+    mesh = make_mesh(MeshConfig(2, 2, 2))
     table = jax.ShapeDtypeStruct((64, 32), jnp.float32)
     ids = jax.ShapeDtypeStruct((8, 16), jnp.int32)
 
     def lookup(table, ids):
         x = jnp.take(table, ids, axis=0)
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P("fsdp", "tensor")))
+        return jax.lax.with_sharding_constraint(x, rows)
 
-    place = NamedSharding(mesh, P("tensor", "fsdp")), NamedSharding(mesh, P("fsdp"))
+    rows = NamedSharding(mesh, P(("data", "fsdp")))
+    place = NamedSharding(mesh, P("tensor", "fsdp")), rows
     with llava.stderr() as said:
         jax.jit(lookup, in_shardings=place).lower(table, ids).compile()
-    assert "ull rematerialization" in said[0]
+    assert "Involuntary full rematerialization" in said[0]
 
 
 @pytest.mark.parametrize("name", SPLIT)
@@ -139,10 +140,16 @@ def test_every_weight_is_gathered_once_a_pass_in_the_scan(name):
 
 @pytest.mark.parametrize("name", SPLIT)
 def test_no_whole_weight_is_summed_but_to_be_split(name):
-    for c in run(name).collectives():
+    """But one: under context parallelism the table of tokens is summed over "fsdp", then over
+    "context", and split last."""
+    made = run(name)
+    rows, width = llava.CONFIG.decoder.vocab_size, llava.CONFIG.decoder.width
+    table = (rows // made.mesh.shape["tensor"], width)
+    for c in made.collectives():
         if c.kind == "all-reduce" and is_weight(name, c.operand_shape.dims):
             assert c.backward, c
-            assert c.sliced, c
+            twice = made.mesh.shape["context"] > 1 and c.shape.dims == table
+            assert c.sliced or twice, c
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -156,9 +163,9 @@ def test_activations_move_as_the_plan_states_and_no_other_way(name):
         c
         for c in made.collectives()
         if c.bytes > SMALL
+        and not re.search(r"_take\)*/", c.op_name)
         and not _of_parameters(c, params, made)
         and not _stated(name, c)
-        and not re.search(r"_take\)*/", c.op_name)
     ]
     assert not stray
 
