@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import difflib
 import importlib.util
-import inspect
 import io
 import itertools
 import signal
@@ -14,7 +13,7 @@ import sys
 import threading
 import traceback
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -123,8 +122,9 @@ def load_experiment(path: str) -> Experiment:
     module = importlib.util.module_from_spec(spec)
     with _blamed(file, spec.origin):
         spec.loader.exec_module(module)
-    make = getattr(module, "experiment", None)
-    argument = _stage(make, word, path) if callable(make) else ()
+        make = getattr(module, "experiment", None)
+        kinds = typing.get_type_hints(make) if word and callable(make) else {}
+    argument = _stage(kinds, word, path)
     with _blamed(file, spec.origin):
         experiment = make(*argument) if callable(make) else None
     if not isinstance(experiment, Experiment):
@@ -145,16 +145,18 @@ def _blamed(file: Path, origin: str | None) -> Iterator[None]:
         ) from e
 
 
-def _stage(make: Callable[..., Any], word: str, path: str) -> tuple[Any, ...]:
+def _stage(kinds: Mapping[str, Any], word: str, path: str) -> tuple[Any, ...]:
     """The argument of `experiment` that a word stands for; (): none was given.
+
+    Args:
+      kinds: type of each of its arguments.
 
     Raises:
       ConfigError: it takes none, or not this one.
     """
     if not word:
         return ()
-    names = list(inspect.signature(make).parameters)
-    kind = typing.get_type_hints(make).get(names[0]) if names else None
+    kind = next((kind for name, kind in kinds.items() if name != "return"), None)
     allowed = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
     found = next((x for x in allowed if str(x) == word), None)
     if found is None:

@@ -240,8 +240,8 @@ def test_describe(talking: Experiment):
     assert facts["training_conversations"] > facts["held_out_conversations"] > 0
     assert facts["visual_tokens"] == 4
     assert facts["parameters"] == facts["trained_parameters"]
-    # Parameters, two moments and their average, in float32.
-    assert facts["checkpoint"] == f"{16 * facts['parameters'] / 1e9:.3g} GB"
+    # Parameters and two moments, in float32; no average is kept.
+    assert facts["checkpoint"] == f"{12 * facts['parameters'] / 1e9:.3g} GB"
 
 
 def test_a_run_with_lora_opens_merged_or_kept(talking: Experiment, tmp_path: Path):
