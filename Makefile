@@ -8,6 +8,13 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 HOOK := rsvlm_jax,data_zarr,beartype.beartype
 ARGS ?=
+# The compiler of TPUs, for tests alone and beside the environment, not in it: JAX would look for a
+# TPU at every start, and say that there is none. Half a gigabyte; there is one for this system only.
+ifeq ($(shell uname -sm),Linux x86_64)
+LIBTPU := $(VENV)/libtpu/.installed
+else
+NO_TPU := and not tpu
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-radar test test-full test-tpu test-py312 test-transformers4 lint format bench install install-dev clean
@@ -21,13 +28,13 @@ demo: install  ## the main job on a shipped real cube: train, evaluate, map, ask
 demo-radar: install  ## the second story: greenness from radar alone
 	$(BIN)/rsvlm demo --story radar $(ARGS)
 
-test: install-dev lint  ## lint, types, contracts and every test file (short repetitions)
-	$(PYTEST) -n 2 --dist loadfile -m "not slow" --jaxtyping-packages=$(HOOK) $(ARGS)
+test: install-dev lint $(LIBTPU)  ## lint, types, contracts and every test file (short repetitions)
+	$(PYTEST) -n 2 --dist loadfile -m "not slow $(NO_TPU)" --jaxtyping-packages=$(HOOK) $(ARGS)
 
-test-full: install-dev lint  ## the same with full sizes and repetitions, and new random examples
-	RSVLM_EXAMPLES=search $(PYTEST) -n 2 --dist loadfile --jaxtyping-packages=$(HOOK) $(ARGS)
+test-full: install-dev lint $(LIBTPU)  ## the same with full sizes and repetitions, and new random examples
+	RSVLM_EXAMPLES=search $(PYTEST) -n 2 --dist loadfile $(if $(NO_TPU),-m "not tpu") --jaxtyping-packages=$(HOOK) $(ARGS)
 
-test-tpu: install-dev  ## what is compiled for TPUs that are not here, by their own compiler
+test-tpu: install-dev $(LIBTPU)  ## what is compiled for TPUs that are not here, by their own compiler
 	$(PYTEST) -m tpu --jaxtyping-packages=$(HOOK) $(ARGS)
 
 test-py312:  ## the same suite on Python 3.12 with the newest JAX
@@ -69,6 +76,11 @@ $(VENV)/transformers4/.installed: | $(VENV)/.installed-dev
 	$(BIN)/python -m pip install -q --disable-pip-version-check --target $(@D) --upgrade --no-deps \
 		'transformers==4.57.6' 'huggingface_hub<1' 'tokenizers<0.23'
 	$(BIN)/python -m pip install -q --disable-pip-version-check --target $(@D) requests
+	@touch $@
+
+$(VENV)/libtpu/.installed: | $(VENV)/.installed-dev
+	$(BIN)/python -m pip install -q --disable-pip-version-check --target $(@D) --upgrade --no-deps \
+		'libtpu>=0.0.52'
 	@touch $@
 
 clean:

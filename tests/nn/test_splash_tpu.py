@@ -7,6 +7,8 @@ the hardware has. Its numbers are checked in `test_kernels`.
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,7 +29,10 @@ def chips() -> Any:
     """Four v5e chips, as libtpu describes them without one."""
     from jax.experimental import topologies
 
+    library = Path(sys.prefix, "libtpu", "libtpu", "libtpu.so")  # where the Makefile puts it
     with pytest.MonkeyPatch.context() as patch:
+        if library.exists():
+            patch.setitem(os.environ, "TPU_LIBRARY_PATH", str(library))
         for name, value in {
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # beside another test process
             "TPU_SKIP_MDS_QUERY": "1",

@@ -213,7 +213,7 @@ def _attend_forward(plan: Plan, q: Array, k: Array, v: Array, where: Where) -> t
 
 
 def _attend_backward(plan: Plan, kept: Kept, d_out: Array) -> tuple[Array, Array, Array, None]:
-    q, k, v, where, out, lse = kept
+    q, k, v, where, out, lse = jax.tree.map(jnp.asarray, kept)  # constants may come as NumPy's
     f32 = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     inner = f32("nbhgqd,nbhgqd->nbhgq", d_out.astype(jnp.float32), out.astype(jnp.float32))
 
