@@ -12,12 +12,13 @@ class Echo:
     """A session that says what it was asked, word by word."""
 
     def __init__(self):
-        self.seen = []
+        self.seen, self.paths = [], []
 
     def look(self, picture, name):
         if "missing" in name:
             raise DataError("cannot read the image", where=name)
         self.seen.append(name)
+        self.paths.append(picture)
         return f"looking at {name}"
 
     def visit(self, cube, at):
@@ -58,6 +59,13 @@ def test_commands(capsys):
     said = capsys.readouterr().err
     assert "at (3, 4) of x.zarr" in said
     assert "/cube    PATH [ROW COL]" in said
+
+
+def test_a_path_may_begin_at_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    session, _, _ = run("/image ~/a.png", "/cube ~/x.zarr 3 4")
+    assert session.seen == ["~/a.png", ("/home/me/x.zarr", (3, 4))]
+    assert str(session.paths[0]) == "/home/me/a.png"
 
 
 def test_on_a_terminal_an_error_is_said_and_the_talk_goes_on(capsys):
