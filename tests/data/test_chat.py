@@ -238,7 +238,7 @@ def test_an_empty_turn(said: list[Message]):
 
 
 def test_placeholders_without_images():
-    with pytest.raises(DataError, match=r"placeholders are not .* expected 1 images; found 0"):
+    with pytest.raises(DataError, match=r"placeholders are not .* expected 1 image; found 0"):
         CHAT.encode([user("<image>\nwhy?")], images=0)
     row = CHAT.encode([user("<image>\nwhy?")])
     with pytest.raises(DataError, match=r"images of each row \[1\]; found \[0\]"):

@@ -180,9 +180,10 @@ def png_of_16_bits(path: Path) -> None:
 
 def tif_of_16_bits(path: Path, **options: str) -> None:
     rasterio = pytest.importorskip("rasterio")
+    transform = rasterio.transform.from_origin(500000, 5100000, 10, 10)
     with rasterio.open(
         path, "w", driver="GTiff", height=4, width=4, count=3, dtype="uint16",
-        transform=rasterio.transform.from_origin(0, 0, 1, 1), photometric="RGB", **options,
+        transform=transform, photometric="RGB", **options,
     ) as out:  # fmt: skip
         out.write(np.full((3, 4, 4), 3000, np.uint16))
 
