@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from rsvlm_jax.cli.chat import talk
+from rsvlm_jax.cli.chat import Options, talk
+from rsvlm_jax.cli.options import options_of_load
 from rsvlm_jax.config import ConfigError, DataError
 
 
@@ -66,6 +69,13 @@ def test_a_path_may_begin_at_home(monkeypatch):
     session, _, _ = run("/image ~/a.png", "/cube ~/x.zarr 3 4")
     assert session.seen == ["~/a.png", ("/home/me/x.zarr", (3, 4))]
     assert str(session.paths[0]) == "/home/me/a.png"
+
+
+def test_options_are_those_of_load_and_an_adapter_stays_beside_quantised_weights():
+    options = Options(Path("model"), quantize="int8", adapter=Path("lora"))
+    wanted = {"quantize": "int8", "adapter": Path("lora"), "merge": False}
+    assert options_of_load(options) == wanted
+    assert options_of_load(Options(Path("model"))) == {}
 
 
 def test_on_a_terminal_an_error_is_said_and_the_talk_goes_on(capsys):
