@@ -32,6 +32,7 @@ from .batch import Batch
 from .messages import IMAGE, Message, check_turns, count_images
 from .padding import pad_rows
 from .pieces import Row, Widths, encode, fit
+from .placeholders import many
 from .tokenizer import Tokenizer
 
 
@@ -290,12 +291,8 @@ class ChatProcessor:
         if named != found or (named and self.image is None):
             raise DataError(
                 "the placeholders are not those of the images", where="messages",
-                expected=_many(named) if self.image else "none: a model of text alone",
-                found=_many(found),
+                expected=many(named, "image") if self.image else "none: a model of text alone",
+                found=many(found, "image"),
                 remedy=f"write {IMAGE} once for each image, \\{IMAGE} for the word itself",
             )  # fmt: skip
         return messages, named
-
-
-def _many(images: int) -> str:
-    return f"{images} image" + ("" if images == 1 else "s")

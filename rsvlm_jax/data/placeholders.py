@@ -105,8 +105,8 @@ def _slots(
             "the placeholders are not those of the images",
             where="input_ids" if prompt is None else f"input_ids[{prompt}]",
             expected=f"{per_image} for each image",
-            found=f"{_many(found, 'placeholder')}"
-            + (f" and {_many(images, 'image')}" if prompt is None else ""),
+            found=f"{many(found, 'placeholder')}"
+            + (f" and {many(images, 'image')}" if prompt is None else ""),
             remedy=_instead(image_token, per_image),
         )
     first = np.cumsum(whole) - whole
@@ -121,7 +121,7 @@ def _instead(image_token: int | None, per_image: int) -> str | None:
     return f"write an image as {per_image} times the id {image_token}, as its processor does"
 
 
-def _many(count: int, what: str) -> str:
+def many(count: int, what: str) -> str:
     return f"{count} {what}" + ("" if count == 1 else "s")
 
 

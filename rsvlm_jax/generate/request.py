@@ -91,7 +91,7 @@ def apart(decoder: Decoder) -> tuple[Any, Any, list[Array]]:
             return parts
     graph, params = nnx.split(unstacked(decoder))
     parts_leaves, tree = jax.tree.flatten(params)
-    parts = (graph, tree, parts_leaves)
+    parts = (graph, tree, [jnp.asarray(x) for x in parts_leaves])  # NumPy's, moved once
     _APART[decoder] = (graphdef, leaves, parts)
     return parts
 

@@ -62,7 +62,10 @@ def unstack(layers: nnx.Module) -> nnx.Module:
     graphdef, state = nnx.split(layers)
     leaves, tree = jax.tree.flatten(state)
     count = leaves[0].shape[0]
-    whole = [(np.asarray(leaf), _of_block(leaf) if leaf.committed else None) for leaf in leaves]
+    placed = [getattr(leaf, "committed", False) for leaf in leaves]  # those of NumPy are nowhere
+    whole = [
+        (np.asarray(x), _of_block(x) if p else None) for x, p in zip(leaves, placed, strict=True)
+    ]
 
     def block(i: int) -> nnx.Module:
         parts = [jax.device_put(x[i], place, may_alias=True) for x, place in whole]

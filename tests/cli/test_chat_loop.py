@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from rsvlm_jax.cli.chat import talk
+from rsvlm_jax.cli.chat import Options, talk
+from rsvlm_jax.cli.options import options_of_load
 from rsvlm_jax.config import ConfigError, DataError
 
 
@@ -12,12 +15,13 @@ class Echo:
     """A session that says what it was asked, word by word."""
 
     def __init__(self):
-        self.seen = []
+        self.seen, self.paths = [], []
 
     def look(self, picture, name):
         if "missing" in name:
             raise DataError("cannot read the image", where=name)
         self.seen.append(name)
+        self.paths.append(picture)
         return f"looking at {name}"
 
     def visit(self, cube, at):
@@ -58,6 +62,20 @@ def test_commands(capsys):
     said = capsys.readouterr().err
     assert "at (3, 4) of x.zarr" in said
     assert "/cube    PATH [ROW COL]" in said
+
+
+def test_a_path_may_begin_at_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    session, _, _ = run("/image ~/a.png", "/cube ~/x.zarr 3 4")
+    assert session.seen == ["~/a.png", ("/home/me/x.zarr", (3, 4))]
+    assert str(session.paths[0]) == "/home/me/a.png"
+
+
+def test_options_are_those_of_load_and_an_adapter_stays_beside_quantised_weights():
+    options = Options(Path("model"), quantize="int8", adapter=Path("lora"))
+    wanted = {"quantize": "int8", "adapter": Path("lora"), "merge": False}
+    assert options_of_load(options) == wanted
+    assert options_of_load(Options(Path("model"))) == {}
 
 
 def test_on_a_terminal_an_error_is_said_and_the_talk_goes_on(capsys):

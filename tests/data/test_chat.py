@@ -13,7 +13,7 @@ from PIL import Image
 from rsvlm_jax.config import ConfigError, DataError, HeadConfig, LlamaConfig, ViTConfig, VLMConfig
 from rsvlm_jax.config.conversation import ImageConfig
 from rsvlm_jax.data.chat import ChatProcessor
-from rsvlm_jax.data.messages import Message, escape, split_images
+from rsvlm_jax.data.messages import Message, count_images, escape, split_images
 
 VISION = ViTConfig(image_size=28, patch_size=14, width=8, layers=2, heads=2, mlp_dim=12)
 TEXT = LlamaConfig(vocab_size=514, width=12, layers=1, heads=3, kv_heads=1, mlp_dim=16)
@@ -99,6 +99,7 @@ def test_escapes():
     assert split_images(escape("a <image> b")) == ["a <image> b"]
     assert split_images(escape("\\<image>")) == ["\\<image>"]
     assert split_images("a<image>b\\<image>c") == ["a", "b<image>c"]
+    assert count_images("a<image>b\\<image>c") == 1
 
 
 def test_a_system_message_takes_the_place_of_the_templates_own():
@@ -237,7 +238,7 @@ def test_an_empty_turn(said: list[Message]):
 
 
 def test_placeholders_without_images():
-    with pytest.raises(DataError, match=r"placeholders are not .* expected 1 images; found 0"):
+    with pytest.raises(DataError, match=r"placeholders are not .* expected 1 image; found 0"):
         CHAT.encode([user("<image>\nwhy?")], images=0)
     row = CHAT.encode([user("<image>\nwhy?")])
     with pytest.raises(DataError, match=r"images of each row \[1\]; found \[0\]"):
@@ -275,6 +276,16 @@ def test_text_with_a_lone_surrogate():
 def test_a_stop_string_with_the_placeholder_of_an_image():
     with pytest.raises(ConfigError, match=r"a stop string with the placeholder of an image"):
         CHAT.check_stop(["\n", "x<image>"])
+
+
+def test_a_stop_string_that_is_a_special_token_is_an_id():
+    assert CHAT.check_stop(["</s>", "x"]) == ("x",)
+    assert CHAT.stop_ids(["</s>", "x"]) == (CHAT.tokenizer.eos,)
+
+
+def test_a_stop_string_with_a_special_token_among_other_characters():
+    with pytest.raises(ConfigError, match=r"a special token among other characters in stop; .*x"):
+        CHAT.check_stop(["x</s>"])
 
 
 def test_an_unreadable_image(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -164,3 +165,58 @@ def test_a_long_strip_is_refused_before_it_is_blown_up(fit: str):
     strip = Image.new("RGB", (600_000, 1))
     with pytest.raises(DataError, match=r"too large to be read at once in image, (padded|resized)"):
         prepare(strip, ImageConfig(fit=fit))
+
+
+def png_of_16_bits(path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    rows = b"".join(b"\0" + np.full((4, 3), 3000, ">u2").tobytes() for _ in range(4))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(rows))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b""))
+
+
+def tif_of_16_bits(path: Path, **options: str) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    transform = rasterio.transform.from_origin(500000, 5100000, 10, 10)
+    with rasterio.open(
+        path, "w", driver="GTiff", height=4, width=4, count=3, dtype="uint16",
+        transform=transform, photometric="RGB", **options,
+    ) as out:  # fmt: skip
+        out.write(np.full((3, 4, 4), 3000, np.uint16))
+
+
+WIDE = {
+    "x.png": png_of_16_bits,
+    "x.tif": tif_of_16_bits,
+    "planes.tif": lambda path: tif_of_16_bits(path, interleave="band"),
+    "x.ppm": lambda path: path.write_bytes(b"P6\n2 2\n65535\n" + bytes(range(24))),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_a_picture_of_16_bits_in_colour_is_refused(name: str, tmp_path: Path):
+    """Pillow would read them, and keep the high byte of each number: a black picture."""
+    WIDE[name](tmp_path / name)
+    with pytest.raises(DataError, match=r"more than 8 bits a channel in .*; found RGB of 16 bits"):
+        read_picture(tmp_path / name)
+
+
+def test_a_format_that_calls_a_program_is_refused_whatever_its_name(tmp_path: Path):
+    picture(20, 31).save(tmp_path / "x.png", "EPS")
+    with pytest.raises(DataError, match=r"unreadable image in .*x\.png; found cannot identify"):
+        read_picture(tmp_path / "x.png")
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
+    for path in (tmp_path, tmp_path / "pipe.png"):
+        with pytest.raises(DataError, match=r"an unreadable image in .*; found not a file"):
+            read_picture(path)
+
+
+def test_a_mode_without_colours_is_refused():
+    with pytest.raises(DataError, match=r"not a picture in colours in image; found conversion"):
+        read_picture(Image.new("La", (4, 5)))

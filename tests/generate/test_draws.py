@@ -77,6 +77,12 @@ def test_a_tiny_temperature_is_greedy_whatever_the_seed(decoder: Llama) -> None:
         np.testing.assert_allclose(drawn.score, greedy.score, rtol=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [1e-50, 1e-42, 5e-324])
+def test_a_temperature_below_float32_is_greedy_too(decoder: Llama, temperature: float) -> None:
+    drawn = say(decoder, temperature=temperature, seed=4)
+    np.testing.assert_array_equal(drawn.tokens, say(decoder).tokens)
+
+
 def test_a_seed_is_a_text_and_another_seed_another(decoder: Llama) -> None:
     one, again, other = (say(decoder, eos=(), **HOT, seed=s).tokens for s in (1, 1, 2))
     np.testing.assert_array_equal(one, again)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from talker import ALL, EOS, PREFIX, REG, machine, made, say, say_on
@@ -83,6 +85,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "beams_and_cache": (
         {"num_beams": 2, "keep_cache": True}, r"not together with beams in generate\(keep_cache\)",
     ),
+    "machine_and_stop": (
+        {"machine": WORDS, "stop": ("#",), "decode": str},
+        r"a stop string would cut what a machine keeps whole in generate\(config\.stop\)",
+    ),
     "stop_without_decode": ({"stop": ("#",)}, r"stop strings are found in text in generate\(deco"),
 }  # fmt: skip
 
@@ -113,6 +119,12 @@ def test_refused_streams(decoder: Llama) -> None:
         say_on(decoder, num_beams=2)
     with pytest.raises(ConfigError, match=r"not a size in stream\(chunk\)"):
         say_on(decoder, chunk=0)
+
+
+def test_parameters_of_numpy_say_the_same(decoder: Llama) -> None:
+    graphdef, state = nnx.split(decoder)
+    other = nnx.merge(graphdef, jax.tree.map(np.asarray, state))
+    np.testing.assert_array_equal(say(other).tokens, say(decoder).tokens)
 
 
 def test_parameters_that_were_changed_are_used() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rsvlm_jax.config import DataError, Preempted
+from rsvlm_jax.config import ConfigError, DataError, Preempted
 from rsvlm_jax.run.bulk import Prompt, answer_all, read_prompts
 
 PROMPTS = tuple(Prompt(f"q{i}", f"How many? {i}", (f"{i}.tif",), {"category": "count"})
@@ -141,6 +141,8 @@ def test_prompt_files_of_llava_and_geochat(tmp_path):
         (b'{"text": "ok"}\n{"text": "caf\xe9"}\n', "not UTF-8 in .*line 2; found byte 0xe9"),
         (b'{"text": "  "}\n', "not a prompt in .*line 1"),
         (b'["text"]\n', "not a prompt in .*line 1"),
+        (b'{"txt": "' + b"a" * 50 + "\u00e9".encode() + b'"}', "not a prompt in .*line 1"),
+        (b'{"text": "a", "x": ' + b"[" * 100_000, "not JSON in .*line 1"),
         (b'{"text": "a", "image": 3}\n', "not names of images in .*line 1"),
     ],
 )
@@ -154,3 +156,37 @@ def test_broken_prompt_files(tmp_path, raw, message):
 def test_no_prompt_file(tmp_path):
     with pytest.raises(DataError, match=r"cannot read the prompts \(No such file"):
         read_prompts(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Prompt("q1", "How many? 1", ("other.tif",), {"category": "count"}),
+        Prompt("q1", "How many? 1", ("1.tif",), {"row": 8}),
+    ],
+)
+def test_answers_about_other_images_or_places(tmp_path, other):
+    out = tmp_path / "answers.jsonl"
+    ask(out)
+    before = out.read_bytes()
+    with pytest.raises(DataError, match=r"another prompt file in .*line 2.*found about 1\.tif"):
+        ask(out, (PROMPTS[0], other, *PROMPTS[2:]))
+    assert out.read_bytes() == before
+
+
+def test_a_batch_of_no_prompts(tmp_path):
+    with pytest.raises(ConfigError, match=r"not a size in batch_size; expected 1 or more"):
+        ask(tmp_path / "answers.jsonl", batch_size=0)
+
+
+def test_a_prompt_file_with_a_byte_order_mark(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_bytes(b'\xef\xbb\xbf{"text": "Who?"}\r\n')
+    assert read_prompts(file) == (Prompt(0, "Who?", (), {}),)
+
+
+def test_what_is_no_number_is_null_before_and_after_a_restart(tmp_path):
+    file, out = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
+    file.write_text('{"question_id": NaN, "text": "Who?", "score": Infinity}\n')
+    assert ask(out, read_prompts(file)) == 1
+    assert ask(out, read_prompts(file)) == 0

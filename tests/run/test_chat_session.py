@@ -22,7 +22,8 @@ from rsvlm_jax.config import (
     VLMConfig,
 )
 from rsvlm_jax.data.chat import ChatProcessor
-from rsvlm_jax.data.messages import Message
+from rsvlm_jax.data.messages import Message, escape
+from rsvlm_jax.data.tokenizer import Tokenizer
 from rsvlm_jax.interop.huggingface import Report
 from rsvlm_jax.interop.llama2c import load_llama2c
 from rsvlm_jax.models.vlm import VisionLanguageModel
@@ -110,6 +111,78 @@ def test_pictures_of_other_conversations(speaker):
         speaker.answer(["a", "b"], [[]])
 
 
+def test_a_prompt_that_leaves_no_room_for_the_answer(speaker):
+    config = GenerationConfig(max_new_tokens=500)
+    for ask in (
+        lambda: speaker.answer([ONCE], config=config),
+        lambda: speaker.stream(ONCE, config=config),
+    ):
+        with pytest.raises(DataError, match=r"leaves no room .* at most 512 tokens with 500 for"):
+            list(ask())
+
+
+def test_a_stop_string_that_is_a_special_token_ends_an_answer(speaker):
+    whole = speaker.model.chat(ONCE, config=FEW)
+    ids = speaker.processor.tokenizer.encode(whole)
+    taken = {*speaker.encode(ONCE, 0).ids, *ids[:2]}
+    token = next(i for i in ids if i not in taken)
+    text = json.loads(speaker.processor.tokenizer.text)
+    text["added_tokens"].append(
+        dict(text["added_tokens"][-1], id=token, content=next(
+            word for word, i in text["model"]["vocab"].items() if i == token
+        ))
+    )  # fmt: skip
+    special = Tokenizer(json.dumps(text))
+    word = special.specials.keys() - speaker.processor.tokenizer.specials.keys()
+    other = dataclasses.replace(speaker.processor, tokenizer=special)
+    asked = dataclasses.replace(FEW, stop=tuple(word))
+    (said,) = Speaker(speaker.model, other).answer([ONCE], config=asked)
+    assert said
+    assert len(said) < len(whole)
+    assert whole.startswith(said)
+
+
+def test_a_grammar_under_a_template_that_ends_with_a_newline(speaker):
+    """Its newline would cut what the grammar allows."""
+    plain = Speaker(speaker.model, dataclasses.replace(speaker.processor, template="plain"))
+    assert plain.ending(FEW)[0].stop == ("\n",)
+    machine = plain.machine("a\\nb|c\\nd")
+    (said,) = plain.answer(["What?"], [[picture(1)]], config=FEW, machine=machine)
+    assert said in ("a\nb", "c\nd")
+    with pytest.raises(ConfigError, match="a stop string would cut what a machine keeps whole"):
+        plain.answer(
+            ["What?"], [[picture(1)]], config=GenerationConfig(stop=("b",)), machine=machine
+        )
+
+
+def test_labels_are_ranked_as_training_would_score_them(speaker):
+    labels = ["a dog", "no", "There was a big <image>."]
+    asked, looked = ["What?", "Is it <image> or <image>?"], [[picture(1)], [picture(2), picture(3)]]
+    ranked = speaker.rank(asked, labels, looked)
+    for row, (question, some) in enumerate(zip(asked, looked, strict=True)):
+        for i, label in enumerate(labels):
+            turns = [Message("user", question), Message("assistant", escape(label))]
+            whole = speaker.processor.encode(turns, images=len(some))
+            batch = speaker.processor.batch([whole], [[speaker.processor.pixels(p) for p in some]])
+            scores = jax.nn.log_softmax(_logits(speaker, batch)[0])
+            said = [scores[k - 1, whole.ids[k]] for k, w in enumerate(whole.weight) if w]
+            assert ranked.total[row, i] == pytest.approx(float(sum(said)), rel=1e-5)
+            assert ranked.mean[row, i] == pytest.approx(float(sum(said)) / len(said), rel=1e-5)
+    alone = speaker.model.rank("What?", labels, picture(1))
+    assert list(alone) == labels
+    np.testing.assert_allclose(list(alone.values()), ranked.total[0], rtol=1e-5)
+
+
+def _logits(speaker: Speaker, batch) -> jax.Array:
+    model = speaker.model.model
+    return model.decoder.logits(model(batch).hidden)
+
+
+def test_no_labels_to_rank(speaker):
+    with pytest.raises(ConfigError, match="nothing to rank"):
+        speaker.rank(["What?"], [])
+
+
 def test_a_stop_string_with_the_placeholder(speaker):
     with pytest.raises(ConfigError, match="a stop string with the placeholder"):
         speaker.model.chat(ONCE, config=GenerationConfig(stop=("<image>",)))
@@ -160,6 +233,45 @@ def test_an_answer_left_half_taken_is_part_of_the_conversation(speaker):
     assert chat.messages[-1] == Message("assistant", first)
     said = "".join(chat.ask("Go on."))
     assert said == fresh(speaker, chat, [])
+
+
+def test_an_empty_answer_is_no_turn_and_its_picture_waits(speaker):
+    everything = tuple(range(speaker.model.decoder.config.vocab_size))
+    silent = dataclasses.replace(speaker.model, ends=everything)
+    chat = ImageChat(Speaker(silent, speaker.processor), config=FEW)
+    chat.look(picture(1), "a")
+    assert list(chat.ask(ONCE)) == []
+    assert chat.messages == []
+    chat.speaker = speaker
+    said = "".join(chat.ask(ONCE))
+    assert said == speaker.model.chat(ONCE, picture(1), config=FEW)
+
+
+def test_an_error_while_it_answers_leaves_the_conversation_as_it_was(speaker, monkeypatch):
+    chat = ImageChat(speaker, config=FEW)
+    first = "".join(chat.ask(ONCE))
+    before = list(chat.messages)
+
+    def fails(row, pictures, config):
+        yield "half an"
+        raise DataError("the device is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chat, "_stream", fails)
+        with pytest.raises(DataError, match="the device is gone"):
+            list(chat.ask("Go on."))
+    assert chat.messages == before
+    chat.reset()
+    assert "".join(chat.ask(ONCE)) == first
+
+
+def test_the_word_itself_names_no_picture(speaker):
+    chat = ImageChat(speaker, config=FEW)
+    chat.look(picture(1), "a")
+    chat.look(picture(2), "b")
+    said = "".join(chat.ask("What does \\<image> mean?"))
+    assert chat.messages[0].content == "<image>\n<image>\nWhat does \\<image> mean?"
+    assert said == fresh(speaker, chat, [picture(1), picture(2)])
 
 
 def test_a_new_beginning_forgets_pictures_and_words(speaker):

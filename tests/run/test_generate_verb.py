@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 
@@ -78,6 +79,30 @@ def test_bulk_answers_name_what_could_not_be_read_and_a_restart_ends_the_same(ru
     capsys.readouterr()
     assert main([*args, "--temperature", "0.5"]) == 3
     assert "other settings" in capsys.readouterr().err
+
+
+def test_a_question_without_room_costs_one_answer(run, prompts):
+    prompts.write_text('{"text": "Is it?"}\n{"text": "' + "why " * 25 + '"}\n')
+    out = prompts.parent / "answers.jsonl"
+    args = ["generate", str(run), "--prompts", str(prompts), "--out", str(out)]
+    assert main([*args, "--max-new-tokens", "450", "--batch-size", "2"]) == 0
+    first, second = lines(out)
+    assert "error" not in first["metadata"]
+    assert "leaves no room for the answer" in second["metadata"]["error"]
+
+
+def test_a_batch_of_no_prompts(run, capsys):
+    assert main(["generate", str(run), "--ask", "a", "--batch-size", "0"]) == 2
+    assert "not a size in Options.batch_size" in capsys.readouterr().err
+
+
+def test_a_chat_that_is_not_utf8(run, capsys, monkeypatch):
+    raw = io.BytesIO(b"What?\n\xff\xfe\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(raw, encoding="utf-8", errors="strict"))
+    assert main(["chat", str(run), "--max-new-tokens", "3"]) == 3
+    captured = capsys.readouterr()
+    assert captured.out.endswith("\n")  # the line before it is answered
+    assert "error: text that is not Unicode in character" in captured.err
 
 
 def test_answers_from_a_list_and_of_a_pattern(run, prompts, capsys):

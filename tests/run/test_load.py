@@ -127,6 +127,15 @@ def test_generate_verb(finished: Path, tmp_path: Path, capsys):
     assert {"value", "lo", "hi", "unit"} <= last["answers"][0].keys()
 
 
+def test_answers_about_another_cube_or_place_are_refused(finished: Path, tmp_path: Path, capsys):
+    out = str(tmp_path / "answers.jsonl")
+    args = ["generate", str(finished), "--ask", "What is the tree cover?", "--out", out]
+    assert main([*args, "--cube", "sample:slovenia_s2"]) == 0
+    assert main([*args, "--cube", "sample:slovenia_s2", "--at", "8", "8"]) == 3
+    assert main([*args, "--cube", "sample:spain_s1s2"]) == 3
+    assert capsys.readouterr().err.count("other settings") == 2
+
+
 def test_generate_verb_refuses_a_broken_prompt_file(finished: Path, tmp_path: Path, capsys):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("{not json\n")
