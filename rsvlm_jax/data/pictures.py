@@ -21,7 +21,9 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -140,8 +142,9 @@ def _of_array(x: np.ndarray) -> Image.Image:
 def _check_bits(image: Image.Image, where: str) -> None:
     """Refuse a file whose channels Pillow would cut to 8 bits; asked before it is decoded."""
     bits = max(getattr(image, "tag_v2", {}).get(_TIFF_BITS, (8,)))
-    for tile in image.tile:  # "RGB;16B" of a PNG, ("RGB", 65535) of a PPM
-        said = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+    tiles: Sequence[Any] = getattr(image, "tile", ())
+    for tile in tiles:  # "RGB;16B" of a PNG, ("RGB", 65535) of a PPM
+        said: Sequence[Any] = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         if ";16" in str(said[0]) or (tile[0] == "ppm" and said[1] > 255):
             bits = 16
     if bits > 8:
