@@ -144,7 +144,7 @@ def _check_bits(image: Image.Image, where: str) -> None:
     bits = max(getattr(image, "tag_v2", {}).get(_TIFF_BITS, (8,)))
     tiles: Sequence[Any] = getattr(image, "tile", ())
     for tile in tiles:  # "RGB;16B" of a PNG, ("RGB", 65535) of a PPM
-        said: Sequence[Any] = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        said: list[Any] = list(tile[3]) if isinstance(tile[3], tuple) else [tile[3]]
         if ";16" in str(said[0]) or (tile[0] == "ppm" and said[1] > 255):
             bits = 16
     if bits > 8:
