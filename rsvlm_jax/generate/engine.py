@@ -68,7 +68,10 @@ class View:
 def start(request: Request) -> tuple[State, View]:
     """The prompt read, and the first token chosen."""
     r = request
-    return _prefill(r.program, r.leaves, r.rules, r.prefix, r.valid, r.prompt_tokens, r.cache)
+    state, view = _prefill(
+        r.program, r.leaves, r.rules, r.prefix, r.valid, r.prompt_tokens, r.cache
+    )
+    return _sharing(state, None if r.cache is None else r.cache.shared), view
 
 
 def go_on(
@@ -81,7 +84,8 @@ def go_on(
         read where states or cache are kept.
     """
     r = request
-    # A shared prefix passes through programs as the very same arrays: it must not be used up.
+    # A shared prefix goes around programs: out of one it would come as a copy, and it must not be
+    # used up.
     shared = state.cache.shared
     state, view = _advance(
         r.program, r.leaves, r.rules, _sharing(state, None), np.int32(until), stopped, shared
@@ -158,7 +162,7 @@ def _prefill(
         said=jnp.zeros((b, plan.new + 1), jnp.float32).at[:, 0].set(said),
         hidden=jnp.zeros((b, plan.new, width), prefix.dtype) if plan.states else None,
     )
-    return state, _view(plan.new, state)
+    return _sharing(state, None), _view(plan.new, state)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
