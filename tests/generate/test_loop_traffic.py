@@ -30,7 +30,7 @@ def request(decoder: Llama, rows: int, cache: KVCache | None = None) -> Request:
 def test_a_step_copies_no_slots(rows: int) -> None:
     asked = request(made(Llama, seed=2), rows)
     state, _ = engine.start(asked)
-    program = engine._advance.lower(
+    program = engine.advance().lower(
         asked.program, asked.leaves, asked.rules, state, np.int32(4), None, None
     )
     text = program.compile().as_text()
