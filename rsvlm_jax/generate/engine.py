@@ -169,8 +169,8 @@ def _prefill(
 def advance() -> Any:
     """The jitted loop.
 
-    On a CPU in vectors of 512 bits where it has them: XLA's default of 256 leaves a fifth of the
-    memory's rate to the products of one token.
+    On a CPU in vectors of 512 bits, where it has them: XLA prefers 256, and one core does not read
+    a kernel as fast then in the product of one token.
     """
     options = {"xla_cpu_prefer_vector_width": 512} if jax.default_backend() == "cpu" else None
     return jax.jit(_advance, static_argnums=0, donate_argnums=3, compiler_options=options)

@@ -8,8 +8,8 @@ transposes all of them at every step. A token is written in place: of one layer'
 layer in a stack of all, which then goes through a loop as its carry and is never copied.
 
 Where layers are unrolled, rows and heads are one axis, B * Hkv: XLA's products have one batch axis,
-and what goes through a loop in another shape than the products read is copied at every turn, four
-times on a CPU. A stack keeps them apart, as a mesh shards them.
+and slots of one row that went through a loop in another shape than the products read were copied
+four times at every turn on a CPU. A stack keeps them apart, as a mesh shards them.
 
 int8: a vector of one slot and head is its codes, -127 .. 127, times one float32 scale. Scores are
 multiplied by the scales of the keys and weights by those of the values, so that the dequantised
