@@ -1,18 +1,27 @@
-"""Decoding beside the memory-bandwidth floor of this CPU; one image and many questions; int8 slots.
+"""Decoding beside the memory-bandwidth floor of this CPU; streams; one image and many questions.
 
 Floor of a decode step: the weights of the layers and of the language head are read once and so are
-the keys and values of all slots; the row of the embedding and the slots written do not count.
+the keys and values of the slots that are filled; the row of the embedding, empty slots and the
+slots written do not count.
 
     bytes(B, S) = 4 (layers 12 (4 d^2 + 3 d f) + d V)  +  4 (2 layers 12 B S d)     float32
-    0.1 B model, d 768, f 2048, V 32,000:      438 MB  +  74 kB a row and slot
-    operations(B) = 2 B (weights) = 0.22 GFLOP a row: 10 ms of reading against 2 ms of computing
+    0.1 B model, d 768, f 2048, V 32,000:      438 MB  +  74 kB a row and filled slot
+    operations(B) = 2 B (weights) = 0.22 GFLOP a row: 11 ms of reading against 2 ms of computing
 
-What this machine can read is measured in the same process, in turns: a jitted product of a vector
-with one matrix of as many bytes as the weights. A step is the time of a text of 65 tokens less that
-of a text of one token, over 64, both after slots that are taken to be filled; the figure is the
-ratio of medians.
+How fast this machine reads is measured in the same process, in turns, over as many bytes as the
+weights have, many times what its caches hold: a sum, which does nothing but read (`sum`), and the
+product of one matrix with a vector (`bandwidth`), which is the work of a step without its seams.
+The matrix has its inputs side by side, the order in which XLA's product is fastest: with kernels
+[in, out], as a model has them, one large product would be a third slower and the floor as much too
+kind. The faster of the two makes the floor. One core reads nearly as fast as two.
+
+A step is the time of a text of 65 tokens less that of a text of one token, over 64, both after
+slots that are taken to be filled; the figure is the ratio of medians.
 
     share        B = 1: floor / step
+    stream       a text of 64 tokens at once / in chunks, the tokens on the host in both; with the
+                 text of each token from the shipped tokenizer too (`text`); of the 0.1 B model, and
+                 of one of the size of the shipped one (`nano`), which says a token in 0.1 ms
     image        ten questions on one image, LLaVA-shaped, 576 visual tokens, answers of 8 tokens:
                  one batch of ten whole prompts / prefix once and a batch of ten questions; the
                  vision tower is in both
@@ -39,7 +48,7 @@ import numpy as np
 from rsvlm_jax.cli.main import HEAP
 
 from .figure import Figure
-from .vs_torch import LLAMA, ROUNDS
+from .vs_torch import LLAMA, NANO, ROUNDS
 
 NEW = 64
 VISION = {"image_size": 336, "patch_size": 14, "width": 256, "layers": 6, "heads": 4}
@@ -109,7 +118,7 @@ def _floor() -> Iterator[Figure]:
     rng = np.random.default_rng(1)
     matrix = jnp.asarray(rng.standard_normal((weights // 4 // 768, 768), np.float32))
     vector = jnp.ones((768,), jnp.float32)
-    read = jax.jit(lambda m, v: m @ v)
+    product, total = jax.jit(lambda m, v: m @ v), jax.jit(lambda m: m.sum())
 
     def text(rows: int, slots: int, dtype: str, new: int) -> Job:
         x = jnp.asarray(rng.standard_normal((rows, 1, 768)), jnp.float32)
@@ -127,13 +136,16 @@ def _floor() -> Iterator[Figure]:
 
     slots = 128
     taken = _medians({
-        "read": lambda: read(matrix, vector),
+        "product": lambda: product(matrix, vector),
+        "sum": lambda: total(matrix),
         "text": text(1, slots, "float32", NEW + 1),
         "text_one": text(1, slots, "float32", 1),
     })  # fmt: skip
-    of_slots = 2 * config.layers * slots * config.width * 4
-    floor = taken["read"] * (weights + of_slots) / weights
-    yield Figure("decode.bandwidth", weights / taken["read"] / 1e9, "GB/s")
+    filled = slots - NEW - 2 + NEW / 2  # on average
+    of_slots = 2 * config.layers * filled * config.width * 4
+    floor = min(taken["product"], taken["sum"]) * (weights + of_slots) / weights
+    yield Figure("decode.bandwidth", weights / taken["product"] / 1e9, "GB/s")
+    yield Figure("decode.bandwidth.sum", weights / taken["sum"] / 1e9, "GB/s")
     yield Figure("decode.floor", floor * 1e3, "ms")
     yield Figure("decode.step", step(taken, "text") * 1e3, "ms")
     yield Figure("decode.share", floor / step(taken, "text"), "-", at_least=0.85)
@@ -149,6 +161,50 @@ def _floor() -> Iterator[Figure]:
         yield Figure(f"decode.{dtype}.step", step(taken, dtype) * 1e3, "ms")
         yield Figure(f"decode.{dtype}.slots", held[dtype] / 1e6, "MB")
     yield Figure("decode.int8.ratio", step(taken, "float32") / step(taken, "int8"), "x")
+
+
+def _stream(name: str, sizes: dict[str, int]) -> Iterator[Figure]:
+    import jax.numpy as jnp
+    from flax import nnx
+    from tokenizers import Tokenizer
+
+    from rsvlm_jax.assets import STORIES260K_DIR
+    from rsvlm_jax.config import GenerationConfig, LlamaConfig
+    from rsvlm_jax.generate import generate, stream
+    from rsvlm_jax.models.llama import Llama
+
+    tokenizer = Tokenizer.from_file(str(STORIES260K_DIR / "tokenizer.json"))
+    asked = GenerationConfig(max_new_tokens=NEW)
+    config = LlamaConfig(**sizes)
+    decoder = _random(lambda: Llama(config, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(3)
+    x = jnp.asarray(rng.standard_normal((1, 32, config.width)), jnp.float32)
+    valid = jnp.ones((1, 32), bool)
+
+    def decode(ids: Any) -> str:
+        return tokenizer.decode([i % 512 for i in ids])
+
+    def once() -> Any:
+        return np.asarray(generate(decoder, x, valid, config=asked, eos=()).tokens)
+
+    def chunks(**said: Any) -> Any:
+        pieces = stream(decoder, x, valid, config=asked, eos=(), **said)
+        return np.concatenate([c.tokens for c in pieces], axis=1)
+
+    def text() -> Any:
+        return chunks(decode=decode)
+
+    yield Figure(f"{name}.same_text", float(np.array_equal(once(), chunks())), "-", at_least=1)
+    taken = _medians({f.__name__: f for f in (once, chunks, text)})
+    for job, seconds in taken.items():
+        yield Figure(f"{name}.{job}", seconds * 1e3, "ms")
+    yield Figure(f"{name}.ratio", taken["once"] / taken["chunks"], "x", at_least=0.9)
+    yield Figure(f"{name}.text.ratio", taken["once"] / taken["text"], "x")
+
+
+def _streams() -> Iterator[Figure]:
+    yield from _stream("decode.stream", LLAMA)
+    yield from _stream("decode.stream.nano", NANO)
 
 
 def _image(folder: Path) -> Iterator[Figure]:
@@ -203,7 +259,7 @@ def _image(folder: Path) -> Iterator[Figure]:
 
 def _main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        for figure in itertools.chain(_floor(), _image(Path(folder))):
+        for figure in itertools.chain(_floor(), _streams(), _image(Path(folder))):
             fields = ("name", "value", "unit", "at_least", "at_most")
             print(json.dumps({f: getattr(figure, f) for f in fields}), flush=True)
 

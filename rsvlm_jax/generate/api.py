@@ -23,9 +23,6 @@ from .text import Decode, TextStream
 
 GREEDY = GenerationConfig()
 
-CHUNK = 8
-"""Tokens between two looks at the text."""
-
 
 def generate(
     decoder: Decoder,
@@ -85,7 +82,7 @@ def generate(
         found = search(request, config.length_penalty, config.early_stopping)
         return _cut(request, found, decode, config.stop)
     if config.stop:
-        return Stream(request, CHUNK, decode, config.stop).result
+        return Stream(request, None, decode, config.stop).result
     state, view = start(request)
     if request.plan.reads:
         state, view = go_on(request, state, request.plan.reads)
@@ -97,7 +94,7 @@ def stream(
     prefix: Float[Array, "B L D"],
     prefix_valid: Bool[Any, "B L"],
     *,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     config: GenerationConfig = GREEDY,
     eos: int | tuple[int, ...],
     reg: tuple[int, int] | None = None,
@@ -115,14 +112,15 @@ def stream(
     Tokens, text and result are those of `generate`, whatever the size of the chunks.
 
     Args:
-      chunk: tokens of a chunk at most; the first is one token.
+      chunk: tokens of a chunk at most; the first is one token. None: 8, and twice as many after
+        each chunk that came within 10 ms.
       decode: ids to text: fills `Chunk.text`, and is needed for `config.stop`.
       config, eos, ...: as `generate`.
 
     Raises:
       ConfigError: as `generate`; and beams, which are known only at the end.
     """
-    if chunk < 1:
+    if chunk is not None and chunk < 1:
         raise ConfigError("not a size", where="stream(chunk)", expected="1 or more", found=chunk)
     if config.num_beams > 1:
         raise ConfigError(

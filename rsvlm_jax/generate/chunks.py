@@ -3,13 +3,17 @@
     for chunk in stream(decoder, prefix, valid, config=config, eos=2, decode=tokenizer.decode):
         print(chunk.text[0], end="", flush=True)
 
-The first chunk is one token, so that it comes as soon as the prompt is read. While a chunk is
-looked at the next one is already under way; only where stop strings are in use does it wait for the
-look, because a text that ends must not cost a chunk more.
+The first chunk is one token, so that it comes as soon as the prompt is read; the others are of the
+size asked for, or grow as long as they come faster than anybody reads, because what a chunk costs
+on the host does not depend on its size. While a chunk is looked at the next one is already under
+way; only where stop strings are in use does it wait for the look, because a text that ends must not
+cost a chunk more.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Iterator
 
 import jax
@@ -20,15 +24,22 @@ from .request import Request
 from .result import Chunk, Generated
 from .text import Decode, TextStream
 
+CHUNK = 8
+"""Tokens of a chunk at first, where no size is asked for."""
+UNSEEN = 0.01
+"""Seconds: chunks that come faster are doubled."""
+
 
 class Stream:
     """An iterator over chunks; made by `stream`."""
 
     def __init__(
-        self, request: Request, chunk: int, decode: Decode | None, stop: tuple[str, ...]
+        self, request: Request, chunk: int | None, decode: Decode | None, stop: tuple[str, ...]
     ) -> None:
-        self._request = request
-        self._chunk = chunk
+        # From the host they would be handed over anew with every chunk.
+        self._request = dataclasses.replace(request, rules=jax.device_put(request.rules))
+        self._chunk = CHUNK if chunk is None else chunk
+        self._grows = chunk is None
         self._waits = bool(stop)
         self._until = 0
         self._state: State
@@ -64,6 +75,7 @@ class Stream:
 
     def _run(self) -> Iterator[Chunk]:
         shown = 0
+        before = time.perf_counter()
         while True:
             seen = self._view
             if not self._waits:
@@ -71,6 +83,10 @@ class Stream:
             count, tokens, length, done = jax.device_get(
                 (seen.count, seen.tokens, seen.length, seen.done)
             )
+            now = time.perf_counter()
+            if self._grows and shown and now - before < UNSEEN:
+                self._chunk *= 2
+            before = now
             last = count == self._request.plan.new
             chunk = self._look(tokens[:, shown:count], length - shown, done | last)
             if self._waits and not chunk.done.all():

@@ -68,7 +68,10 @@ class View:
 def start(request: Request) -> tuple[State, View]:
     """The prompt read, and the first token chosen."""
     r = request
-    return _prefill(r.program, r.leaves, r.rules, r.prefix, r.valid, r.prompt_tokens, r.cache)
+    state, view = _prefill(
+        r.program, r.leaves, r.rules, r.prefix, r.valid, r.prompt_tokens, r.cache
+    )
+    return _sharing(state, None if r.cache is None else r.cache.shared), view
 
 
 def go_on(
@@ -81,9 +84,10 @@ def go_on(
         read where states or cache are kept.
     """
     r = request
-    # A shared prefix passes through programs as the very same arrays: it must not be used up.
+    # A shared prefix goes around programs: out of one it would come as a copy, and it must not be
+    # used up.
     shared = state.cache.shared
-    state, view = _advance(
+    state, view = advance()(
         r.program, r.leaves, r.rules, _sharing(state, None), np.int32(until), stopped, shared
     )
     return _sharing(state, shared), view
@@ -158,10 +162,20 @@ def _prefill(
         said=jnp.zeros((b, plan.new + 1), jnp.float32).at[:, 0].set(said),
         hidden=jnp.zeros((b, plan.new, width), prefix.dtype) if plan.states else None,
     )
-    return state, _view(plan.new, state)
+    return _sharing(state, None), _view(plan.new, state)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
+@functools.cache
+def advance() -> Any:
+    """The jitted loop.
+
+    On a CPU in vectors of 512 bits, where it has them: XLA prefers 256, and one core does not read
+    a kernel as fast then in the product of one token.
+    """
+    options = {"xla_cpu_prefer_vector_width": 512} if jax.default_backend() == "cpu" else None
+    return jax.jit(_advance, static_argnums=0, donate_argnums=3, compiler_options=options)
+
+
 def _advance(
     program: Program,
     leaves: list[Array],

@@ -164,7 +164,7 @@ def _through_slots(
             reach = reach & window_mask(position, shared.position, window)
 
     def before(slots: Slots | None) -> Readable | None:
-        return None if slots is None else Readable(slots, reach)
+        return None if slots is None else Readable(slots, reach, common=True)
 
     if isinstance(layers, nnx.List):
         common = (None,) * len(layers) if shared is None else by_layer(shared.slots)
@@ -178,8 +178,8 @@ def _through_slots(
         x, slots = carry
         return layer.cached(x, mask, turns, slots, at, index, before(prefix)), None
 
-    stack = in_a_stack(cache.slots)
-    common = None if shared is None else in_a_stack(shared.slots)
+    stack = in_a_stack(cache.slots, x.shape[0])
+    common = None if shared is None else in_a_stack(shared.slots, 1)
     index = jnp.arange(stack.k.shape[0], dtype=jnp.int32)
     carry, _ = scan(layers, block, (x, stack), index, common)
     return carry

@@ -31,16 +31,17 @@ from .slots import Slots
 
 
 class Readable(NamedTuple):
-    """One layer's slots, those of each row or one row for all, and which a query may read."""
+    """One layer's slots, those of each row or `common` ones, and which a query may read."""
 
     slots: Slots
     mask: Bool[Array, "#B 1 #L S"]
+    common: bool = False
 
 
 def attend_slots(q: Float[Array, "B L H Dh"], *parts: Readable) -> Float[Array, "B L H Dh"]:
     """`attend` over slots that stand in several places, under one softmax.
 
-    A part of one row is read once for all rows: its product has the queries of all of them.
+    A common part is read once for all rows: its product has the queries of all of them.
     """
     b, length, heads, _ = q.shape
     scores = [_scores(q, part) for part in parts]
@@ -52,33 +53,44 @@ def attend_slots(q: Float[Array, "B L H Dh"], *parts: Readable) -> Float[Array, 
     raised = [jnp.where(m, jnp.exp(s - top), 0.0) for m, s in zip(masks, scores, strict=True)]
     total = sum(r.sum(axis=-1, keepdims=True) for r in raised)
     total = jnp.where(total > 0, total, 1.0)
-    out = [_mix(r / total, part.slots, q.dtype) for r, part in zip(raised, parts, strict=True)]
+    out = [_mix(r / total, part, q.dtype) for r, part in zip(raised, parts, strict=True)]
     out = sum(out[1:], out[0])
     return out.transpose(0, 2, 1, 3, 4).reshape(b, length, heads, out.shape[-1])
 
 
 def _scores(q: Array, part: Readable) -> Float[Array, "B Hkv L G S"]:
-    slots = part.slots
-    kv_heads = slots.k.shape[1]
-    q = q.reshape(*q.shape[:2], kv_heads, q.shape[2] // kv_heads, q.shape[3])
+    slots, (b, length, heads, width) = part.slots, q.shape
+    kv_heads = slots.heads(1 if part.common else b)
+    q = q.reshape(b, length, kv_heads, heads // kv_heads, width)
     k = slots.k.astype(q.dtype)
-    if k.shape[0] == 1:
-        scores = jnp.einsum("blhgd,hds->hblgs", q, k[0], preferred_element_type=jnp.float32)
+    if part.common:
+        k = k.reshape(kv_heads, width, -1)
+        scores = jnp.einsum("blhgd,hds->hblgs", q, k, preferred_element_type=jnp.float32)
         scores = scores.swapaxes(0, 1)
     else:
-        scores = jnp.einsum("blhgd,bhds->bhlgs", q, k, preferred_element_type=jnp.float32)
-    scores = scores * (q.shape[-1] ** -0.5)
-    return scores if slots.k_scale is None else scores * slots.k_scale[:, :, None, None, :]
+        q = q.transpose(0, 2, 1, 3, 4)
+        rows = q.reshape(*k.shape[:-2], -1, width)
+        scores = jnp.matmul(rows, k, preferred_element_type=jnp.float32)
+        scores = scores.reshape(*q.shape[:4], -1)
+    scores = scores * (width**-0.5)
+    return scores if slots.k_scale is None else scores * _by_head(slots.k_scale, scores)
 
 
-def _mix(weights: Float[Array, "B Hkv L G S"], slots: Slots, dtype: jnp.dtype) -> Array:
+def _mix(weights: Float[Array, "B Hkv L G S"], part: Readable, dtype: jnp.dtype) -> Array:
     """Weighted sums of the values, [B,Hkv,L,G,Dh]."""
+    slots = part.slots
     if slots.v_scale is not None:
-        weights = weights * slots.v_scale[:, :, None, None, :]
+        weights = weights * _by_head(slots.v_scale, weights)
     weights, v = weights.astype(dtype), slots.v.astype(dtype)
-    if v.shape[0] == 1:
-        return jnp.einsum("bhlgs,hsd->hblgd", weights, v[0]).swapaxes(0, 1)
-    return jnp.einsum("bhlgs,bhsd->bhlgd", weights, v)
+    if part.common:
+        v = v.reshape(-1, *v.shape[-2:])
+        return jnp.einsum("bhlgs,hsd->hblgd", weights, v).swapaxes(0, 1)
+    made = jnp.matmul(weights.reshape(*v.shape[:-2], -1, v.shape[-2]), v)
+    return made.reshape(*weights.shape[:4], -1)
+
+
+def _by_head(scale: Array, like: Array) -> Float[Array, "#B Hkv 1 1 S"]:
+    return scale.reshape(-1, like.shape[1], 1, 1, like.shape[-1])
 
 
 class Attention(nnx.Module):

@@ -25,7 +25,7 @@ from jax.typing import DTypeLike
 from rsvlm_jax.core import pytree_dataclass
 from rsvlm_jax.core.shapes import Array, Bool, Int
 
-from .slots import AllSlots, Slots, by_layer, in_a_stack
+from .slots import AllSlots, Slots
 
 
 @pytree_dataclass
@@ -90,9 +90,10 @@ class KVCache:
     def rows(self, index: Int[Array, " R"]) -> KVCache:
         """The cache of other samples: row r of the result is row `index[r]`."""
         is_slots = lambda x: isinstance(x, Slots)  # noqa: E731
+        batch = self.valid.shape[0]
         return dataclasses.replace(
             self,
-            slots=jax.tree.map(lambda s: s.rows(index), self.slots, is_leaf=is_slots),
+            slots=jax.tree.map(lambda s: s.rows(index, batch), self.slots, is_leaf=is_slots),
             valid=jnp.take(self.valid, index, axis=0),
             position=jnp.take(self.position, index, axis=0),
         )
@@ -147,12 +148,13 @@ class SharedPrefix:
 
         Their keys and values are stored as those of the prefix are.
         """
-        own = tuple(
-            Slots.empty(batch, slots, s.k.shape[1], s.k.shape[2], s.k.dtype)
-            for s in by_layer(self.slots)
-        )
+
+        def own(of: Slots, *layers: int) -> Slots:
+            return Slots.empty(batch, slots, of.heads(1), of.k.shape[-2], of.k.dtype, *layers)
+
+        of = self.slots
         return KVCache(
-            slots=own if isinstance(self.slots, tuple) else in_a_stack(own),
+            slots=own(of, of.k.shape[0]) if isinstance(of, Slots) else tuple(own(s) for s in of),
             valid=jnp.zeros((batch, slots), bool),
             position=jnp.zeros((batch, slots), jnp.int32),
             used=jnp.int32(0),

@@ -99,9 +99,9 @@ def test_what_stands_in_slots_that_are_not_valid_changes_no_bit(decoder: Llama) 
     cache = prefix.cache(3, 8).claim(jnp.ones((3, 2), bool).at[1, 0].set(False))
 
     def junk(slots: Slots, valid: jax.Array) -> Slots:
-        out = ~valid[:, None, None, :]
+        out = jnp.repeat(~valid, len(slots.k) // len(valid), axis=0)[:, None, :]
         k = jnp.where(out, 1e3, slots.k)
-        return dataclasses.replace(slots, k=k, v=jnp.where(out.swapaxes(2, 3), -1e3, slots.v))
+        return dataclasses.replace(slots, k=k, v=jnp.where(out.swapaxes(1, 2), -1e3, slots.v))
 
     spoilt = dataclasses.replace(
         cache,
