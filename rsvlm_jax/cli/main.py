@@ -98,6 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             raise unknown_word("verb", verb, VERBS)
         _quiet_environment(debug)
+        if verb in COMPUTING:
+            from .flags import check_flags
+
+            check_flags(os.environ)
         with _warnings_as_lines():
             result = importlib.import_module(f".{verb}", __package__).run(rest)
     except SystemExit as e:  # tyro's --help
