@@ -29,6 +29,7 @@ KINDS = (
     "collective-permute", "collective-broadcast",
 )  # fmt: skip
 
+_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _LISTS = re.compile(r"(?:replica_groups|source_target_pairs)=(\{\{.*?\}\}|\{\})")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
@@ -98,11 +99,17 @@ def collectives(compiled: Any) -> list[Collective]:
     """
     text = compiled if isinstance(compiled, str) else compiled.as_text()
     module = parse(text)
-    return [
-        found
-        for computation, instruction in module.instructions()
-        for found in _collectives(module, computation, instruction)
-    ]
+    made: list[Collective] = []
+    fused: set[tuple[str, str]] = set()
+    for computation, instruction in module.instructions():
+        channel = _CHANNEL.search(instruction.rest)
+        if channel and computation.name in module.fused:
+            # TPUs print one collective in each fusion that it overlaps with.
+            if (instruction.opcode, channel[1]) in fused:
+                continue
+            fused.add((instruction.opcode, channel[1]))
+        made += _collectives(module, computation, instruction)
+    return made
 
 
 def moved(found: Iterable[Collective]) -> int:

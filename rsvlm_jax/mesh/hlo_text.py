@@ -25,7 +25,9 @@ _CALLED = re.compile(
     r"|true_computation|false_computation)=(?:\{([^}]*)\}|%?([\w.\-]+))"
 )
 _LOOP = re.compile(r"\b(?:body|condition)=%?([\w.\-]+)")
+_CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_NUMBERED = ("parameter", "constant")
 _BITS = re.compile(r"\d+")
 
 
@@ -51,7 +53,7 @@ class Instruction:
       shapes: of the result, a tuple's one after the other.
       operands: names, as far as the operands are instructions.
       written: shapes of the operands, where they are printed with them.
-      number: of a parameter.
+      number: of a parameter; of a constant, where it is one whole number.
       rest: attributes and metadata, as printed.
     """
 
@@ -123,18 +125,36 @@ class Module:
         for name in self._callers_first():
             computation = self.computations[name]
             for instruction in computation.instructions:
-                loops = (
-                    set(_LOOP.findall(instruction.rest)) if instruction.opcode == "while" else ()
-                )
-                trips = _TRIPS.search(instruction.rest) if loops else None
+                loops = set(_LOOP.findall(instruction.rest))
+                trips = self._trips(instruction) if loops else 1
                 for called in instruction.called:
                     if called not in self.computations:
                         continue
-                    times = int(trips[1]) if trips and called in loops else 1
+                    times = trips if called in loops else 1
                     counts[called] = counts.get(called, 0) + counts[name] * times
                     inside = depths[name] + (called in loops)
                     depths[called] = max(depths.get(called, 0), inside)
         return {name: Runs(counts[name], depths[name]) for name in counts}
+
+    @functools.cached_property
+    def fused(self) -> frozenset[str]:
+        """Computations that are fusions."""
+        every = (i for c in self.computations.values() for i in c.instructions)
+        return frozenset(name for i in every if i.opcode == "fusion" for name in i.called)
+
+    def _trips(self, loop: Instruction) -> int:
+        """Passes of a loop: as XLA says, or as its condition does (`i < 5`, which TPUs print);
+        1 where neither does."""
+        known = _TRIPS.search(loop.rest)
+        if known:
+            return int(known[1])
+        condition = _CONDITION.search(loop.rest)
+        tests = self.computations.get(condition[1]) if condition else None
+        root = next((i for i in tests.instructions if i.root), None) if tests else None
+        if tests is None or root is None or "direction=LT" not in root.rest:
+            return 1
+        limits = [tests.by_name[n].number for n in root.operands if n in tests.by_name]
+        return next((n for n in limits if n is not None), 1)
 
     def instructions(self) -> Iterator[tuple[Computation, Instruction]]:
         """Of all computations that are reached, those that are called first."""
@@ -197,7 +217,7 @@ def _instruction(line: str) -> Instruction | None:
         shapes=_shapes(found["shape"]),
         operands=tuple(_NAME.findall(inside)),
         written=_shapes(inside),
-        number=int(inside) if found["opcode"] == "parameter" else None,
+        number=int(inside) if found["opcode"] in _NUMBERED and inside.isdecimal() else None,
         rest=rest,
         root=head["root"] is not None,
     )

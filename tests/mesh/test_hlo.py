@@ -106,6 +106,35 @@ def test_a_fusion_of_a_tpu_that_scatters_a_sum():
     assert moved([found]) == 7 * 256
 
 
+def test_a_collective_that_a_tpu_prints_in_three_fusions_of_a_loop():
+    parts = [
+        f"""%fused.{i} (a: bf16[8,16]) -> bf16[64,16] {{
+      %a.{i} = bf16[8,16]{{1,0}} parameter(0)
+      ROOT %g.{i} = bf16[64,16]{{1,0}} all-gather(%a.{i}), channel_id=7, dimensions={{0}}
+}}"""
+        for i in range(3)
+    ]
+    fusions = "".join(
+        f"      %f.{i} = bf16[64,16] fusion(%w), kind=kCustom, calls=%fused.{i}\n" for i in range(3)
+    )
+    body = f"""%body (t: (s32[], bf16[8,16])) -> (s32[], bf16[8,16]) {{
+      %t = (s32[], bf16[8,16]) parameter(0)
+{fusions}      ROOT %o = (s32[], bf16[8,16]) tuple(%i, %w)
+}}"""
+    condition = """%condition (t: (s32[], bf16[8,16])) -> pred[] {
+      %n = s32[]{:T(128)} constant(5)
+      %t.1 = (s32[], bf16[8,16]) parameter(0)
+      %i = s32[]{:T(128)} get-tuple-element(%t.1), index=0
+      ROOT %lt = pred[]{:T(512)} compare(%i, %n), direction=LT
+}"""
+    entry = """
+      %p = (s32[], bf16[8,16]) parameter(0)
+      ROOT %w.1 = (s32[], bf16[8,16]) while(%p), condition=%condition, body=%body
+    """
+    (found,) = collectives(program(entry, *parts, body, condition))
+    assert (found.kind, found.bytes, found.count, found.loop_depth) == ("all-gather", 2048, 5, 1)
+
+
 @pytest.mark.parametrize(
     ("groups", "axes"),
     [
