@@ -109,7 +109,15 @@ def abstract_state(experiment: Experiment, made: Program, mesh: Mesh) -> TrainSt
     plan = experiment.mesh.plan
 
     def first(params: Any, stats: Any) -> TrainState:
-        return init_state(params, stats, optimizer, mesh, config=experiment.optimizer, plan=plan)
+        return init_state(
+            params,
+            stats,
+            optimizer,
+            mesh,
+            config=experiment.optimizer,
+            plan=plan,
+            spike=experiment.train.spike,
+        )
 
     shapes = jax.eval_shape(first, made.params, made.stats)
     placed = state_shardings(shapes, RULES[plan], mesh)
