@@ -193,7 +193,8 @@ class TalkSource:
     def unread(self) -> list[BadSample]:
         """What `bad` holds, as samples."""
         with self._lock:
-            return [self.sample(number, reason) for number, reason in self.bad.items()]
+            files = ((n, self.conversations[n].file, why) for n, why in self.bad.items())
+            return [BadSample(n, file, None, why) for n, file, why in files]
 
     @property
     def unreadable(self) -> dict[str, Any]:

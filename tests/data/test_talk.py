@@ -183,7 +183,7 @@ def test_batches_are_placed_over_the_devices(made: TalkSource):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"process": (2, 2)}, {"process": (0, 3)}, {"batch_size": 0}, {"threads": -1}],
+    [{"rows": [2, 6]}, {"rows": []}, {"batch_size": 0}, {"threads": -1}],
 )
 def test_impossible_batches(path: Path, changes: dict):
     with pytest.raises(ConfigError, match="impossible batches in talk_batches"):

@@ -160,11 +160,11 @@ def test_processes_read_the_parts_of_every_batch(source, processor, parts: int):
         assert digest(next(alone)) == digest(next(whole))
 
 
-@pytest.mark.parametrize("process", [(0, 1), (1, 2)])
-def test_the_samples_of_a_whole_batch_are_known_by_its_place(source, processor, process):
+@pytest.mark.parametrize("rows", [None, [1, 3]])
+def test_the_samples_of_a_whole_batch_are_known_by_its_place(source, processor, rows):
     mixture = Mixture((source, source), (2.0, 1.0))
     for given in (source, mixture):
-        whole, own = start(given, processor), start(given, processor, process=process)
+        whole, own = start(given, processor), start(given, processor, rows=rows)
         with whole, own:
             for _ in range(4):
                 place = own.get_state()

@@ -23,7 +23,7 @@ POLICIES = get_args(Remat)
 LLAMA = LlamaConfig(
     vocab_size=32, width=32, layers=4, heads=4, kv_heads=2, mlp_dim=96, max_length=256
 )
-VIT = ViTConfig(image_size=32, patch_size=4, width=32, layers=4, heads=2, mlp_dim=128)
+VIT = ViTConfig(image_size=32, patch_size=4, width=32, layers=5, heads=2, mlp_dim=128)
 QFORMER = QFormerConfig(queries=8, width=32, layers=4, heads=2, mlp_dim=128)
 RNG = np.random.default_rng(0)
 

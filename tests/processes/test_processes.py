@@ -220,7 +220,7 @@ def test_another_configuration_is_refused_by_all(two: Path):
         assert "found 0123456789ab;" in found["code"]
         assert found["alike"] == "nothing"
         assert found["data"].startswith("DataError: other data than that of process 0 in process 1")
-        assert "leaves out devices of other processes" in found["mesh"]
+        assert "the mesh does not multiply to the number of devices" in found["mesh"]
         assert all("\n" not in text for text in found.values() if isinstance(text, str))
 
 

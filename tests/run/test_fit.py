@@ -159,11 +159,13 @@ def test_a_world_by_name_is_made_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_every_error_of_the_house_has_an_exit_code():
-    codes = {c.__name__: c.exit_code for c in RsvlmError.__subclasses__()}
+    errors = [c for c in RsvlmError.__subclasses__() if c.__module__ == "rsvlm_jax.config.errors"]
+    codes = {c.__name__: c.exit_code for c in errors}
     assert codes == {
         "ConfigError": 2,
         "DataError": 3,
         "CheckpointError": 4,
         "NonFiniteError": 5,
         "Preempted": 75,
+        "PeerLost": 76,
     }

@@ -117,11 +117,17 @@ def batch(seed: int, size: int = SIZE) -> Batch:
     )
 
 
-def start(exp: Experiment, mesh_config: MeshConfig, seed: int = 0, of: VLMConfig | None = None):
-    """A placed state and its step; `of` another model than `config()`."""
+def start(
+    exp: Experiment,
+    mesh_config: MeshConfig,
+    seed: int = 0,
+    of: VLMConfig | None = None,
+    total: int = 5,
+):
+    """A placed state and its step, of `total`; `of` another model than `config()`."""
     mesh = make_mesh(mesh_config)
     graphdef, params, stats = create(lambda rngs: model(rngs, of), seed=seed)
-    optimizer = make_optimizer(exp.optimizer, 5, params)
+    optimizer = make_optimizer(exp.optimizer, total, params)
     state = init_state(params, stats, optimizer, mesh, config=exp.optimizer)
     return state, make_train_step(graphdef, exp, optimizer, mesh, state)
 

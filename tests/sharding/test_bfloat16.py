@@ -27,7 +27,7 @@ def run():
     """The nano model, its connector and language head included, and its step."""
     made = dataclasses.replace(nano.config(), dtype="bfloat16")
     exp = dataclasses.replace(nano.experiment(ema=0.9), model=made)
-    state, step = nano.start(exp, MeshConfig(), of=made)
+    state, step = nano.start(exp, MeshConfig(), of=made, total=STEPS)
     program = jax.make_jaxpr(step.jitted)(state, nano.batch(0))
     rows = []
     for _ in range(STEPS):
