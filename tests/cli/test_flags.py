@@ -21,7 +21,7 @@ def test_an_unknown_flag_is_one_line_and_a_usage_error(monkeypatch, capsys):
 
 def test_a_value_that_cannot_be_read():
     flags = {**os.environ, "XLA_FLAGS": "--xla_gpu_autotune_level=many"}
-    with pytest.raises(ConfigError, match="XLA cannot read its flags .*autotune_level=many"):
+    with pytest.raises(ConfigError, match=r"XLA cannot read its flags .*autotune_level=many"):
         check_flags(flags)
 
 
