@@ -161,6 +161,7 @@ _refuse_what_lasts() {  # what the service says and no retry mends
   case "$text" in
     *"active account"* | *"auth login"* | *"reauthentic"* | *"default credentials"* | *invalid_grant*)
       die "no credentials ($(_said)); run: gcloud auth login" ;;
+    *"attribute [project]"* | *"properly specified"*) die "no project ($(_said)); give --project" ;;
     *"per minute"*) ;;  # a rate, not an amount
     *"quota"*)
       die "no quota${zone:+ in $zone} ($(_said)); ask for it in the console (IAM > Quotas), or take \

@@ -32,6 +32,7 @@ fi
 if [[ -z "$dry_run" && -z "$typed" ]]; then
   printf '%s (%s, %s) will be deleted. Type its name: ' "$name" "$found_type" "$state" >&2
   read -r typed || true
+  [[ -t 0 ]] || say ""
 fi
 [[ -n "$dry_run" || "$typed" == "$name" ]] || die "nothing was deleted; typed '$typed', not '$name'"
 run "${QUEUED[@]}" delete "$name" "${place[@]}" --force --quiet

@@ -1,14 +1,15 @@
 """Groups of compiler flags, each with its reason, and the variable that they go into.
 
-    python tpu_scripts/flags.py                        what there is, and why
-    python tpu_scripts/flags.py overlap,vmem_v6e       LIBTPU_INIT_ARGS='--xla_tpu_...', for `export`
-    python tpu_scripts/flags.py --value gpu_overlap    the value alone, for --env or --flags
+    python tpu_scripts/flags.py                      what there is, and why
+    python tpu_scripts/flags.py overlap,vmem_v6e     LIBTPU_INIT_ARGS='--xla_...', for `export`
+    python tpu_scripts/flags.py --value gpu_overlap  the value alone
 
 Start without any: the compiler's own choices are good, and what a group gains is for a profile to
-say (`rsvlm train --profile`). Flags of a TPU go into LIBTPU_INIT_ARGS, those of a GPU into XLA_FLAGS;
-both are read when the device library is loaded, and one that it does not know ends the process.
-A group changes the order in which numbers are added, so that losses differ in their last bits from
-those without it; under the same flags a run is repeatable. Flags that take that away stand in `NEVER`.
+say (`rsvlm train --profile`). Flags of a TPU go into LIBTPU_INIT_ARGS, those of a GPU into
+XLA_FLAGS; both are read when the device library is loaded, and one that it does not know ends the
+process. A group changes the order in which numbers are added, so that losses differ in their last
+bits from those without it; random numbers stay those of the seed. Flags that would change them
+stand in `NEVER`.
 
 Needs nothing but Python, so that it also runs where JAX is not installed.
 """

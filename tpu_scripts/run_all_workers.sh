@@ -56,6 +56,11 @@ if [[ -n "$id" ]]; then
   run "${remote[@]}"
   exit 0
 fi
+if ! resource_state; then
+  [[ -n "$dry_run" ]] || die "$name is not there; see create_queued_resource.sh"
+elif [[ "$state" != ACTIVE ]]; then
+  die "$name is $state, not ACTIVE" 75
+fi
 on_workers "$(quoted "$WORKER" now "${command[@]}")"
 if [[ -n "$dry_run" ]]; then
   quoted "${remote[@]}"

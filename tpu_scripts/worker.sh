@@ -32,7 +32,8 @@ die() {
 
 run() {
   if [[ -n "$dry_run" ]]; then
-    printf '%q ' "$@"
+    printf '%q' "$1"
+    printf ' %q' "${@:2}"
     printf '\n'
   else
     "$@"

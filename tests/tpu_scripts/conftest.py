@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fake_stage import FAKES, Stage
 
+TOOLS = "bash cat cut dirname env git grep mktemp rm sleep sort tail"
+"""On a PATH that has none of gcloud, kubectl and srun, which this machine may have."""
+
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
     (tmp_path / "shared").mkdir()
+    (tmp_path / "tools").mkdir()
+    for tool in TOOLS.split():
+        (tmp_path / "tools" / tool).symlink_to(str(shutil.which(tool)))
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith(("CLOUDSDK_", "SLURM_"))},
         "PATH": f"{FAKES}:{os.environ['PATH']}",

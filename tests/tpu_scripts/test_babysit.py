@@ -107,13 +107,13 @@ def test_real_training_is_taken_away_and_finishes(stage: Stage):
     stage.write(
         "rsvlm",
         "#!/usr/bin/env bash",
-        f"PYTHONPATH={ROOT} exec {sys.executable} -m rsvlm_jax.cli.main \"$@\"",
+        f'PYTHONPATH={ROOT} exec {sys.executable} -m rsvlm_jax.cli.main "$@"',
     )
     (stage.folder / "rsvlm").chmod(0o755)
     smallest = ROOT / "tests/processes/smallest.py"
     run = stage.folder / "shared/runs/first"
     words = ("mine", "--type", "v5litepod-4", "--id", "first", "--env", "JAX_PLATFORMS=cpu",
-             "--shared", f"{stage.folder}/shared", "--", str(smallest), "--train.steps", "400")  # fmt: skip
+             "--shared", f"{stage.folder}/shared", "--", str(smallest), "--train.steps", "40")  # fmt: skip
     stage.environment["RSVLM_POLL"] = "0.2"
     going = subprocess.Popen([ROOT / "tpu_scripts/babysit.sh", *words], env=stage.environment)
     limit = time.monotonic() + 200
@@ -123,4 +123,4 @@ def test_real_training_is_taken_away_and_finishes(stage: Stage):
     assert going.wait(300) == 0
     assert not (stage.folder / "preempt").exists(), "it was taken away"
     steps = [json.loads(row)["step"] for row in (run / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 401))
+    assert steps == list(range(1, 41))
