@@ -71,6 +71,15 @@ train=(rsvlm train "$1" --out "$shared/runs/$id" "${@:2}")
 common_words=("$name" "${place[@]}")
 if [[ -n "$dry_run" ]]; then common_words+=(--dry-run); fi
 
+child() {  # COMMAND...: in the background, so that a signal is heard at once
+  local ended=0
+  "$@" &
+  child_id=$!
+  wait "$child_id" || ended=$?
+  child_id=""
+  return "$ended"
+}
+
 finish() {  # CODE LINE
   say "$2"
   if [[ -n "$delete" ]]; then
@@ -82,7 +91,13 @@ finish() {  # CODE LINE
   exit "$1"
 }
 
-trap 'say "stopped watching; the run goes on, and the same command watches it again"; exit 143' TERM INT
+stop_watching() {
+  if [[ -n "$child_id" ]]; then kill "$child_id" || true; fi
+  say "stopped watching; the run goes on, and the same command watches it again"
+  exit 143
+}
+child_id=""
+trap stop_watching TERM INT
 
 in_time() {
   ((SECONDS < seconds)) || finish 75 "$limit are over; the run can be gone on with"
@@ -152,14 +167,14 @@ while true; do
   in_time
   failed=0
   if [[ -z "$there" ]]; then
-    "$here/create_queued_resource.sh" "${common_words[@]}" "${create[@]}" --replace --wait ||
+    child "$here/create_queued_resource.sh" "${common_words[@]}" "${create[@]}" --replace --wait ||
       failed=$?
     if ((failed == 0)); then
-      "$here/setup_workers.sh" "${common_words[@]}" "${setup[@]}" || failed=$?
+      child "$here/setup_workers.sh" "${common_words[@]}" "${setup[@]}" || failed=$?
     fi
   fi
   if ((failed == 0)); then
-    "$here/run_all_workers.sh" "${common_words[@]}" --id "$id" "${start[@]}" -- "${train[@]}" ||
+    child "$here/run_all_workers.sh" "${common_words[@]}" --id "$id" "${start[@]}" -- "${train[@]}" ||
       failed=$?
   fi
   if [[ -n "$dry_run" ]]; then

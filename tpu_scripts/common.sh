@@ -11,6 +11,11 @@ RSVLM_TRIES="${RSVLM_TRIES:-5}"      # of a command that a service has failed
 RSVLM_BACKOFF="${RSVLM_BACKOFF:-5}"  # seconds before the second try; twice as many before each next
 RSVLM_POLL="${RSVLM_POLL:-30}"       # seconds between two questions about a state
 
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+  printf 'error: bash %s is too old; 4.4 or newer is needed (macOS: brew install bash)\n' "$BASH_VERSION" >&2
+  exit 2
+fi
+
 name="" zone="${CLOUDSDK_COMPUTE_ZONE:-}" project="${CLOUDSDK_CORE_PROJECT:-}" dry_run=""
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 scratch="$(mktemp -d)"
@@ -163,7 +168,7 @@ _refuse_what_lasts() {  # what the service says and no retry mends
       die "no credentials ($(_said)); run: gcloud auth login" ;;
     *"attribute [project]"* | *"properly specified"*) die "no project ($(_said)); give --project" ;;
     *"per minute"*) ;;  # a rate, not an amount
-    *"quota"*)
+    *quota*exceeded* | *exceeded*quota* | *"quota limit"* | *"insufficient quota"*)
       die "no quota${zone:+ in $zone} ($(_said)); ask for it in the console (IAM > Quotas), or take \
 another zone or type" ;;
     *already_exists* | *"already exists"*)

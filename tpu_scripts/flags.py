@@ -95,7 +95,7 @@ GROUPS = {
     "sparsecore_gather": Group(
         "tpu",
         "v6e: gathers are driven by the SparseCores instead of the TensorCore. Not with `overlap`, "
-        "whose fused gathers it turns off.",
+        "whose fused gathers it turns off. JAX 0.10 cannot print such a program.",
         {
             "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "false",
             "xla_tpu_enable_all_gather_offload_tracing": "true",

@@ -93,6 +93,21 @@ def test_stopped_and_started_again_it_watches_the_same_run(stage: Stage):
     assert sum("uv pip" in line for line in stage.read("calls")) == 2, "installed once a host"
 
 
+def test_stopped_while_it_waits_for_a_tpu(stage: Stage):
+    stage.write("state", "WAITING_FOR_RESOURCES")
+    stage.write("type", "v5litepod-16")
+    stage.environment["RSVLM_POLL"] = "5"
+    going = subprocess.Popen(
+        [ROOT / "tpu_scripts/babysit.sh", *watched(stage)],
+        env=stage.environment, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert going.stderr is not None
+    assert "mine is there: WAITING_FOR_RESOURCES" in going.stderr.readline()
+    going.terminate()
+    assert going.wait(4) == 143
+    assert "the same command watches it again" in going.stderr.read()
+
+
 def test_time_that_is_over(stage: Stage):
     stage.write("lives", "10")
     done = stage.run("babysit.sh", *watched(stage, "--limit", "1s", "--delete-at-end", "mine"))
@@ -113,7 +128,8 @@ def test_real_training_is_taken_away_and_finishes(stage: Stage):
     smallest = ROOT / "tests/processes/smallest.py"
     run = stage.folder / "shared/runs/first"
     words = ("mine", "--type", "v5litepod-4", "--id", "first", "--env", "JAX_PLATFORMS=cpu",
-             "--shared", f"{stage.folder}/shared", "--", str(smallest), "--train.steps", "40")  # fmt: skip
+             "--shared", f"{stage.folder}/shared", "--", str(smallest),
+             "--train.steps", "40")  # fmt: skip
     stage.environment["RSVLM_POLL"] = "0.2"
     going = subprocess.Popen([ROOT / "tpu_scripts/babysit.sh", *words], env=stage.environment)
     limit = time.monotonic() + 200

@@ -165,11 +165,11 @@ def test_gcloud_that_is_not_there(stage: Stage, script: str):
     [
         ("ERROR: You do not currently have an active account selected.", "no credentials"),
         ("ERROR: (gcloud.x) Reauthentication failed", "no credentials"),
-        ("ERROR: (gcloud.x) RESOURCE_EXHAUSTED: Quota limit 'TPUV5s' has been exceeded. Limit: 0 in "
+        ("ERROR: RESOURCE_EXHAUSTED: Quota limit 'TPUV5s' has been exceeded. Limit: 0 in "
          "zone us-central1-a.", "no quota in us-central1-a"),
         ("ERROR: ALREADY_EXISTS: Resource 'mine' already exists", "the name exists already"),
         ("ERROR: PERMISSION_DENIED: The caller does not have permission", "no permission"),
-        ("ERROR: (gcloud.x) The [queued_resource] resource is not properly specified.", "no project"),
+        ("ERROR: The [queued_resource] resource is not properly specified.", "no project"),
         ("ERROR: (gcloud.x) INVALID_ARGUMENT: unknown accelerator", "refused"),
     ],
 )  # fmt: skip
@@ -187,8 +187,14 @@ def test_a_service_that_does_not_come_back(stage: Stage):
     assert line == "error: gcloud failed 5 times (ERROR: UNAVAILABLE)"
 
 
-def test_a_rate_limit_is_no_quota(stage: Stage):
-    said = "ERROR: RESOURCE_EXHAUSTED: Quota exceeded for quota metric 'Requests' per minute"
+@pytest.mark.parametrize(
+    "said",
+    [
+        "ERROR: RESOURCE_EXHAUSTED: Quota exceeded for quota metric 'Requests' per minute",
+        "WARNING: no quota project is set. ERROR: UNAVAILABLE",
+    ],
+)
+def test_what_only_sounds_like_quota(stage: Stage, said: str):
     stage.write("failures", f"create|1|{said}")
     done = stage.run("create_queued_resource.sh", "mine", "--type", "v5litepod-16")
     assert done.returncode == 0
