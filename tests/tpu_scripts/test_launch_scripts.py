@@ -1,0 +1,290 @@
+"""Scripts for pods: clean, quoted, dry runs as the README shows them, one line for bad input."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_stage import FAKES, ROOT, Stage
+
+SCRIPTS = ROOT / "tpu_scripts"
+SHELL = sorted([*SCRIPTS.glob("*.sh"), SCRIPTS / "slurm.sbatch"])
+TPU = ("create_queued_resource", "setup_workers", "run_all_workers", "babysit", "collect_logs",
+       "delete")  # fmt: skip
+NEEDED = {
+    "create_queued_resource.sh": ("--type", "v5litepod-16"),
+    "setup_workers.sh": (),
+    "run_all_workers.sh": ("--", "true"),
+    "babysit.sh": ("--type", "v5litepod-16", "--id", "first", "--", "mine.py"),
+    "collect_logs.sh": ("--id", "first"),
+    "delete.sh": ("--typed", "mine"),
+}
+"""What each has to be told beside the name and the zone."""
+
+
+def test_shellcheck():
+    """All of them, the fakes too, and the scripts inside of sky.yaml."""
+    shellcheck = Path(sys.executable).parent / "shellcheck"
+    files = [*map(str, SHELL), *map(str, FAKES.iterdir())]
+    done = subprocess.run([shellcheck, "-x", *files], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("script", SHELL, ids=lambda p: p.name)
+def test_each_is_strict_and_helps(script: Path):
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    text = script.read_text()
+    assert "set -euo pipefail" in text or '/common.sh"' in text
+    if script.name == "common.sh":
+        return
+    assert script.suffix == ".sbatch" or os.access(script, os.X_OK)
+    done = subprocess.run(["bash", script, "--help"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: ")
+    assert "--dry-run" in done.stdout
+
+
+def transcripts() -> list[tuple[str, str]]:
+    """Commands of the README's console blocks, and what stands below each."""
+    blocks = re.findall(r"```console\n(.*?)```", (SCRIPTS / "README.md").read_text(), re.S)
+    pairs = [
+        part.partition("\n") for block in blocks for part in re.split(r"^\$ ", block, flags=re.M)
+    ]
+    return [(command, output) for command, _, output in pairs if command]
+
+
+@pytest.mark.parametrize(("command", "output"), transcripts(), ids=lambda text: text[:60])
+def test_dry_runs_are_as_the_readme_shows_them(command: str, output: str):
+    """Nothing is needed and nothing is run: there is no tool on this PATH."""
+    assert "--dry-run" in command
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/nowhere"}
+    done = subprocess.run(
+        ["bash", "-c", command], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done
+    assert done.stdout == output
+    assert "error" not in done.stderr
+
+
+def test_the_readme_shows_each_script():
+    shown = {
+        word for command, _ in transcripts() for word in re.findall(r"tpu_scripts/(\S+)", command)
+    }
+    assert shown == {p.name for p in SHELL} - {"common.sh", "worker.sh"}
+
+
+def test_a_word_with_everything_in_it_arrives_as_it_was(stage: Stage):
+    """Through the script, ssh's shell and the host's."""
+    stage.write("lives", "1 0")
+    create(stage)
+    odd = "a 'b' \"c\" $HOME `id` \\ & ; * é"
+    done = stage.run("run_all_workers.sh", "mine", "--", "printf", "%s|", odd, "")
+    assert done.returncode == 0, done
+    assert done.stdout.startswith(f"{odd}||rsvlm-ended ")
+
+
+def create(stage: Stage) -> None:
+    assert (
+        stage.run(
+            "create_queued_resource.sh", "mine", "--type=v5e", "--runtime=x", "--wait"
+        ).returncode
+        == 0
+    )
+    done = stage.run("setup_workers.sh", "mine", "--shared", f"{stage.folder}/shared")
+    assert done.returncode == 0, done
+
+
+def test_a_story_by_hand(stage: Stage):
+    stage.write("lives", "7 0")
+    stage.write("workers", "2")
+    create(stage)
+    assert (
+        stage.run("create_queued_resource.sh", "mine", "--type", "v5e", "--runtime=x").returncode
+        == 0
+    )
+    assert len(stage.calls("create")) == 1, "it was there"
+    (create_line,) = stage.calls("create")
+    assert "--spot" in create_line
+    assert "--valid-until-duration 6h" in create_line
+    create(stage)
+    assert sum("uv pip" in line for line in stage.read("calls")) == 2, "once a host"
+    for i in range(2):
+        secret = stage.folder / f"vm{i}" / ".rsvlm_env"
+        secret.write_text("RSVLM_SECRET=here\n")
+        secret.chmod(0o600)
+    out = f"{stage.folder}/shared/runs/first"
+    run = (
+        "run_all_workers.sh",
+        "mine",
+        "--id",
+        "first",
+        "--",
+        "rsvlm",
+        "train",
+        "x.py",
+        "--out",
+        out,
+    )
+    assert stage.run(*run).returncode == 0
+    to = stage.folder / "logs"
+    stage.run("run_all_workers.sh", "mine", "--", "sleep", "0.1")
+    done = stage.run(
+        "collect_logs.sh",
+        "mine",
+        "--id",
+        "first",
+        "--to",
+        str(to),
+        "--shared",
+        f"{stage.folder}/shared",
+    )
+    assert done.returncode == 0, done
+    assert (to / "0.log").read_text() == f"step 7 of the run in {out}, secret here\n"
+    assert (to / "first.tgz").stat().st_size > 0
+    assert "here" not in "".join(stage.read("calls")), "a secret on a command line"
+    assert stage.run("delete.sh", "mine", typed="mine\n").returncode == 0
+    assert stage.run("delete.sh", "mine").returncode == 0, "nothing to delete"
+
+
+# ---- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", NEEDED)
+def test_gcloud_that_is_not_there(stage: Stage, script: str):
+    stage.environment["PATH"] = f"{stage.folder}/tools"
+    line = stage.refused(script, "mine", *NEEDED[script])
+    assert line.startswith("error: gcloud is not on PATH; install the Google Cloud CLI")
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("ERROR: You do not currently have an active account selected.", "no credentials"),
+        ("ERROR: (gcloud.x) Reauthentication failed", "no credentials"),
+        ("ERROR: RESOURCE_EXHAUSTED: Quota limit 'TPUV5s' has been exceeded. Limit: 0 in "
+         "zone us-central1-a.", "no quota in us-central1-a"),
+        ("ERROR: ALREADY_EXISTS: Resource 'mine' already exists", "the name exists already"),
+        ("ERROR: PERMISSION_DENIED: The caller does not have permission", "no permission"),
+        ("ERROR: The [queued_resource] resource is not properly specified.", "no project"),
+        ("ERROR: (gcloud.x) INVALID_ARGUMENT: unknown accelerator", "refused"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("script", ["create_queued_resource.sh", "babysit.sh"])
+def test_what_no_retry_mends(stage: Stage, script: str, said: str, line: str):
+    stage.write("failures", f"create|1|{said}")
+    found = stage.refused(script, "mine", *NEEDED[script])
+    assert found.startswith(f"error: {line} ({said})")
+    assert len(stage.calls("create")) == 1
+
+
+def test_a_service_that_does_not_come_back(stage: Stage):
+    stage.write("failures", *["describe|1|ERROR: UNAVAILABLE"] * 9)
+    line = stage.refused("delete.sh", "mine", code=69)
+    assert line == "error: gcloud failed 5 times (ERROR: UNAVAILABLE)"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "ERROR: RESOURCE_EXHAUSTED: Quota exceeded for quota metric 'Requests' per minute",
+        "WARNING: no quota project is set. ERROR: UNAVAILABLE",
+    ],
+)
+def test_what_only_sounds_like_quota(stage: Stage, said: str):
+    stage.write("failures", f"create|1|{said}")
+    done = stage.run("create_queued_resource.sh", "mine", "--type", "v5litepod-16")
+    assert done.returncode == 0
+    assert len(stage.calls("create")) == 2
+
+
+def test_a_name_that_exists_as_something_else(stage: Stage):
+    stage.write("state", "ACTIVE")
+    stage.write("type", "v6e-8")
+    line = stage.refused("create_queued_resource.sh", "mine", "--type", "v5litepod-16")
+    assert "the name exists already: mine is a v6e-8; expected v5litepod-16; take another" in line
+    assert not stage.calls("create")
+
+
+@pytest.mark.parametrize("state", ["FAILED", "SUSPENDED"])
+def test_what_is_left_of_a_request(stage: Stage, state: str):
+    stage.write("state", state)
+    stage.write("type", "v5litepod-16")
+    line = stage.refused("create_queued_resource.sh", "mine", "--type", "v5litepod-16")
+    assert line.startswith(f"error: mine is {state}; give --replace, or delete.sh mine --zone ")
+    assert not stage.calls("delete")
+
+
+def test_a_request_that_is_not_granted(stage: Stage):
+    stage.write("state", "WAITING_FOR_RESOURCES")
+    stage.write("type", "v5litepod-16")
+    stage.write("grants", "FAILED")
+    words = ("mine", "--type", "v5litepod-16", "--wait")
+    line = stage.refused("create_queued_resource.sh", *words, code=75)
+    assert line.startswith("error: mine was not granted: FAILED; there was no capacity within 6h")
+
+
+def test_a_name_that_was_typed_wrongly(stage: Stage):
+    stage.write("state", "ACTIVE")
+    stage.write("type", "v5litepod-16")
+    for typed in ("min\n", ""):
+        assert stage.refused("delete.sh", "mine", typed=typed).startswith(
+            "error: nothing was deleted"
+        )
+    assert stage.refused("delete.sh", "mine", "--typed", "yours").endswith(
+        "typed 'yours', not 'mine'"
+    )
+    assert not stage.calls("delete")
+
+
+def test_a_shared_directory_that_is_not_there(stage: Stage):
+    stage.write("state", "ACTIVE")
+    line = stage.refused("setup_workers.sh", "mine", "--shared", f"{stage.folder}/none")
+    assert line == (
+        f"error: a worker says: no directory for all workers at {stage.folder}/none; give --nfs "
+        "HOST:/SHARE"
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "line"),
+    [
+        ("babysit.sh", ("mine", "--tipe", "x"), "no such option: --tipe"),
+        ("babysit.sh", ("mine", "--type"), "--type needs a value"),
+        ("babysit.sh", ("mine", "--type", "--id"), "--type needs a value"),
+        ("babysit.sh", ("Mine",), "the name: expected lower-case letters"),
+        ("babysit.sh", (), "no name given"),
+        ("babysit.sh", ("mine", "yours"), "one name only; found mine and yours"),
+        ("babysit.sh", ("mine", "--type", "v6e-8"), "no run given"),
+        ("babysit.sh", ("mine", "--type", "v6e-8", "--id", "a/b"), "--id: expected lower-case"),
+        ("babysit.sh", ("mine", "--type", "v6e-8", "--id", "a"), "no experiment given"),
+        ("babysit.sh", ("mine", "--type=v6e-8", "--id=a", "--limit=soon"), "--limit: expected"),
+        ("babysit.sh", ("mine", "--type=v6e-8", "--id=a", "--delete-at-end=b"), "--delete-at-end"),
+        ("babysit.sh", ("mine", "--type=v6e-8", "--id=a", "--", "x.py", "--out", "b"), "--out is"),
+        ("babysit.sh", ("mine", "--type=v9-8", "--id=a", "--", "x.py"), "no image is known for"),
+        ("create_queued_resource.sh", ("mine",), "no type given"),
+        ("create_queued_resource.sh", ("mine", "--type=v6e-8", "--slices=0"), "--slices: expected"),
+        ("create_queued_resource.sh", ("mine", "--type=v6e-8", "--valid-until-duration", "6"),
+         "--valid-until-duration: expected a number with s, m, h or d; found '6'"),
+        ("run_all_workers.sh", ("mine",), "no command given"),
+        ("run_all_workers.sh", ("mine", "--state"), "--state needs --id"),
+        ("run_all_workers.sh", ("mine", "--flags", "overlp", "--", "true"), "no such group"),
+        ("run_all_workers.sh", ("mine", "--env", "x", "--", "true"), "--env: expected NAME=VALUE"),
+        ("run_all_workers.sh", ("mine", "--env", "HF_TOKEN=abc", "--", "true"), "HF_TOKEN looks"),
+        ("setup_workers.sh", ("mine", "--nfs", "10.0.0.2"), "--nfs: expected HOST:/SHARE"),
+        ("collect_logs.sh", ("mine",), "no run given"),
+    ],
+)  # fmt: skip
+def test_wrong_options(stage: Stage, script: str, words: tuple[str, ...], line: str):
+    found = stage.refused(script, *words)
+    assert found.startswith(f"error: {line}")
+    assert "abc" not in found
+    assert not stage.calls("create")
+
+
+def test_no_zone(stage: Stage):
+    del stage.environment["CLOUDSDK_COMPUTE_ZONE"]
+    assert stage.refused("delete.sh", "mine").startswith("error: no zone given")
