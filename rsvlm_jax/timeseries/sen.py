@@ -1,0 +1,153 @@
+"""Theil-Sen: the median of the slopes between all pairs, and its confidence interval.
+
+Not robust regression at large: one line, no weights. Sen (1968), J. Am. Stat. Assoc. 63, 1379-1389;
+the intercept is median(x) - slope * median(t), Conover (1980). In float64 the slope, the interval
+and the intercept are those of `scipy.stats.theilslopes`, bit by bit but for the intercept.
+"""
+
+from __future__ import annotations
+
+import functools
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rsvlm_jax.config.errors import ConfigError
+from rsvlm_jax.core.shapes import Array, Bool, Float, Int
+
+from .blocks import checked, in_blocks
+from .pairs import Survey, equals, median_slope, middle, ranked_slope, survey
+from .result import Code, Line
+
+MIN_DATES = 4
+
+
+class Ties(NamedTuple):
+    """Sums over the observations of a group, [S B] each: n, and of ties in values and in times."""
+
+    n: Any
+    x: Any
+    t: Any
+    both: Any
+
+    def sen(self) -> Any:
+        """18 x the variance of the score as Sen's interval takes it, [B]."""
+        return (_plain(self.n) - self.x - self.t).sum(0)
+
+    def kendall(self) -> Any:
+        """The variance of the score, [B]: Kendall (1975), with ties in values and in times."""
+        return ((_plain(self.n) - self.x - self.t) / 18 + self.both).sum(0)
+
+
+def _plain(n: Any) -> Any:
+    return n * (n - 1) * (2 * n + 5)
+
+
+def ties(x: Float[Array, "T S B"], t: Float[Array, "T 1 Bt"]) -> Ties:
+    """Counts the ties; those in times only where the block has any."""
+    dtype = x.dtype
+    there = x == x
+    gx = equals(x).astype(dtype)
+    n = there.sum(0).astype(dtype)
+
+    def in_times(_: None) -> Any:
+        gt = equals(jnp.where(there, t, jnp.asarray(jnp.nan, dtype))).astype(dtype)
+        two = gx.sum(0) * gt.sum(0) / jnp.maximum(2 * n * (n - 1), 1)
+        three = (gx * (gx - 1)).sum(0) * (gt * (gt - 1)).sum(0)
+        three /= jnp.maximum(9 * n * (n - 1) * (n - 2), 1)
+        return (gt * (2 * gt + 7)).sum(0), two + three
+
+    def none(_: None) -> Any:
+        return jnp.zeros_like(n), jnp.zeros_like(n)
+
+    # A value that g others equal is in a group of g + 1: sums over groups become sums over values.
+    tied, both = lax.cond(jnp.any(equals(t) > 0), in_times, none, None)
+    return Ties(n, (gx * (2 * gx + 7)).sum(0), tied, both)
+
+
+def code_of(n: Int[Array, " B"], found: Survey, least: int) -> Int[Array, " B"]:
+    """`Code` by what the survey found, before anything is computed of it."""
+    constant = (found.least == 0) & (found.most == 0)
+    code = jnp.where(constant, int(Code.CONSTANT), int(Code.OK))
+    code = jnp.where((n < least) | (found.pairs == 0), int(Code.TOO_FEW), code)
+    return jnp.where(n == 0, int(Code.ALL_MASKED), code).astype(jnp.int32)
+
+
+def line(x: Any, t: Any, found: Survey, counted: Any, alpha: float | None) -> tuple[Any, ...]:
+    """Slope, its interval (NaN without alpha), and convergence of a block, [B] each."""
+    slope, error, done = median_slope(x, t, found)
+    low = high = jnp.full_like(slope, jnp.nan)
+    if alpha is not None:
+        quantile = NormalDist().inv_cdf(1 - alpha / 2)
+        half = quantile * jnp.sqrt(counted.sen() / 18)
+        pairs = found.pairs.astype(x.dtype)
+        last = jnp.maximum(found.pairs - 1, 0)
+        first = jnp.clip(jnp.round((pairs - half) / 2).astype(jnp.int32) - 1, 0, last)
+        final = jnp.clip(jnp.round((pairs + half) / 2).astype(jnp.int32), 0, last)
+        away, margin = quantile * error, 0.3 * error
+        low, done1 = ranked_slope(x, t, found, first, slope - away, margin)
+        high, done2 = ranked_slope(x, t, found, final, slope + away, margin)
+        done = done & done1 & done2
+    return slope, low, high, done
+
+
+def check_options(alpha: float, least: int) -> None:
+    """Raises `ConfigError` for a level outside (0, 1) or fewer than two dates."""
+    if not 0 < alpha < 1:
+        raise ConfigError("no level of significance", where="alpha", expected="0 < alpha < 1",
+                          found=alpha)  # fmt: skip
+    if least < 2:
+        raise ConfigError("a slope of fewer than two dates", where="least", found=least)
+
+
+def theil_sen(
+    values: Float[Array, "P T"],
+    times: Float[Array, " T"] | Float[Array, "P T"],
+    mask: Bool[Array, "P T"] | None = None,
+    *,
+    alpha: float = 0.05,
+    least: int = MIN_DATES,
+) -> Line:
+    """The Theil-Sen line of every pixel.
+
+    Args:
+      values: [pixels, T], float32 or float64 (the latter under `jax.enable_x64`). NaN and infinite
+        values do not count.
+      times: dates as numbers, in any order, with gaps, the same twice; [T] or [pixels, T]. The
+        slope is per unit of them. In float32 count from a date nearby.
+      mask: True = counts; None = everything finite.
+      alpha: the interval covers 1 - alpha.
+      least: pixels with fewer observations get `Code.TOO_FEW`.
+
+    Returns:
+      `Line`; NaN with a code where there is no answer.
+
+    Raises:
+      DataError: shapes or types that do not fit. ConfigError: alpha, least.
+    """
+    check_options(alpha, least)
+    x, times = checked(values, times, mask, "pixels T")
+    return _theil_sen(x, times, alpha=alpha, least=least)
+
+
+@functools.partial(jax.jit, static_argnames=("alpha", "least"))
+def _theil_sen(x: Any, times: Any, *, alpha: float, least: int) -> Line:
+    def body(x: Any, t: Any) -> Line:
+        found = survey(x, t)
+        n = (x == x).sum((0, 1), dtype=jnp.int32)
+        code = code_of(n, found, least)
+        slope, low, high, done = line(x, t, found, ties(x, t), alpha)
+        code = jnp.where((code == 0) & ~done, int(Code.NOT_CONVERGED), code)
+        given = [slope, crossing(x, t, slope), low, high]
+        return Line(*(jnp.where(code == 0, a, jnp.nan) for a in given), n, code)
+
+    return in_blocks(body, x[:, :, None], times)
+
+
+def crossing(x: Float[Array, "T 1 B"], t: Float[Array, "T 1 Bt"], slope: Any) -> Any:
+    """median(x) - slope * median(t), [B]: the line at time 0."""
+    there = jnp.where(x == x, t, jnp.asarray(jnp.nan, x.dtype))
+    return middle(x[:, 0]) - slope * middle(there[:, 0])
