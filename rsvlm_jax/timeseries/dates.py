@@ -13,11 +13,11 @@ import numpy as np
 
 from rsvlm_jax.config.errors import DataError
 
-BUCKETS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-"""Lengths to which series are filled up, at most half as much again: one program for each."""
+STEPS = ((48, 4), (96, 8), (256, 16), (512, 32))
+"""Up to a length, series are filled up to a multiple of this: one program for each."""
 
-STEP = 512
-"""Lengths beyond the last bucket are multiples of this."""
+STEP = 64
+"""The same of longer ones."""
 
 
 class Ordered(NamedTuple):
@@ -141,10 +141,8 @@ def ordered(
 
 def bucket(length: int) -> int:
     """The length to fill a series of `length` dates up to."""
-    for size in BUCKETS:
-        if length <= size:
-            return size
-    return -(-length // STEP) * STEP
+    step = next((step for most, step in STEPS if length <= most), STEP)
+    return max(-(-length // step), 1) * step
 
 
 def fill_up(

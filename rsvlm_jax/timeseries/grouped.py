@@ -26,7 +26,7 @@ from rsvlm_jax.core.shapes import Array, Bool, Float
 
 from .blocks import checked, in_blocks
 from .kendall import finish
-from .pairs import Survey, equals, middle, smaller, survey, turns
+from .pairs import equals, middle, score, smaller, turns
 from .result import Code, Trend
 from .sen import MIN_DATES, check_options, code_of, line, ties
 
@@ -89,15 +89,15 @@ def _grouped(
 ) -> Trend:
     def body(x: Any, t: Any) -> Trend:
         dtype = x.dtype
-        found, counted = survey(x, t), ties(x, t)
-        slope, low, high, done = line(x, t, found, counted, alpha if interval else None)
+        counted = ties(x, t)
+        slope, low, high, done = line(x, t, counted, alpha if interval else None)
         if correlated:
             s, var, n, all_pairs = _with_covariance(x, t)
         else:
-            s, var = found.score.astype(dtype), counted.kendall()
+            s, var = score(x, t).astype(dtype), counted.kendall()
             n = (x == x).sum((0, 1), dtype=jnp.int32)
             all_pairs = (counted.n * (counted.n - 1) / 2).sum(0)
-        code = code_of(n, found, least)
+        code = code_of(n, counted, least)
         code = jnp.where((code == 0) & ~done, int(Code.NOT_CONVERGED), code)
         intercept = _crossing(x, t, slope)
         result = finish(
@@ -133,8 +133,7 @@ def _with_covariance(x: Float[Array, "Y C B"], t: Any) -> tuple[Any, Any, Any, A
     over = jnp.where(whole, over, 0).sum(1)  # twice the ranks beyond their mean, over groups
     var = (products + (over * over).sum(0)) / 3
     # 4 sum R R' = 4 sum (R - m)(R' - m) + n (n + 1)^2 with m = (n + 1) / 2.
-    pairs: Survey = survey(x, t)
-    return pairs.score.astype(dtype), var, count, groups * n * (n - 1) / 2
+    return score(x, t).astype(dtype), var, count, groups * n * (n - 1) / 2
 
 
 def _crossing(x: Float[Array, "Y C B"], t: Float[Array, "Y 1 Bt"], slope: Any) -> Any:

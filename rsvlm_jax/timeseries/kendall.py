@@ -21,7 +21,7 @@ from rsvlm_jax.core.shapes import Array, Bool, Float
 
 from . import serial
 from .blocks import checked, in_blocks
-from .pairs import odd, survey
+from .pairs import odd, score
 from .result import Code, Trend
 from .sen import MIN_DATES, check_options, code_of, crossing, line, ties
 
@@ -94,12 +94,12 @@ def _mann_kendall(
     detrend: str, least: int,
 ) -> Trend:  # fmt: skip
     def body(x: Any, t: Any) -> Trend:
-        found, counted = survey(x, t), ties(x, t)
+        counted = ties(x, t)
         n = (x == x).sum((0, 1), dtype=jnp.int32)
-        code = code_of(n, found, least)
-        slope, low, high, done = line(x, t, found, counted, alpha if interval else None)
+        code = code_of(n, counted, least)
+        slope, low, high, done = line(x, t, counted, alpha if interval else None)
         code = jnp.where((code == 0) & ~done, int(Code.NOT_CONVERGED), code)
-        s, var, m = found.score.astype(x.dtype), counted.kendall(), n.astype(x.dtype)
+        s, var, m = score(x, t).astype(x.dtype), counted.kendall(), n.astype(x.dtype)
         if method != "original":
             s, var, m = _corrected(x, t, s, var, slope, method, alpha, lags, detrend)
         tau = s / (m * (m - 1) / 2)
@@ -128,7 +128,7 @@ def _corrected(
         y = serial.trend_free(y, place, slope, detrend)
     y = odd(y[:, None])
     steps = jnp.arange(y.shape[0]).astype(y.dtype)[:, None, None]
-    return survey(y, steps).score.astype(x.dtype), ties(y, steps).kendall(), n - 1
+    return score(y, steps).astype(x.dtype), ties(y, steps).kendall(), n - 1
 
 
 def finish(

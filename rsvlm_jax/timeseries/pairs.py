@@ -14,26 +14,17 @@ Why not a sort: the 28,680 slopes of 240 dates take XLA about 4 ms a pixel to so
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
 
-from .selection import Bracket, smallest
+from .selection import Count, Measure, smallest
 
 UNROLL = 8
 """Turns that XLA fuses into one loop over the block."""
-
-
-class Survey(NamedTuple):
-    """Of all pairs of a pixel, [B]: score S, how many have a slope, the least and largest slope."""
-
-    score: Any
-    pairs: Any
-    least: Any
-    most: Any
 
 
 def odd(x: Float[Array, "T S B"]) -> Float[Array, "T1 S B"]:
@@ -58,35 +49,32 @@ def _steps(t: Any, later: Any) -> Any:
     return jnp.where(dt == 0, jnp.asarray(jnp.nan, dt.dtype), dt)
 
 
-def survey(x: Float[Array, "T S B"], t: Float[Array, "T 1 Bt"]) -> Survey:
-    """One pass over the pairs."""
-    inf = jnp.asarray(jnp.inf, x.dtype)
+def score(x: Float[Array, "T S B"], t: Float[Array, "T 1 Bt"]) -> Int[Array, " B"]:
+    """Mann and Kendall's S: pairs that rise less pairs that fall, in the order of time."""
 
-    def body(carry: Any, x2: Any, t2: Any) -> Any:
-        score, pairs, least, most = carry
-        dx, dt = x2 - x, _steps(t, t2)
-        slope = dx / dt
-        up, down = ((dx > 0).astype(jnp.int32), (dx < 0).astype(jnp.int32))
-        sign = jnp.where(dt > 0, up - down, jnp.where(dt < 0, down - up, 0))
-        known = slope == slope
-        return (
-            score + sign,
-            pairs + known.astype(jnp.int32),
-            jnp.minimum(least, jnp.where(known, slope, inf)),
-            jnp.maximum(most, jnp.where(known, slope, -inf)),
-        )
+    def body(total: Any, x2: Any, t2: Any) -> Any:
+        sign = (x2 > x).astype(jnp.int32) - (x2 < x).astype(jnp.int32)
+        order = (t2 > t).astype(jnp.int32) - (t2 < t).astype(jnp.int32)
+        return total + sign * order
 
-    zero = jnp.zeros(x.shape, jnp.int32)
-    full = jnp.full(x.shape, inf)
-    score, pairs, least, most = turns(
-        (x, t), x.shape[0] // 2, body, (zero, zero, full, -full)
-    )
-    return Survey(
-        score.sum((0, 1), dtype=jnp.int32), pairs.sum((0, 1), dtype=jnp.int32), least.min((0, 1)), most.max((0, 1))
-    )
+    total = turns((x, t), x.shape[0] // 2, body, jnp.zeros(x.shape, jnp.int32))
+    return total.sum((0, 1), dtype=jnp.int32)
 
 
-def slope_measure(x: Float[Array, "T S B"], t: Float[Array, "T 1 Bt"]) -> Any:
+def slope_count(x: Float[Array, "T S B"], t: Float[Array, "T 1 Bt"]) -> Count:
+    """The `Count` of the slopes of all pairs."""
+
+    def count(m: Any) -> Any:
+        def body(found: Any, x2: Any, t2: Any) -> Any:
+            return found + ((x2 - x) / _steps(t, t2) <= m[None, None]).astype(jnp.int32)
+
+        found = turns((x, t), x.shape[0] // 2, body, jnp.zeros(x.shape, jnp.int32))
+        return found.sum((0, 1), dtype=jnp.int32)
+
+    return count
+
+
+def slope_measure(x: Float[Array, "T S B"], t: Float[Array, "T 1 Bt"]) -> Measure:
     """The `Measure` of the slopes of all pairs."""
     inf = jnp.asarray(jnp.inf, x.dtype)
 
@@ -110,34 +98,40 @@ def slope_measure(x: Float[Array, "T S B"], t: Float[Array, "T 1 Bt"]) -> Any:
 
 
 def median_slope(
-    x: Float[Array, "T S B"], t: Float[Array, "T 1 Bt"], found: Survey
+    x: Float[Array, "T S B"], t: Float[Array, "T 1 Bt"], pairs: Int[Array, " B"]
 ) -> tuple[Float[Array, " B"], Float[Array, " B"], Bool[Array, " B"]]:
     """The median of all slopes, the standard error of a line by least squares, and convergence.
 
     With an even number of slopes it is the mean of the two in the middle, as `numpy.median`.
+
+    Args:
+      pairs: how many slopes there are.
     """
-    measure = slope_measure(x, t)
     guess, error = _least_squares(x, t)
-    k = jnp.maximum(found.pairs - 1, 0) // 2
-    bracket = Bracket(found.least, found.most, jnp.zeros_like(k), found.pairs)
-    low, done = smallest(measure, k, bracket, guess, error)
-    count, _, above = measure(low)
-    high = jnp.where(count > k + 1, low, above)
-    even = found.pairs % 2 == 0
-    return jnp.where(even, (low + high) * 0.5, low), error, done
+    found, done = _median(slope_count(x, t), slope_measure(x, t), pairs, guess, error)
+    return found, error, done
+
+
+def _median(
+    count: Count, measure: Measure, size: Any, guess: Any, margin: Any
+) -> tuple[Any, Any]:
+    k = jnp.maximum(size - 1, 0) // 2
+    low, done = smallest(count, measure, k, size, guess, margin)
+    upto, _, above = measure(low)
+    high = jnp.where(upto > k + 1, low, above)
+    return jnp.where(size % 2 == 0, (low + high) * 0.5, low), done
 
 
 def ranked_slope(
     x: Float[Array, "T S B"],
     t: Float[Array, "T 1 Bt"],
-    found: Survey,
+    pairs: Int[Array, " B"],
     k: Int[Array, " B"],
     guess: Float[Array, " B"],
     margin: Float[Array, " B"],
 ) -> tuple[Float[Array, " B"], Bool[Array, " B"]]:
     """The k-th smallest slope (from 0), and convergence."""
-    bracket = Bracket(found.least, found.most, jnp.zeros_like(k), found.pairs)
-    return smallest(slope_measure(x, t), k, bracket, guess, margin)
+    return smallest(slope_count(x, t), slope_measure(x, t), k, pairs, guess, margin)
 
 
 def _least_squares(x: Any, t: Any) -> tuple[Any, Any]:
@@ -173,9 +167,20 @@ def smaller(x: Float[Array, "T S B"]) -> Int[Array, "T S B"]:
 
 def middle(x: Float[Array, "N B"]) -> Float[Array, " B"]:
     """Median of what is not NaN, as `numpy.nanmedian`; NaN where nothing is there."""
-    ordered = jnp.sort(x, axis=0)  # NaN last
-    n = (x == x).sum(0, dtype=jnp.int32)
-    at = jnp.stack([jnp.maximum(n - 1, 0) // 2, n // 2])
-    at = jnp.minimum(at, x.shape[0] - 1)
-    low, high = jnp.take_along_axis(ordered, at, axis=0)
-    return jnp.where(n % 2 == 0, (low + high) * 0.5, low)
+    there = x == x
+    n = there.sum(0, dtype=jnp.int32)
+    inf = jnp.asarray(jnp.inf, x.dtype)
+
+    def count(m: Any) -> Any:
+        return (x <= m[None]).sum(0, dtype=jnp.int32)
+
+    def measure(m: Any) -> Any:
+        low, high = x <= m[None], x > m[None]
+        under, above = jnp.where(low, x, -inf).max(0), jnp.where(high, x, inf).min(0)
+        return count(m), under, above
+
+    size = jnp.maximum(n, 1).astype(x.dtype)
+    mean = jnp.where(there, x, 0).sum(0) / size
+    spread = jnp.where(there, jnp.abs(x - mean[None]), 0).sum(0) / size
+    found, done = _median(count, measure, n, mean, spread / 4)
+    return jnp.where((n > 0) & done, found, jnp.nan)

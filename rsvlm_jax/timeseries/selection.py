@@ -1,11 +1,12 @@
 """The k-th smallest of numbers that are never stored.
 
-Not a sort. `smallest` asks a function how many numbers lie at or below a threshold and what stands
-next to it on both sides, and moves a bracket whose ends are always numbers of the set:
+Not a sort. A function says how many of the numbers lie at or below a threshold, and a bracket
+closes in:
 
     lo <= answer <= hi      below(lo) <= k < upto(hi)
 
-so the answer is one of the numbers, exactly, whatever rounding the thresholds had. Thresholds are
+First coarsely, by counts alone, until few numbers are left; then the ends move to numbers of the
+set, so the answer is one of them, exactly, whatever rounding the thresholds had. Thresholds are
 interpolated between the counts, a little beyond the answer on alternating sides, as Floyd and
 Rivest (1975, Algorithm 489) take their pivots; every fourth halves the floating-point numbers
 between lo and hi, so heavy tails cost 4 x 32 (float32) or 4 x 64 (float64) passes at the very
@@ -25,12 +26,18 @@ from rsvlm_jax.core.shapes import Array, Bool, Float, Int
 Measure = Callable[[Any], tuple[Any, Any, Any]]
 """threshold [B] -> (count at or below it, largest of those, smallest above it), [B] each."""
 
+Count = Callable[[Any], Any]
+"""threshold [B] -> count at or below it [B]."""
+
+COARSE, FEW = 10, 6
+"""Counts alone for so many passes at most, and while more than so many numbers are left."""
+
 FINE = 16
 """With at most so many numbers between the ends, the threshold aims at the answer itself."""
 
 
 class Bracket(NamedTuple):
-    """Ends that are numbers of the set, how many are below `lo`, and how many up to `hi`; [B]."""
+    """Two ends, how many numbers are below `lo`, and how many up to `hi`; [B]."""
 
     lo: Any
     hi: Any
@@ -54,39 +61,61 @@ class Bracket(NamedTuple):
 
 
 def smallest(
+    count: Count,
     measure: Measure,
     k: Int[Array, " B"],
-    bracket: Bracket,
+    size: Int[Array, " B"],
     guess: Float[Array, " B"],
     margin: Float[Array, " B"],
 ) -> tuple[Float[Array, " B"], Bool[Array, " B"]]:
     """The k-th smallest (from 0) of every column, and whether it was found.
 
     Args:
-      measure: see `Measure`.
+      count, measure: see `Count` and `Measure`.
       k: the rank.
-      bracket: smallest and largest number of the set, 0 and how many there are.
-      guess, margin: the first two thresholds are guess -+ margin; any will do, NaN too.
+      size: how many numbers a column has.
+      guess, margin: the first thresholds are guess -+ margin; any will do, NaN too.
     """
-    dtype = guess.dtype
-    limit = 4 * jnp.finfo(dtype).bits + 2
+    most = jnp.full_like(guess, jnp.finfo(guess.dtype).max)
+    bracket = Bracket(-most, most, jnp.zeros_like(size), size)
+    limit = 4 * jnp.finfo(guess.dtype).bits + 2
+
+    def threshold(bracket: Bracket, down: Any, i: Any) -> Any:
+        middle = _halfway(bracket.lo, bracket.hi)
+        m = jnp.where(i % 4 == 3, middle, _between(bracket, k, down))
+        # Until both sides are known: further and further away from the guess.
+        step = margin * jnp.exp2(2 * (i // 2)).astype(guess.dtype)
+        m = jnp.where(bracket.hi == most, guess + step, m)
+        m = jnp.where((bracket.lo == -most) & ((i % 2 == 0) | (bracket.hi < most)), guess - step, m)
+        m = jnp.where(jnp.isfinite(m), m, middle)
+        return jnp.where(m < bracket.hi, jnp.maximum(m, bracket.lo), bracket.lo)
+
+    def many(state: Any) -> Any:
+        bracket, _, i = state
+        return (i < COARSE) & jnp.any(bracket.open(k) & (bracket.upto - bracket.below > FEW))
+
+    def coarse(state: Any) -> Any:
+        bracket, down, i = state
+        m = threshold(bracket, down, i)
+        bracket, down = bracket.moved(k, (count(m), m, _next(m)))
+        return bracket, down, i + 1
 
     def unfinished(state: Any) -> Any:
         bracket, _, i = state
         return (i < limit) & jnp.any(bracket.open(k))
 
-    def step(state: Any) -> Any:
+    def fine(state: Any) -> Any:
         bracket, down, i = state
-        first = jnp.where(i == 0, guess - margin, guess + margin)
-        middle = _halfway(bracket.lo, bracket.hi)
-        m = jnp.where(i < 2, first, jnp.where(i % 4 == 3, middle, _between(bracket, k, down)))
-        m = jnp.where(jnp.isfinite(m), m, middle)
-        m = jnp.where(m < bracket.hi, jnp.maximum(m, bracket.lo), bracket.lo)
-        bracket, down = bracket.moved(k, measure(m))
+        bracket, down = bracket.moved(k, measure(threshold(bracket, down, i)))
         return bracket, down, i + 1
 
     start = (bracket, jnp.zeros(k.shape, bool), jnp.int32(0))
-    bracket, _, _ = lax.while_loop(unfinished, step, start)
+    bracket, down, i = lax.while_loop(many, coarse, start)
+    # To numbers of the set: the largest up to hi, the smallest from lo.
+    _, under, _ = measure(bracket.hi)
+    _, _, above = measure(_before(bracket.lo))
+    bracket = bracket._replace(lo=above, hi=under)
+    bracket, _, _ = lax.while_loop(unfinished, fine, (bracket, down, jnp.maximum(i, 4)))
     return jnp.where(k <= bracket.below, bracket.lo, bracket.hi), ~bracket.open(k)
 
 
@@ -104,15 +133,33 @@ def _between(bracket: Bracket, k: Any, down: Any) -> Any:
 
 def _halfway(lo: Any, hi: Any) -> Any:
     """The float with as many floats between it and lo as between it and hi."""
-    bits = jnp.finfo(lo.dtype).bits
-    integer = jnp.dtype(f"int{bits}")
-    rest = jnp.asarray(jnp.iinfo(integer).max, integer)
+    a, b = _integer(lo), _integer(hi)
+    one = jnp.ones((), a.dtype)
+    return _float((a >> one) + (b >> one) + (a & b & one), lo.dtype)
 
-    def ordered(i: Any) -> Any:
-        """Of a float's bits an integer of the same order; its own inverse."""
-        return i ^ ((i >> jnp.asarray(bits - 1, integer)) & rest)
 
-    a, b = (ordered(lax.bitcast_convert_type(v, integer)) for v in (lo, hi))
-    one = jnp.asarray(1, integer)
-    middle = (a >> one) + (b >> one) + (a & b & one)
-    return lax.bitcast_convert_type(ordered(middle), lo.dtype)
+def _next(m: Any) -> Any:
+    """The smallest float above m, which is finite."""
+    a = _integer(m + 0)  # -0 is 0
+    return _float(a + jnp.ones((), a.dtype), m.dtype)
+
+
+def _before(m: Any) -> Any:
+    """The largest float below m, which is finite."""
+    return -_next(-m)
+
+
+def _integer(x: Any) -> Any:
+    """Integers in the order of the floats x."""
+    integer = jnp.dtype(f"int{jnp.finfo(x.dtype).bits}")
+    return _flip(lax.bitcast_convert_type(x, integer))
+
+
+def _float(i: Any, dtype: Any) -> Any:
+    return lax.bitcast_convert_type(_flip(i), dtype)
+
+
+def _flip(i: Any) -> Any:
+    """Negative floats are stored as sign and magnitude; its own inverse."""
+    bits, largest = jnp.iinfo(i.dtype).bits, jnp.iinfo(i.dtype).max
+    return i ^ ((i >> jnp.asarray(bits - 1, i.dtype)) & jnp.asarray(largest, i.dtype))

@@ -19,19 +19,27 @@ from rsvlm_jax.config.errors import ConfigError
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
 
 from .blocks import checked, in_blocks
-from .pairs import Survey, equals, median_slope, middle, ranked_slope, survey
+from .pairs import equals, median_slope, middle, ranked_slope
 from .result import Code, Line
 
 MIN_DATES = 4
 
 
 class Ties(NamedTuple):
-    """Sums over the observations of a group, [S B] each: n, and of ties in values and in times."""
+    """Of the observations of a group, [S B] each.
+
+    Attributes:
+      n: how many there are;  pairs: int32, pairs of them that have a slope.
+      x, t: sums over ties in values and in times;  both: the terms of the variance with both.
+      constant: whether all values are the same.
+    """
 
     n: Any
+    pairs: Any
     x: Any
     t: Any
     both: Any
+    constant: Any
 
     def sen(self) -> Any:
         """18 x the variance of the score as Sen's interval takes it, [B]."""
@@ -58,38 +66,41 @@ def ties(x: Float[Array, "T S B"], t: Float[Array, "T 1 Bt"]) -> Ties:
         two = gx.sum(0) * gt.sum(0) / jnp.maximum(2 * n * (n - 1), 1)
         three = (gx * (gx - 1)).sum(0) * (gt * (gt - 1)).sum(0)
         three /= jnp.maximum(9 * n * (n - 1) * (n - 2), 1)
-        return (gt * (2 * gt + 7)).sum(0), two + three
+        return (gt * (2 * gt + 7)).sum(0), two + three, gt.sum(0) / 2
 
     def none(_: None) -> Any:
-        return jnp.zeros_like(n), jnp.zeros_like(n)
+        return jnp.zeros_like(n), jnp.zeros_like(n), jnp.zeros_like(n)
 
     # A value that g others equal is in a group of g + 1: sums over groups become sums over values.
-    tied, both = lax.cond(jnp.any(equals(t) > 0), in_times, none, None)
-    return Ties(n, (gx * (2 * gx + 7)).sum(0), tied, both)
+    tied, both, lost = lax.cond(jnp.any(equals(t) > 0), in_times, none, None)
+    pairs = (n * (n - 1) / 2 - lost).astype(jnp.int32)
+    constant = jnp.all(~there | (gx == n[None] - 1), axis=0)
+    return Ties(n, pairs, (gx * (2 * gx + 7)).sum(0), tied, both, constant)
 
 
-def code_of(n: Int[Array, " B"], found: Survey, least: int) -> Int[Array, " B"]:
-    """`Code` by what the survey found, before anything is computed of it."""
-    constant = (found.least == 0) & (found.most == 0)
+def code_of(n: Int[Array, " B"], counted: Ties, least: int) -> Int[Array, " B"]:
+    """`Code` by what was counted, before anything is computed of it."""
+    constant = jnp.all(counted.constant, axis=0)
     code = jnp.where(constant, int(Code.CONSTANT), int(Code.OK))
-    code = jnp.where((n < least) | (found.pairs == 0), int(Code.TOO_FEW), code)
+    code = jnp.where((n < least) | (counted.pairs.sum(0) == 0), int(Code.TOO_FEW), code)
     return jnp.where(n == 0, int(Code.ALL_MASKED), code).astype(jnp.int32)
 
 
-def line(x: Any, t: Any, found: Survey, counted: Any, alpha: float | None) -> tuple[Any, ...]:
+def line(x: Any, t: Any, counted: Ties, alpha: float | None) -> tuple[Any, ...]:
     """Slope, its interval (NaN without alpha), and convergence of a block, [B] each."""
-    slope, error, done = median_slope(x, t, found)
+    count = counted.pairs.sum(0, dtype=jnp.int32)
+    slope, error, done = median_slope(x, t, count)
     low = high = jnp.full_like(slope, jnp.nan)
     if alpha is not None:
         quantile = NormalDist().inv_cdf(1 - alpha / 2)
         half = quantile * jnp.sqrt(counted.sen() / 18)
-        pairs = found.pairs.astype(x.dtype)
-        last = jnp.maximum(found.pairs - 1, 0)
+        pairs = count.astype(x.dtype)
+        last = jnp.maximum(count - 1, 0)
         first = jnp.clip(jnp.round((pairs - half) / 2).astype(jnp.int32) - 1, 0, last)
         final = jnp.clip(jnp.round((pairs + half) / 2).astype(jnp.int32), 0, last)
         away, margin = quantile * error, 0.3 * error
-        low, done1 = ranked_slope(x, t, found, first, slope - away, margin)
-        high, done2 = ranked_slope(x, t, found, final, slope + away, margin)
+        low, done1 = ranked_slope(x, t, count, first, slope - away, margin)
+        high, done2 = ranked_slope(x, t, count, final, slope + away, margin)
         done = done & done1 & done2
     return slope, low, high, done
 
@@ -136,10 +147,10 @@ def theil_sen(
 @functools.partial(jax.jit, static_argnames=("alpha", "least"))
 def _theil_sen(x: Any, times: Any, *, alpha: float, least: int) -> Line:
     def body(x: Any, t: Any) -> Line:
-        found = survey(x, t)
+        counted = ties(x, t)
         n = (x == x).sum((0, 1), dtype=jnp.int32)
-        code = code_of(n, found, least)
-        slope, low, high, done = line(x, t, found, ties(x, t), alpha)
+        code = code_of(n, counted, least)
+        slope, low, high, done = line(x, t, counted, alpha)
         code = jnp.where((code == 0) & ~done, int(Code.NOT_CONVERGED), code)
         given = [slope, crossing(x, t, slope), low, high]
         return Line(*(jnp.where(code == 0, a, jnp.nan) for a in given), n, code)

@@ -33,10 +33,10 @@ def in_order(
 
 
 def product(a: Any, b: Any) -> Any:
-    """a * b, rounded. A product that is subtracted at once may be rounded once only, in a fused
-    multiply-add; the two observations that made the median slope then differ by another bit than
-    in NumPy once detrended, and with them a rank."""
-    return lax.optimization_barrier(a * b)
+    """a * b, rounded. A product that is subtracted at once may be rounded only once, in a fused
+    multiply-add; the two observations that made the median slope are a tie once detrended, and
+    would differ by another bit than in NumPy, and with it a rank. The choice stands between."""
+    return jnp.where(b == b, a * b, b)
 
 
 def places(x: Any, t: Any, detrend: str) -> Any:
