@@ -1,6 +1,6 @@
 """Series of many pixels, a block at a time: what a block holds stays in the cache of a core.
 
-    values [pixels T S] -> blocks of [T S B] -> one number a pixel [pixels]
+    values [pixels T groups] -> blocks of [T groups B] -> one number a pixel [pixels]
 
 Not a scheduler: pixels are cut by `lax.map` inside one program. Shard the pixels outside.
 """
@@ -17,6 +17,9 @@ from jax import lax
 
 from rsvlm_jax.config.errors import DataError
 
+Numbers = jax.Array | np.ndarray
+"""What public functions take."""
+
 NUMBERS = 8192
 """Numbers of a block, about: five such arrays of float64 lie in a cache of half a megabyte."""
 
@@ -28,7 +31,7 @@ def checked(values: Any, times: Any, mask: Any, axes: str) -> tuple[Any, Any]:
     """Values with NaN for what does not count, and times of their dtype.
 
     Args:
-      values: [pixels, T] or [pixels, T, S].
+      values: [pixels, T] or [pixels, T, groups].
       times: [T] or [pixels, T].
       mask: as values, True = counts; None = all that is finite.
       axes: the shape as the error names it.
@@ -57,10 +60,12 @@ def checked(values: Any, times: Any, mask: Any, axes: str) -> tuple[Any, Any]:
             "the mask does not fit the values", expected=f"bool of shape {values.shape}",
             found=f"{mask.dtype} of shape {mask.shape}",
         )  # fmt: skip
-    values, times = jnp.asarray(values), jnp.asarray(times)
-    if times.dtype != values.dtype:
-        # Of days or years since long ago float32 has few digits left: first from the first date.
-        times = times.astype(values.dtype)
+    if values.dtype == np.float64 and not jax.config.read("jax_enable_x64"):
+        raise DataError(
+            "float64 would become float32", where=where,
+            remedy="compute under `jax.enable_x64(True)`, or convert",
+        )  # fmt: skip
+    values, times = jnp.asarray(values), jnp.asarray(times, values.dtype)
     counts = jnp.isfinite(values) if mask is None else jnp.isfinite(values) & jnp.asarray(mask)
     known = jnp.isfinite(times)
     known = jnp.broadcast_to(known[None] if times.ndim == 1 else known, values.shape[:2])
@@ -69,11 +74,11 @@ def checked(values: Any, times: Any, mask: Any, axes: str) -> tuple[Any, Any]:
 
 
 def in_blocks(body: Callable[[Any, Any], Any], x: Any, times: Any) -> Any:
-    """`body(x [T S B], t [T 1 B or 1])`, a tree of [B], of every block; a tree of [pixels].
+    """`body(x [T groups B], t [T 1 B or 1])`, a tree of [B], of every block; a tree of [pixels].
 
     Args:
       body: of one block; T is odd, the rows of NaN that make it so come last.
-      x: [pixels, T, S] with NaN for what does not count.
+      x: [pixels, T, groups] with NaN for what does not count.
       times: [T] or [pixels, T].
     """
     pixels, length, groups = x.shape

@@ -16,15 +16,17 @@ import jax.numpy as jnp
 from rsvlm_jax.config.errors import ConfigError
 from rsvlm_jax.core.shapes import Array, Bool, Float
 
+from .blocks import Numbers
+
 
 class Discoveries(NamedTuple):
     """q: p adjusted, NaN where p is;  kept: q <= alpha. Both of the shape of p."""
 
-    q: Float[Array, "..."]
-    kept: Bool[Array, "..."]
+    q: Float[Numbers, "..."]
+    kept: Bool[Numbers, "..."]
 
 
-def false_discovery(p: Float[Array, "..."], alpha: float = 0.05) -> Discoveries:
+def false_discovery(p: Float[Numbers, "..."], alpha: float = 0.05) -> Discoveries:
     """Benjamini-Hochberg over all of a field.
 
     Args:

@@ -1,6 +1,6 @@
 """Mann-Kendall on several series of a pixel at once: seasons, stations, variables.
 
-    values [pixels Y C]: Y cycles (years), C groups (months, stations)  ->  `Trend` of [pixels]
+    values [pixels cycles groups]: years x months, dates x stations  ->  `Trend` of [pixels]
 
 One test for all groups: pairs are of one group, so the cycle of the year is no trend. The variants
 of the literature are two computations:
@@ -24,14 +24,14 @@ import jax.numpy as jnp
 from rsvlm_jax.config.errors import ConfigError
 from rsvlm_jax.core.shapes import Array, Bool, Float
 
-from .blocks import checked, in_blocks
+from .blocks import Numbers, checked, in_blocks
 from .kendall import finish
 from .pairs import equals, middle, score, smaller, turns
 from .result import Code, Trend
 from .sen import MIN_DATES, check_options, code_of, line, ties
 
 
-def fold(values: Float[Array, "P T"], period: int) -> Float[Array, "P Y C"]:
+def fold(values: Float[Numbers, "pixels T"], period: int) -> Float[Numbers, "pixels cycles groups"]:
     """A series of equal steps as cycles x seasons, the last cycle filled up with NaN.
 
     Raises:
@@ -46,9 +46,9 @@ def fold(values: Float[Array, "P T"], period: int) -> Float[Array, "P Y C"]:
 
 
 def mann_kendall_grouped(
-    values: Float[Array, "P Y C"],
-    times: Float[Array, " Y"] | Float[Array, "P Y"] | None = None,
-    mask: Bool[Array, "P Y C"] | None = None,
+    values: Float[Numbers, "pixels cycles groups"],
+    times: Float[Numbers, " cycles"] | Float[Numbers, "pixels cycles"] | None = None,
+    mask: Bool[Numbers, "pixels cycles groups"] | None = None,
     *,
     correlated: bool = False,
     alpha: float = 0.05,
@@ -59,8 +59,9 @@ def mann_kendall_grouped(
 
     Args:
       values: [pixels, cycles, groups], float32 or float64. NaN and infinite values do not count.
-      times: of the cycles, in any order, [Y] or [pixels, Y]; None: 0, 1, ... The slope, of pairs
-        of one group, is per unit of them. For the intercept group c stands c / C after its cycle.
+      times: of the cycles, in any order, [cycles] or [pixels, cycles]; None: 0, 1, ... The slope,
+        of pairs of one group, is per unit of them. For the intercept group g of G stands g / G
+        after its cycle.
       mask: True = counts; None = everything finite.
       correlated: see the module. The slope is of all values either way.
       alpha: of the interval of the slope, for independent groups.
@@ -78,9 +79,7 @@ def mann_kendall_grouped(
     if times is None:
         times = jnp.arange(values.shape[1]).astype(values.dtype)
     x, times = checked(values, times, mask, "pixels cycles groups")
-    return _grouped(
-        x, times, correlated=correlated, alpha=alpha, interval=interval, least=least
-    )
+    return _grouped(x, times, correlated=correlated, alpha=alpha, interval=interval, least=least)
 
 
 @functools.partial(jax.jit, static_argnames=("correlated", "alpha", "interval", "least"))
@@ -100,15 +99,13 @@ def _grouped(
         code = code_of(n, counted, least)
         code = jnp.where((code == 0) & ~done, int(Code.NOT_CONVERGED), code)
         intercept = _crossing(x, t, slope)
-        result = finish(
-            s, var, s / all_pairs, not correlated, slope, intercept, low, high, n, code
-        )
+        result = finish(s, var, s / all_pairs, not correlated, slope, intercept, low, high, n, code)
         return result.with_interval(interval)
 
     return in_blocks(body, x, times)
 
 
-def _with_covariance(x: Float[Array, "Y C B"], t: Any) -> tuple[Any, Any, Any, Any]:
+def _with_covariance(x: Float[Array, "cycles groups B"], t: Any) -> tuple[Any, Any, Any, Any]:
     """Score, its variance, complete cycles, and pairs of all groups, [B] each.
 
     The variance is the sum of the covariances of all pairs of groups g, h, (K_gh + 4 sum_i R_gi
@@ -122,7 +119,9 @@ def _with_covariance(x: Float[Array, "Y C B"], t: Any) -> tuple[Any, Any, Any, A
     n, groups = count.astype(dtype), x.shape[1]
 
     def body(squares: Any, later: Any) -> Any:
-        sign = ((later > x).astype(jnp.int32) - (later < x).astype(jnp.int32)).sum(1, dtype=jnp.int32)
+        sign = ((later > x).astype(jnp.int32) - (later < x).astype(jnp.int32)).sum(
+            1, dtype=jnp.int32
+        )
         return squares + sign * sign
 
     start = jnp.zeros((x.shape[0], x.shape[2]), jnp.int32)
@@ -136,7 +135,9 @@ def _with_covariance(x: Float[Array, "Y C B"], t: Any) -> tuple[Any, Any, Any, A
     return score(x, t).astype(dtype), var, count, groups * n * (n - 1) / 2
 
 
-def _crossing(x: Float[Array, "Y C B"], t: Float[Array, "Y 1 Bt"], slope: Any) -> Any:
+def _crossing(
+    x: Float[Array, "cycles groups B"], t: Float[Array, "cycles 1 Bt"], slope: Any
+) -> Any:
     """median(x) - slope * median of the times of all values, [B]."""
     groups, width = x.shape[1], x.shape[2]
     place = t * groups + jnp.arange(groups).astype(x.dtype)[None, :, None]

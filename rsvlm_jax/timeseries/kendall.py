@@ -17,10 +17,10 @@ import jax.numpy as jnp
 from jax.scipy.special import erfc
 
 from rsvlm_jax.config.errors import ConfigError
-from rsvlm_jax.core.shapes import Array, Bool, Float
+from rsvlm_jax.core.shapes import Bool, Float
 
 from . import serial
-from .blocks import checked, in_blocks
+from .blocks import Numbers, checked, in_blocks
 from .pairs import odd, score
 from .result import Code, Trend
 from .sen import MIN_DATES, check_options, code_of, crossing, line, ties
@@ -30,9 +30,9 @@ Detrend = Literal["dates", "order"]
 
 
 def mann_kendall(
-    values: Float[Array, "P T"],
-    times: Float[Array, " T"] | Float[Array, "P T"],
-    mask: Bool[Array, "P T"] | None = None,
+    values: Float[Numbers, "pixels T"],
+    times: Float[Numbers, " T"] | Float[Numbers, "pixels T"],
+    mask: Bool[Numbers, "pixels T"] | None = None,
     *,
     method: Method = "original",
     alpha: float = 0.05,

@@ -1,11 +1,11 @@
 """All pairs of observations of a pixel, passed over in turns and never stored.
 
-    x [T S B], t [T 1 B] or [T 1 1]  ->  one number a pixel [B]
+    x [T groups B], t [T 1 B] or [T 1 1]  ->  one number a pixel [B]
 
-T observations of S groups (seasons, stations; 1 for a plain series) of B pixels; pairs are of one
+T observations of groups (seasons, stations; 1 for a plain series) of B pixels; pairs are of one
 group. NaN marks what is not there. Turn d = 1 ... T // 2 meets x[i] with x[i + d], around the end;
-T is odd (`odd` adds a row of NaN), so every pair comes once. A turn touches T x S x B numbers, and
-the block of pixels is chosen for these to stay in a core's cache: nothing grows with T^2 x pixels.
+T is odd (`odd` adds a row of NaN), so every pair comes once. A turn touches T x groups x B numbers,
+and blocks of pixels are so small that these stay in a core's cache: nothing grows with T^2 x pixels.
 
 Why not a sort: the 28,680 slopes of 240 dates take XLA about 4 ms a pixel to sort on a core, and
 0.01 ms to pass over (`experiments/bench/trend.py` for what comes of it).
@@ -27,7 +27,7 @@ UNROLL = 8
 """Turns that XLA fuses into one loop over the block."""
 
 
-def odd(x: Float[Array, "T S B"]) -> Float[Array, "T1 S B"]:
+def odd(x: Float[Array, "T groups B"]) -> Float[Array, "T1 groups B"]:
     """x with a row of NaN more where T is even."""
     return x if x.shape[0] % 2 else jnp.pad(x, ((0, 1), (0, 0), (0, 0)), constant_values=jnp.nan)
 
@@ -43,13 +43,17 @@ def turns(arrays: tuple[Any, ...], last: int, body: Callable[..., Any], start: A
     return lax.fori_loop(1, last + 1, turn, start, unroll=max(1, min(UNROLL, last)))
 
 
-def _steps(t: Any, later: Any) -> Any:
-    """later - t, NaN for observations at one time: they have no slope."""
-    dt = later - t
-    return jnp.where(dt == 0, jnp.asarray(jnp.nan, dt.dtype), dt)
+def _slopes(x: Any, t: Any, x2: Any, t2: Any) -> Any:
+    """Slopes from x at t to x2 at t2; NaN between observations at one time.
+
+    The step in time depends on the values, as it were: XLA divides by what is the same for a row of
+    pixels by multiplying with its inverse, which is another bit than the quotient.
+    """
+    dt = t2 - t
+    return (x2 - x) / jnp.where((dt != 0) & (x2 == x2), dt, jnp.asarray(jnp.nan, x.dtype))
 
 
-def score(x: Float[Array, "T S B"], t: Float[Array, "T 1 Bt"]) -> Int[Array, " B"]:
+def score(x: Float[Array, "T groups B"], t: Float[Array, "T 1 Bt"]) -> Int[Array, " B"]:
     """Mann and Kendall's S: pairs that rise less pairs that fall, in the order of time."""
 
     def body(total: Any, x2: Any, t2: Any) -> Any:
@@ -61,12 +65,12 @@ def score(x: Float[Array, "T S B"], t: Float[Array, "T 1 Bt"]) -> Int[Array, " B
     return total.sum((0, 1), dtype=jnp.int32)
 
 
-def slope_count(x: Float[Array, "T S B"], t: Float[Array, "T 1 Bt"]) -> Count:
+def slope_count(x: Float[Array, "T groups B"], t: Float[Array, "T 1 Bt"]) -> Count:
     """The `Count` of the slopes of all pairs."""
 
     def count(m: Any) -> Any:
         def body(found: Any, x2: Any, t2: Any) -> Any:
-            return found + ((x2 - x) / _steps(t, t2) <= m[None, None]).astype(jnp.int32)
+            return found + (_slopes(x, t, x2, t2) <= m[None, None]).astype(jnp.int32)
 
         found = turns((x, t), x.shape[0] // 2, body, jnp.zeros(x.shape, jnp.int32))
         return found.sum((0, 1), dtype=jnp.int32)
@@ -74,14 +78,14 @@ def slope_count(x: Float[Array, "T S B"], t: Float[Array, "T 1 Bt"]) -> Count:
     return count
 
 
-def slope_measure(x: Float[Array, "T S B"], t: Float[Array, "T 1 Bt"]) -> Measure:
+def slope_measure(x: Float[Array, "T groups B"], t: Float[Array, "T 1 Bt"]) -> Measure:
     """The `Measure` of the slopes of all pairs."""
     inf = jnp.asarray(jnp.inf, x.dtype)
 
     def measure(m: Any) -> Any:
         def body(carry: Any, x2: Any, t2: Any) -> Any:
             count, under, above = carry
-            slope = (x2 - x) / _steps(t, t2)
+            slope = _slopes(x, t, x2, t2)
             low, high = slope <= m[None, None], slope > m[None, None]
             return (
                 count + low.astype(jnp.int32),
@@ -98,7 +102,7 @@ def slope_measure(x: Float[Array, "T S B"], t: Float[Array, "T 1 Bt"]) -> Measur
 
 
 def median_slope(
-    x: Float[Array, "T S B"], t: Float[Array, "T 1 Bt"], pairs: Int[Array, " B"]
+    x: Float[Array, "T groups B"], t: Float[Array, "T 1 Bt"], pairs: Int[Array, " B"]
 ) -> tuple[Float[Array, " B"], Float[Array, " B"], Bool[Array, " B"]]:
     """The median of all slopes, the standard error of a line by least squares, and convergence.
 
@@ -112,9 +116,7 @@ def median_slope(
     return found, error, done
 
 
-def _median(
-    count: Count, measure: Measure, size: Any, guess: Any, margin: Any
-) -> tuple[Any, Any]:
+def _median(count: Count, measure: Measure, size: Any, guess: Any, margin: Any) -> tuple[Any, Any]:
     k = jnp.maximum(size - 1, 0) // 2
     low, done = smallest(count, measure, k, size, guess, margin)
     upto, _, above = measure(low)
@@ -123,7 +125,7 @@ def _median(
 
 
 def ranked_slope(
-    x: Float[Array, "T S B"],
+    x: Float[Array, "T groups B"],
     t: Float[Array, "T 1 Bt"],
     pairs: Int[Array, " B"],
     k: Int[Array, " B"],
@@ -147,7 +149,7 @@ def _least_squares(x: Any, t: Any) -> tuple[Any, Any]:
     return slope, jnp.sqrt(jnp.maximum(yy - slope * uy, 0) / freedom / uu)
 
 
-def equals(x: Float[Array, "T S B"]) -> Int[Array, "T S B"]:
+def equals(x: Float[Array, "T groups B"]) -> Int[Array, "T groups B"]:
     """How many other observations of the group have the same value; 0 for NaN."""
 
     def body(count: Any, later: Any) -> Any:
@@ -156,7 +158,7 @@ def equals(x: Float[Array, "T S B"]) -> Int[Array, "T S B"]:
     return turns((x,), x.shape[0] - 1, body, jnp.zeros(x.shape, jnp.int32))
 
 
-def smaller(x: Float[Array, "T S B"]) -> Int[Array, "T S B"]:
+def smaller(x: Float[Array, "T groups B"]) -> Int[Array, "T groups B"]:
     """How many other observations of the group are smaller; 0 for NaN."""
 
     def body(count: Any, later: Any) -> Any:

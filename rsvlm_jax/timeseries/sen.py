@@ -18,7 +18,7 @@ from jax import lax
 from rsvlm_jax.config.errors import ConfigError
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
 
-from .blocks import checked, in_blocks
+from .blocks import Numbers, checked, in_blocks
 from .pairs import equals, median_slope, middle, ranked_slope
 from .result import Code, Line
 
@@ -26,7 +26,7 @@ MIN_DATES = 4
 
 
 class Ties(NamedTuple):
-    """Of the observations of a group, [S B] each.
+    """Of the observations of a group, [groups B] each.
 
     Attributes:
       n: how many there are;  pairs: int32, pairs of them that have a slope.
@@ -54,7 +54,7 @@ def _plain(n: Any) -> Any:
     return n * (n - 1) * (2 * n + 5)
 
 
-def ties(x: Float[Array, "T S B"], t: Float[Array, "T 1 Bt"]) -> Ties:
+def ties(x: Float[Array, "T groups B"], t: Float[Array, "T 1 Bt"]) -> Ties:
     """Counts the ties; those in times only where the block has any."""
     dtype = x.dtype
     there = x == x
@@ -115,9 +115,9 @@ def check_options(alpha: float, least: int) -> None:
 
 
 def theil_sen(
-    values: Float[Array, "P T"],
-    times: Float[Array, " T"] | Float[Array, "P T"],
-    mask: Bool[Array, "P T"] | None = None,
+    values: Float[Numbers, "pixels T"],
+    times: Float[Numbers, " T"] | Float[Numbers, "pixels T"],
+    mask: Bool[Numbers, "pixels T"] | None = None,
     *,
     alpha: float = 0.05,
     least: int = MIN_DATES,

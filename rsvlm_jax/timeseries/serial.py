@@ -52,7 +52,7 @@ def _counted(x: Any) -> Any:
 
 
 def autocorrelations(x: Float[Array, "T B"], lags: int | None = None) -> Float[Array, "T1 B"]:
-    """r of lags 0 ... `lags` (all), sums over what is there divided by n, as of the whole series."""
+    """r of lags 0 ... `lags` (None: all); sums over the pairs that there are, divided by n."""
     there = x == x
     n = there.sum(0).astype(x.dtype)
     mean = jnp.where(there, x, 0).sum(0) / n
