@@ -41,6 +41,8 @@ def check_dates(dates: Any, platforms: Sequence[str] | None = None) -> np.ndarra
       DataError: NaT; a time zone; one platform twice at one instant; something else than dates.
     """
     raw = np.asarray(dates)
+    if raw.size == 0:
+        raw = raw.astype("datetime64[ns]")
     if raw.ndim != 1:
         raise DataError("dates of more than one axis", expected="shape [T]", found=raw.shape)
     for i, one in enumerate(raw.tolist() if raw.dtype.kind in "OUS" else ()):

@@ -5,7 +5,7 @@
 T observations of groups (seasons, stations; 1 for a plain series) of B pixels; pairs are of one
 group. NaN marks what is not there. Turn d = 1 ... T // 2 meets x[i] with x[i + d], around the end;
 T is odd (`odd` adds a row of NaN), so every pair comes once. A turn touches T x groups x B numbers,
-and blocks of pixels are so small that these stay in a core's cache: nothing grows with T^2 x pixels.
+and blocks of pixels are so small that these stay in a core's cache: nothing grows as T^2 x pixels.
 
 Why not a sort: the 28,680 slopes of 240 dates take XLA about 4 ms a pixel to sort on a core, and
 0.01 ms to pass over (`experiments/bench/trend.py` for what comes of it).
@@ -101,39 +101,34 @@ def slope_measure(x: Float[Array, "T groups B"], t: Float[Array, "T 1 Bt"]) -> M
     return measure
 
 
-def median_slope(
-    x: Float[Array, "T groups B"], t: Float[Array, "T 1 Bt"], pairs: Int[Array, " B"]
-) -> tuple[Float[Array, " B"], Float[Array, " B"], Bool[Array, " B"]]:
-    """The median of all slopes, the standard error of a line by least squares, and convergence.
-
-    With an even number of slopes it is the mean of the two in the middle, as `numpy.median`.
-
-    Args:
-      pairs: how many slopes there are.
-    """
-    guess, error = _least_squares(x, t)
-    found, done = _median(slope_count(x, t), slope_measure(x, t), pairs, guess, error)
-    return found, error, done
-
-
-def _median(count: Count, measure: Measure, size: Any, guess: Any, margin: Any) -> tuple[Any, Any]:
-    k = jnp.maximum(size - 1, 0) // 2
-    low, done = smallest(count, measure, k, size, guess, margin)
-    upto, _, above = measure(low)
-    high = jnp.where(upto > k + 1, low, above)
-    return jnp.where(size % 2 == 0, (low + high) * 0.5, low), done
-
-
-def ranked_slope(
+def ranked_slopes(
     x: Float[Array, "T groups B"],
     t: Float[Array, "T 1 Bt"],
     pairs: Int[Array, " B"],
-    k: Int[Array, " B"],
-    guess: Float[Array, " B"],
-    margin: Float[Array, " B"],
-) -> tuple[Float[Array, " B"], Bool[Array, " B"]]:
-    """The k-th smallest slope (from 0), and convergence."""
-    return smallest(slope_count(x, t), slope_measure(x, t), k, pairs, guess, margin)
+    ranks: Int[Array, "R B"],
+    away: Float[Array, " R"],
+) -> tuple[Float[Array, "R B"], Bool[Array, "R B"]]:
+    """The slopes of some ranks (from 0), and convergence.
+
+    Args:
+      pairs: how many slopes there are.
+      away: where each rank is looked for first, in standard errors from a line by least squares.
+    """
+    count, measure = slope_count(x, t), slope_measure(x, t)
+    guess, error = _least_squares(x, t)
+
+    def one(of: Any) -> Any:
+        k, off = of
+        return smallest(count, measure, k, pairs, guess + off * error, error)
+
+    return lax.map(one, (ranks, away))
+
+
+def median_of(measure: Measure, size: Int[Array, " B"], low: Float[Array, " B"]) -> Any:
+    """The median of `size` numbers by the one of rank (size - 1) // 2, as `numpy.median`."""
+    upto, _, above = measure(low)
+    high = jnp.where(upto > jnp.maximum(size - 1, 0) // 2 + 1, low, above)
+    return jnp.where(size % 2 == 0, (low + high) * 0.5, low)
 
 
 def _least_squares(x: Any, t: Any) -> tuple[Any, Any]:
@@ -184,5 +179,5 @@ def middle(x: Float[Array, "N B"]) -> Float[Array, " B"]:
     size = jnp.maximum(n, 1).astype(x.dtype)
     mean = jnp.where(there, x, 0).sum(0) / size
     spread = jnp.where(there, jnp.abs(x - mean[None]), 0).sum(0) / size
-    found, done = _median(count, measure, n, mean, spread / 4)
-    return jnp.where((n > 0) & done, found, jnp.nan)
+    low, done = smallest(count, measure, jnp.maximum(n - 1, 0) // 2, n, mean, spread / 4)
+    return jnp.where((n > 0) & done, median_of(measure, n, low), jnp.nan)

@@ -19,7 +19,7 @@ from rsvlm_jax.config.errors import ConfigError
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
 
 from .blocks import Numbers, checked, in_blocks
-from .pairs import equals, median_slope, middle, ranked_slope
+from .pairs import equals, median_of, middle, ranked_slopes, slope_measure
 from .result import Code, Line
 
 MIN_DATES = 4
@@ -89,20 +89,21 @@ def code_of(n: Int[Array, " B"], counted: Ties, least: int) -> Int[Array, " B"]:
 def line(x: Any, t: Any, counted: Ties, alpha: float | None) -> tuple[Any, ...]:
     """Slope, its interval (NaN without alpha), and convergence of a block, [B] each."""
     count = counted.pairs.sum(0, dtype=jnp.int32)
-    slope, error, done = median_slope(x, t, count)
-    low = high = jnp.full_like(slope, jnp.nan)
+    last = jnp.maximum(count - 1, 0)
+    ranks, away = [last // 2], [0.0]
     if alpha is not None:
         quantile = NormalDist().inv_cdf(1 - alpha / 2)
         half = quantile * jnp.sqrt(counted.sen() / 18)
         pairs = count.astype(x.dtype)
-        last = jnp.maximum(count - 1, 0)
-        first = jnp.clip(jnp.round((pairs - half) / 2).astype(jnp.int32) - 1, 0, last)
-        final = jnp.clip(jnp.round((pairs + half) / 2).astype(jnp.int32), 0, last)
-        away, margin = quantile * error, 0.3 * error
-        low, done1 = ranked_slope(x, t, count, first, slope - away, margin)
-        high, done2 = ranked_slope(x, t, count, final, slope + away, margin)
-        done = done & done1 & done2
-    return slope, low, high, done
+        first = jnp.round((pairs - half) / 2).astype(jnp.int32) - 1
+        final = jnp.round((pairs + half) / 2).astype(jnp.int32)
+        ranks += [jnp.clip(k, 0, last) for k in (first, final)]
+        away += [-quantile, quantile]
+    found, done = ranked_slopes(x, t, count, jnp.stack(ranks), jnp.asarray(away, x.dtype))
+    slope = median_of(slope_measure(x, t), count, found[0])
+    unknown = jnp.full_like(slope, jnp.nan)
+    low, high = (unknown, unknown) if alpha is None else (found[1], found[2])
+    return slope, low, high, jnp.all(done, axis=0)
 
 
 def check_options(alpha: float, least: int) -> None:
@@ -152,8 +153,10 @@ def _theil_sen(x: Any, times: Any, *, alpha: float, least: int) -> Line:
         code = code_of(n, counted, least)
         slope, low, high, done = line(x, t, counted, alpha)
         code = jnp.where((code == 0) & ~done, int(Code.NOT_CONVERGED), code)
-        given = [slope, crossing(x, t, slope), low, high]
-        return Line(*(jnp.where(code == 0, a, jnp.nan) for a in given), n, code)
+        slope, at_0, low, high = (
+            jnp.where(code == 0, a, jnp.nan) for a in (slope, crossing(x, t, slope), low, high)
+        )
+        return Line(slope, at_0, low, high, n, code)
 
     return in_blocks(body, x[:, :, None], times)
 

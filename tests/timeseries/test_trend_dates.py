@@ -69,7 +69,7 @@ def test_what_is_no_date_is_refused(dates, words):
 
 def test_two_platforms_share_an_instant_and_one_may_not_repeat_it():
     check_dates(["2020-01-01"] * 2, ["landsat-8", "landsat-9"])
-    with pytest.raises(DataError, match="2020-01-01.*landsat-8"):
+    with pytest.raises(DataError, match=r"2020-01-01.*landsat-8"):
         check_dates(["2020-01-01"] * 2, ["landsat-8", "landsat-8"])
 
 
