@@ -120,8 +120,12 @@ def _corrected(
     if method in ("hamed_rao", "yue_wang"):
         free = y - serial.product(place, slope[None])
         if method == "hamed_rao":
-            return s, var * serial.hamed_rao(free, alpha, lags), n
-        return s, var * serial.yue_wang(free, lags), n
+            factor = serial.hamed_rao(free, alpha, lags)
+        else:
+            factor = serial.yue_wang(free, lags)
+        # What is left where the sum is 0 but for its rounding is no variance.
+        rounding = 1000 * jnp.finfo(x.dtype).eps
+        return s, var * jnp.where(jnp.abs(factor) < rounding, 0, factor), n
     if method == "pre_whitening":
         y = serial.whitened(y)
     else:

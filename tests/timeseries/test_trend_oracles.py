@@ -30,8 +30,8 @@ ORACLES = {
 }
 FIELDS = {"p": "p", "z": "z", "tau": "Tau", "s": "s", "var_s": "var_s", "slope": "slope"}
 FIELDS |= {"intercept": "intercept"}
-GATED = {"hamed_rao": 0.005, "trend_free": 0.03, "pre_whitening": 0.005}
-"""The share of series that may differ, and then only by the flip of a tie or of a gate."""
+FLIPS = {"hamed_rao": 0.002, "trend_free": 0.02}
+"""The share of series that may differ, and then only by a tie that one bit decides."""
 
 LENGTHS = (12, 37)
 SIZES = [60, pytest.param(1000, marks=pytest.mark.slow)]
@@ -84,27 +84,27 @@ def test_every_variant_equals_pymannkendall(method, pixels):
         for i in flips:
             expected = pymannkendall.sens_slope(x[answered][i])
             np.testing.assert_allclose(found.slope[i], expected.slope, rtol=1e-9, atol=1e-12)
-            assert flipped(method, x[answered][i])
+            if found.code[i] == Code.UNDEFINED:  # no variance: no z, where the oracle's is infinite
+                with np.errstate(divide="ignore"):
+                    assert abs(ORACLES[method](x[answered][i]).var_s) < 1e-9
+            else:
+                assert flipped(method, x[answered][i])
         count += len(flips)
-    assert count <= GATED.get(method, 0) * pixels * len(LENGTHS)
+    assert count <= FLIPS.get(method, 0) * pixels * len(LENGTHS)
 
 
 def flipped(method: str, x: np.ndarray) -> bool:
-    """Whether a correction stands on a tie or a gate that one bit decides."""
+    """Whether a correction stands on a tie that one bit decides: of the ranks that Hamed and Rao
+    take once the trend is removed, or of the whitened series."""
+    slope = pymannkendall.sens_slope(x).slope
     x = x[~np.isnan(x)]
-    free = x if method == "pre_whitening" else x - np.arange(1, len(x) + 1) * slope_of(x)
+    k = np.arange(1, len(x) + 1)
+    free = x if method == "pre_whitening" else x - k * slope
     if method == "hamed_rao":
         return nearly_tied(free)
     y = free - free.mean()
-    r = (y[1:] * y[:-1]).sum() / (y * y).sum()
-    white = free[1:] - r * free[:-1]
-    if method == "trend_free":
-        white = white + np.arange(1, len(x)) * slope_of(x)
-    return nearly_tied(white)
-
-
-def slope_of(x: np.ndarray) -> float:
-    return pymannkendall.sens_slope(x).slope
+    white = free[1:] - (y[1:] * y[:-1]).sum() / (y * y).sum() * free[:-1]
+    return nearly_tied(white + k[:-1] * slope if method == "trend_free" else white)
 
 
 def nearly_tied(x: np.ndarray) -> bool:
