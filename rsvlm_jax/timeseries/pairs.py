@@ -7,8 +7,8 @@ group. NaN marks what is not there. Turn d = 1 ... T // 2 meets x[i] with x[i + 
 T is odd (`odd` adds a row of NaN), so every pair comes once. A turn touches T x groups x B numbers,
 and blocks of pixels are so small that these stay in a core's cache: nothing grows as T^2 x pixels.
 
-Why not a sort: it holds all pairs, and XLA on a CPU sorts far slower than it passes over them a
-dozen times, in vectors.
+Why not a sort: it holds all pairs, and XLA on a CPU sorts far slower than it passes over them
+some times, in vectors.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ set, so the answer is one of them, exactly, whatever rounding the thresholds had
 interpolated between the counts, a little beyond the answer on alternating sides, as Floyd and
 Rivest (1975, Algorithm 489) take their pivots; every fourth halves the floating-point numbers
 between lo and hi, so heavy tails cost 4 x 32 (float32) or 4 x 64 (float64) passes at the very
-most. About ten passes find the median of the 28,680 pairwise slopes of 240 dates.
+most.
 """
 
 from __future__ import annotations
