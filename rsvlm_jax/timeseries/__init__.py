@@ -1,0 +1,43 @@
+"""Trends of many series at once: exact rank statistics, masked, batched, jitted.
+
+Contents:
+  dates      on the host: checks, decimal years, order, lengths in buckets
+  sen        `theil_sen`: slope, intercept, interval
+  kendall    `mann_kendall`: original, Hamed-Rao, Yue-Wang, pre-whitening, trend-free pre-whitening
+  grouped    `mann_kendall_grouped`: seasonal, regional, multivariate, correlated or not
+  field      `false_discovery` over a map
+  pieces     `in_pieces`: any number of pixels by one program
+  result     `Trend`, `Line`, and the `Code` of pixels without an answer
+  blocks, pairs, selection, serial: how it is computed
+
+    values [pixels T], times [T] or [pixels T], mask [pixels T] -> one number a pixel, and a code
+
+Not here: cubes and files, models. float64 needs `jax.enable_x64`.
+"""
+
+from .dates import bucket, check_dates, days, decimal_years, fill_up, ordered
+from .field import Discoveries, false_discovery
+from .grouped import fold, mann_kendall_grouped
+from .kendall import mann_kendall
+from .pieces import in_pieces
+from .result import Code, Line, Trend
+from .sen import theil_sen
+
+__all__ = [
+    "Code",
+    "Discoveries",
+    "Line",
+    "Trend",
+    "bucket",
+    "check_dates",
+    "days",
+    "decimal_years",
+    "false_discovery",
+    "fill_up",
+    "fold",
+    "in_pieces",
+    "mann_kendall",
+    "mann_kendall_grouped",
+    "ordered",
+    "theil_sen",
+]
