@@ -66,6 +66,7 @@ def experiment(stage: Literal[1, 2] = 1) -> Experiment:
             warmup=0.03,
             weight_decay=0.0,
             b2=0.95,
+            eps=1e-8,
             groups=LORA_ONLY if stage == 2 else (*map(GroupConfig, opened), GroupConfig("", 0.0)),
         ),
         train=TrainConfig(

@@ -15,7 +15,7 @@ taken) or 96 (32 on each of 3 GPUs); all linear layers (code; taken) or q and v 
 targets=r"^decoder/layers/attention/[qv]/kernel$"); 2400 steps of 144 for one epoch of 306k. Trained
 with "user" (vicuna_v1), evaluated with "human" (llava_v1) and a crop where this pads.
 
-Cannot: LoRA's dropout of 0.05; Adam's epsilon of 1e-8; the order of the data.
+Cannot: LoRA's dropout of 0.05; the order of the data.
 
 Yours: the paths. Weights: llava-hf/llava-1.5-7b-hf, for all three towers; data:
 MBZUAI/GeoChat_Instruct, for stage 2 its conversations with [refer] and [grounding] in a file.
@@ -54,7 +54,12 @@ def experiment(stage: Literal[1, 2] = 1) -> Experiment:
         model=VLMConfig(vision=ViTConfig(image_size=504), head=None, dtype="bfloat16"),
         lora=LoraConfig(rank=64, alpha=16.0),
         optimizer=OptimizerConfig(
-            learning_rate=2e-4, warmup=0.03, weight_decay=0.0, b2=0.999, groups=LORA_ONLY
+            learning_rate=2e-4,
+            warmup=0.03,
+            weight_decay=0.0,
+            b2=0.999,
+            eps=1e-8,
+            groups=LORA_ONLY,
         ),
         train=TrainConfig(steps={1: 2400, 2: 1600}[stage], batch_size=144, save_every=400),
         mesh=MeshConfig(fsdp=-1),

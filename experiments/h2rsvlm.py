@@ -16,7 +16,7 @@ start from LLaVA's projector (README), which has 1024 inputs where three layers 
 anew here. Not public in figures: the size of stage 2's set (138k is a third party's count of a
 first version: set your own SAMPLES).
 
-Cannot: Adam's epsilon of 1e-8; the order of the data.
+Cannot: the order of the data.
 
 Yours: the paths. Weights: lmsys/vicuna-7b-v1.5, openai/clip-vit-large-patch14-336; data:
 FitzPC/VHM_VersaD, FitzPC/VHM_dataset_sft.
@@ -64,6 +64,7 @@ def experiment(stage: Literal[1, 2] = 1) -> Experiment:
             warmup=0.03,
             weight_decay=0.0,
             b2=0.999,
+            eps=1e-8,
             groups=(upper_half, frozen) if stage == 1 else (frozen,),
         ),
         train=TrainConfig(SAMPLES[stage] // BATCH[stage], BATCH[stage], save_every=500),

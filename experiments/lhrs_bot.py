@@ -71,6 +71,7 @@ def experiment(stage: Literal[1, 2, 3] = 1) -> Experiment:
             warmup=(300 if stage == 1 else 100) / steps,
             weight_decay=0.0,
             b2=0.999 if stage == 1 else 0.95,
+            eps=1e-8,
             clip_norm=0.3 if stage == 1 else 1.0,
             groups=(BRIDGE, (LORA_ONLY[0], *BRIDGE), LORA_ONLY)[stage - 1],
         ),

@@ -9,8 +9,8 @@ on every linear layer of the language model but its head, at 2e-4; the projector
 mixture of 665K once, 128 a step; the rest as in stage 2. `--base nf4` stores the frozen kernels in
 4 bits (with `--tiny` too: then the decoder is one of random numbers that 64 divides).
 
-Cannot: PEFT's dropout of 0.05 before A (LLaVA's default) does not exist here; Adam's epsilon is
-1e-6, 1e-8 there; the order of the data is another.
+Cannot: PEFT's dropout of 0.05 before A (LLaVA's default) does not exist here; the order of the data
+is another.
 
 Yours: the paths, as in `llava15_stage2.py`.
 """
@@ -51,6 +51,7 @@ def experiment() -> Experiment:
             warmup=0.03,
             weight_decay=0.0,
             b2=0.999,
+            eps=1e-8,
             groups=(
                 GroupConfig("_lora_[ab]$"),
                 GroupConfig("^connector/", 0.1),  # mm_projector_lr 2e-5

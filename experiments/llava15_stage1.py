@@ -8,8 +8,7 @@ at 1e-3; LCS-558K once, 256 a step; AdamW (0.9, 0.999), no weight decay, warm-up
 gradients clipped to 1; bfloat16 over float32 parameters. The image is resized and cropped, not
 padded: the script sets no `image_aspect_ratio`. 13B: the decoder of `llava15_13b`, VICUNA.
 
-Cannot: Adam's epsilon is 1e-6 here (`rsvlm_jax.train.optimizer.EPS`), 1e-8 there; the order of the
-data is another.
+Cannot: the order of the data is another.
 
 Yours: the three paths. Weights: lmsys/vicuna-7b-v1.5, openai/clip-vit-large-patch14-336; data:
 liuhaotian/LLaVA-Pretrain.
@@ -51,6 +50,7 @@ def experiment() -> Experiment:
             warmup=0.03,
             weight_decay=0.0,
             b2=0.999,
+            eps=1e-8,
             groups=(GroupConfig("^connector/"), GroupConfig("", 0.0)),
         ),
         train=TrainConfig(steps=SAMPLES // BATCH, batch_size=BATCH, save_every=500),

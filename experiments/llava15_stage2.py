@@ -8,8 +8,7 @@ Reproduces haotian-liu/LLaVA, scripts/v1_5/finetune.sh, at 7B: all but the visio
 square; AdamW (0.9, 0.999), no weight decay, warm-up 0.03, cosine to 0, gradients clipped to 1;
 bfloat16 over float32 parameters. 13B: the decoder of `llava15_13b`, and VICUNA.
 
-Cannot: Adam's epsilon is 1e-6 here (`rsvlm_jax.train.optimizer.EPS`), 1e-8 there; the order of the
-data is another.
+Cannot: the order of the data is another.
 
 Yours: the paths. Weights: lmsys/vicuna-7b-v1.5, openai/clip-vit-large-patch14-336 and the run of
 stage 1, or in its place LLaVA's `mm_projector.bin` (then with allow_pickle); data:
@@ -50,6 +49,7 @@ def experiment() -> Experiment:
             warmup=0.03,
             weight_decay=0.0,
             b2=0.999,
+            eps=1e-8,
             groups=(GroupConfig("^vision/", 0.0),),
         ),
         train=TrainConfig(steps=SAMPLES // BATCH, batch_size=BATCH, save_every=500),

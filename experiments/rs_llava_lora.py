@@ -13,7 +13,7 @@ batch 128, warm-up, one epoch. Contradictory: paper and name say Vicuna 7B and 1
 released adapter loads on Intel/neural-chat-7b-v3-3, a Mistral (another LlamaConfig: that of its
 config.json). Its demonstration prompts with "human" (llava_v1).
 
-Cannot: LoRA's dropout of 0.05; Adam's epsilon of 1e-8; the order of the data. Others could not
+Cannot: LoRA's dropout of 0.05; the order of the data. Others could not
 repeat its RSVQA-LR figure with the released adapter (its issue 11).
 
 Yours: the paths. Weights as in `llava15_lora.py`; data: BigData-KSU/RS-instructions-dataset (5,506
@@ -57,6 +57,7 @@ def experiment() -> Experiment:
             warmup=0.03,
             weight_decay=0.0,
             b2=0.999,
+            eps=1e-8,
             groups=(
                 GroupConfig("_lora_[ab]$"),
                 GroupConfig("^connector/", 0.1),

@@ -67,6 +67,7 @@ def experiment() -> Experiment:
             floor=1 / 3,
             weight_decay=0.05,
             b2=0.999,
+            eps=1e-8,
             clip_norm=0.0,
             groups=(
                 GroupConfig("^(resampler|connector)/"),

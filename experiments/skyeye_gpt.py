@@ -70,6 +70,7 @@ def experiment(stage: Literal[1, 2] = 1) -> Experiment:
             warmup=0.02,
             weight_decay=0.05,
             b2=0.999,
+            eps=1e-8,
             clip_norm=0.0,
             groups=(GroupConfig("_lora_[ab]$"), GroupConfig("^connector/"), GroupConfig("", 0.0)),
         ),

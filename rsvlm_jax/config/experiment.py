@@ -21,7 +21,7 @@ from .optimizer import OptimizerConfig
 from .tiny import tiny_conversations, tiny_lora, tiny_model, tiny_optimizer, tiny_start
 from .training import LossConfig, MeshConfig, TrainConfig
 
-BASES = ("float", "int8", "nf4")
+BASES = ("float", "bfloat16", "int8", "nf4")
 """How kernels that LoRA takes may be stored."""
 
 INIT_TOWERS = (
@@ -70,7 +70,8 @@ class Experiment:
         that of the text.
       lora: trains low-rank factors beside the kernels it takes. What else is trained say the
         groups of `optimizer`; where there are none they become `LORA_ONLY`, which freezes all else.
-      base: how kernels that LoRA takes are stored, frozen: as they are, or quantised (QLoRA).
+      base: how kernels that LoRA takes are stored, frozen: as they are, in bfloat16 (half the
+        memory, and with `dtype="bfloat16"` the same numbers), or quantised (QLoRA).
       init_from: checkpoints that the model starts from: "asset:stories260k" for the shipped
         decoder, a run directory, a directory of Hugging Face or LLaVA (all towers that both have),
         or several by tower, "vision=DIR,connector=FILE,decoder=DIR". A file is an OpenCLIP tower
@@ -92,7 +93,7 @@ class Experiment:
     mesh: MeshConfig = MeshConfig()
     conversations: ConversationConfig | None = None
     lora: LoraConfig | None = None
-    base: Literal["float", "int8", "nf4"] = "float"
+    base: Literal["float", "bfloat16", "int8", "nf4"] = "float"
     init_from: str | None = None
     init_missing: Literal["init", "error"] = "init"
     allow_pickle: bool = False
@@ -104,7 +105,7 @@ class Experiment:
             object.__setattr__(self, "optimizer", resolved)
         if self.base != "float" and self.lora is None:
             raise ConfigError(
-                "a quantised base cannot be trained",
+                "only LoRA trains beside a base that is not float",
                 where="Experiment.base",
                 expected="float, or a LoraConfig in Experiment.lora",
                 found=self.base,

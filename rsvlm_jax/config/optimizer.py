@@ -50,6 +50,9 @@ class OptimizerConfig:
       weight_decay: of kernels, times the learning rate.
       b1: decay of the first moment, with "adafactor" 0 for none; "sgd" has no moments.
       b2: decay of the second moment, with "adafactor" what it rises to.
+      eps: of Adam, beside the root of the second moment (of Adafactor its square, inside). Some
+        gradients are zero but for rounding (the bias of attention keys, for one); with the usual
+        1e-8 Adam blows that rounding up to full steps, which differ from mesh to mesh.
       clip_norm: of the gradient of all trained parameters; 0: not clipped.
       ema: decay of the moving average that is evaluated in place of the parameters; None: none.
     """
@@ -61,6 +64,7 @@ class OptimizerConfig:
     weight_decay: float = 0.05
     b1: float = 0.9
     b2: float = 0.99
+    eps: float = 1e-6
     clip_norm: float = 1.0
     groups: tuple[GroupConfig, ...] = ()
     ema: float | None = None
@@ -82,6 +86,11 @@ class OptimizerConfig:
                 expected="between 0 and 10",
                 found=self.learning_rate,
             )
+        if not 0 < self.eps < 1:
+            raise ConfigError(
+                "no epsilon of Adam", where="OptimizerConfig.eps",
+                expected="between 0 and 1", found=self.eps,
+            )  # fmt: skip
         if not 0 <= self.warmup < 1:
             raise ConfigError(
                 "warm-up is a share of the steps",

@@ -27,7 +27,7 @@ from .presets import STORIES260K
 from .resampler import PerceiverConfig, PixelShuffleConfig, QFormerConfig, ResamplerConfig
 from .vision import ConvNextConfig, Dinov2Config, MixedConfig, SiglipConfig, VisionConfig, ViTConfig
 
-Base = Literal["float", "int8", "nf4"]
+Base = Literal["float", "bfloat16", "int8", "nf4"]
 
 _LAYERS = 4
 _PATCH = 8

@@ -115,6 +115,9 @@ def fit(
                 same_data(batches.get_state()["order"])
             if progress is not None and threading.current_thread() is threading.main_thread():
                 print(batches.buffers, file=sys.stderr, flush=True)
+                if mesh.size < jax.device_count():
+                    idle = f"trains on {mesh.size} of {jax.device_count()} devices"
+                    print(f"{idle}; --mesh.data -1 takes all", file=sys.stderr, flush=True)
             state = resume(state, batches, checkpoints)
             train(
                 state,
@@ -240,7 +243,7 @@ def describe(experiment: Experiment) -> dict[str, object]:
     check_sinks(experiment.train.sinks)
     work = _scorable(prepared(experiment))
     program = work.program
-    _mesh(experiment)
+    mesh = _mesh(experiment)
     make_optimizer(experiment.optimizer, experiment.train.steps, program.params)
     trained = pick(program.params, trained_paths(experiment.optimizer, program.params))
     return {
@@ -249,6 +252,7 @@ def describe(experiment: Experiment) -> dict[str, object]:
         "trained_parameters": sum(x.size for x in jax.tree.leaves(trained)),
         "checkpoint": f"{checkpoint_bytes(experiment, program.params) / 1e9:.3g} GB",
         "devices": jax.device_count(),
+        "devices_used": mesh.size,
         "buffers": str(work.batches().buffers),
     }
 

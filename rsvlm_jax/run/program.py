@@ -2,7 +2,7 @@
 
     params, stats = program.init(seed)        the base
     params = start_from(params, experiment)   filled (`rsvlm_jax.run.start`)
-    params = program.adapt(params, seed)      quantised, and with LoRA's factors beside it
+    params = program.adapt(params, seed)      stored as asked, with LoRA's factors beside it
 
 Programs are cached by what they depend on: five folds of one experiment share their initialiser
 and, through `rsvlm_jax.train.step`, their compiled steps.
@@ -17,18 +17,20 @@ from collections.abc import Callable
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from rsvlm_jax.config import BandSetSpec, LoraConfig, VLMConfig
 from rsvlm_jax.config.training import AttentionKernel, Remat
-from rsvlm_jax.core import base_path, flat, is_quantized
+from rsvlm_jax.core import base_path, flat, is_quantized, map_with_path
 from rsvlm_jax.data.processor import Processor
 from rsvlm_jax.models.vlm import VisionLanguageModel
 from rsvlm_jax.nn import add_lora, merge_lora, split_lora, use_kernel
+from rsvlm_jax.nn.linear import Linear
 from rsvlm_jax.nn.quantize import dequantize_params, quantize, quantize_params
 from rsvlm_jax.train.state import Tree, split_model
 
-Stored = Literal["float", "int8", "nf4"]
+Stored = Literal["float", "bfloat16", "int8", "nf4"]
 """Of the kernels that LoRA takes."""
 
 
@@ -100,9 +102,14 @@ def program(
         model = base(key)
         if lora is None:
             return model
-        if stored != "float":
+        if stored in ("int8", "nf4"):
             quantize(model, stored, targets=lora.targets)
-        return add_lora(model, lora, nnx.Rngs(jax.random.fold_in(key, _FACTORS)))
+        add_lora(model, lora, nnx.Rngs(jax.random.fold_in(key, _FACTORS)))
+        if stored == "bfloat16":
+            for _, module in nnx.iter_modules(model):
+                if isinstance(module, Linear) and module.kernel_lora_a is not None:
+                    module.kernel = nnx.Param(module.kernel[...].astype(jnp.bfloat16))
+        return model
 
     # Run once: an unoptimised program of many small draws compiles in a third of the time.
     fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
@@ -119,19 +126,26 @@ def program(
     def adapt(params: Tree, seed: int) -> Tree:
         if lora is None:
             return params
-        if stored != "float":
+        if stored in ("int8", "nf4"):
             params = quantize_params(params, stored, targets=coded)
+        elif stored == "bfloat16":
+            params = map_with_path(lambda p, x: x.astype(jnp.bfloat16) if p in half else x, params)
         return joined(params, factors(seed))
 
     def plain(params: Tree) -> Tree:
         if lora is None:
             return params
-        return merge_lora(params if stored == "float" else dequantize_params(params), lora)
+        if stored in ("int8", "nf4"):
+            params = dequantize_params(params)
+        elif stored == "bfloat16":
+            params = map_with_path(lambda p, x: x.astype(jnp.float32) if p in half else x, params)
+        return merge_lora(params, lora)
 
     graphdef, params, stats = split_model(nnx.eval_shape(lambda: whole(jax.random.key(0))))
     # By path, what `quantize` took of the model: patterns may find kernels that are no Linear's.
     kernels = sorted({base_path(path) for path in flat(params) if is_quantized(path)})
     coded = f"^({'|'.join(map(re.escape, kernels))})$"
+    half = frozenset(path for path, x in flat(params).items() if x.dtype == jnp.bfloat16)
     return Program(graphdef, params, stats, numbers, adapt, plain)
 
 

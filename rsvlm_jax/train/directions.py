@@ -26,10 +26,6 @@ from rsvlm_jax.config import OptimizerConfig
 from rsvlm_jax.core import base_path, map_with_path
 from rsvlm_jax.core.shapes import Array
 
-EPS = 1e-6
-"""Of Adam. Some gradients are zero but for rounding (the bias of attention keys, for one); with
-the usual 1e-8 Adam blows that rounding up to full steps, which differ from mesh to mesh."""
-
 RMS = 0.2
 """Root mean square of Muon's direction: that which AdamW's has in practice (arXiv 2502.16982)."""
 
@@ -41,7 +37,7 @@ _NO_MATRIX = re.compile(r"(^decoder/lm_head|^head/out|/(patch|project|date|depth
 def direction(config: OptimizerConfig) -> optax.GradientTransformation:
     """The part of the optimiser between clipping and weight decay."""
     if config.kind == "adamw":
-        return optax.scale_by_adam(config.b1, config.b2, EPS)
+        return optax.scale_by_adam(config.b1, config.b2, config.eps)
     if config.kind == "adafactor":
         return _adafactor(config)
     if config.kind == "muon":
@@ -57,7 +53,7 @@ def _adafactor(config: OptimizerConfig) -> optax.GradientTransformation:
         t = jnp.asarray(step + 1, jnp.float32)
         return jnp.minimum(jnp.float32(config.b2), 1.0 - t**-exponent)
 
-    rms = optax.scale_by_factored_rms(epsilon=EPS**2, decay_rate_fn=decay)
+    rms = optax.scale_by_factored_rms(epsilon=config.eps**2, decay_rate_fn=decay)
     steps = [rms, optax.stateless(_clip_by_layer)]
     if config.b1:
         steps.append(optax.ema(config.b1, debias=False, accumulator_dtype=jnp.bfloat16))
@@ -95,7 +91,7 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
         optax.contrib.scale_by_muon(beta=config.b1, weight_dimension_numbers=axes),
         optax.stateless(even),
     )
-    rest = optax.scale_by_adam(config.b1, config.b2, EPS)
+    rest = optax.scale_by_adam(config.b1, config.b2, config.eps)
     return optax.multi_transform({"matrix": matrix, "rest": rest}, label)
 
 

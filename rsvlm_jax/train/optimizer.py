@@ -6,7 +6,7 @@ Directions, by `OptimizerConfig.kind`, are those of `rsvlm_jax.train.directions`
 
 A group is a pattern on parameter paths; the first pattern that matches wins, and parameters that
 none matches have scale 1. Scale 0 freezes: no optimiser state, no update, no part in the norm.
-Quantised weights must be frozen. The layers before a group's `from_layer` share an array with
+Quantised weights must be frozen, and those in bfloat16. The layers before a group's `from_layer` share an array with
 trained ones: no update and no part in the norm, but optimiser state (zeros).
 """
 
@@ -36,7 +36,7 @@ def make_optimizer(
 
     Args:
       steps: length of the run, which the schedule needs.
-      params: arrays or shapes; only their paths are read, and of some the number of layers.
+      params: arrays or shapes; their paths and dtypes are read, and of some the number of layers.
 
     Raises:
       ConfigError: a group pattern that is no regular expression or takes no parameter, groups
@@ -77,6 +77,16 @@ def scales(config: OptimizerConfig, params: Any) -> dict[str, float]:
             expected="a scale of 0 for their codes and scales",
             found=f"{result[codes[0]]:g} for {codes[0]}",
             remedy=f"a group before the one that takes them: {FROZEN_CODES}",
+        )
+    shapes = flat(params)
+    half = sorted(p for p, scale in result.items() if scale and shapes[p].dtype == jnp.bfloat16)
+    if half:
+        raise ConfigError(
+            "weights stored in bfloat16 cannot be trained",
+            where="OptimizerConfig.groups",
+            expected="a scale of 0 for the base of LoRA",
+            found=f"{result[half[0]]:g} for {half[0]}",
+            remedy='groups=LORA_ONLY, or Experiment.base="float"',
         )
     if not any(result.values()):
         raise ConfigError(

@@ -220,3 +220,33 @@ def test_groups_that_would_train_codes(quantised: Experiment, tmp_path: Path):
     with pytest.raises(ConfigError, match="quantised weights cannot be trained") as e:
         fit(dataclasses.replace(quantised, optimizer=groups), out=tmp_path / "run")
     assert "\n" not in str(e.value)
+
+
+# ---- a base in bfloat16 --------------------------------------------------------------------------
+
+
+def test_a_base_in_bfloat16_gives_the_same_numbers(quantised: Experiment, tmp_path: Path):
+    """Where the model computes in bfloat16, kernels stored so are what it would round them to."""
+    half = dataclasses.replace(quantised.model, dtype="bfloat16")
+    runs = {}
+    for base in ("float", "bfloat16"):
+        made = dataclasses.replace(quantised, model=half, base=base)
+        runs[base] = fit(made, out=tmp_path / base)
+    losses = [run.metrics.read_text() for run in runs.values()]
+    assert losses[0] == losses[1]
+    params = flat(load_run(tmp_path / "bfloat16", merge=False).params)
+    stored = {p for p, x in params.items() if x.dtype == "bfloat16"}
+    assert stored == {base_path(p) for p in params if is_lora(p)}
+    merged = flat(load_run(tmp_path / "bfloat16").params)
+    assert {str(x.dtype) for x in merged.values()} == {"float32"}
+    facts = {base: describe(from_json(Experiment, run.config.read_text()))["parameters"]
+             for base, run in runs.items()}  # fmt: skip
+    assert facts["float"] == facts["bfloat16"]
+
+
+def test_groups_that_would_train_a_base_in_bfloat16(quantised: Experiment, tmp_path: Path):
+    groups = dataclasses.replace(quantised.optimizer, groups=(GroupConfig("^decoder/", 0.3),))
+    made = dataclasses.replace(quantised, base="bfloat16", optimizer=groups)
+    with pytest.raises(ConfigError, match="stored in bfloat16 cannot be trained") as e:
+        fit(made, out=tmp_path / "run")
+    assert "\n" not in str(e.value)

@@ -28,8 +28,8 @@ from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.mesh.rules import RULES, resolve
 from rsvlm_jax.models.vlm import VisionLanguageModel
 from rsvlm_jax.nn.lora import add_lora
-from rsvlm_jax.nn.quantize import quantize
 from rsvlm_jax.run.fit import checkpoint_bytes
+from rsvlm_jax.run.program import program
 from rsvlm_jax.train.optimizer import make_optimizer, scales
 from rsvlm_jax.train.state import split_model
 
@@ -245,18 +245,13 @@ def test_a_stage_starts_from_the_run_of_the_one_before(page: str):
     assert all(runs[1:])  # the commands that make the runs of the stages before stand on the page
 
 
-@pytest.mark.parametrize(("base", "found"), [("float", "32.3"), ("int8", "12.8"), ("nf4", "10")])
+@pytest.mark.parametrize(
+    ("base", "found"), [("float", "32.3"), ("bfloat16", "19.3"), ("int8", "12.8"), ("nf4", "10")]
+)
 def test_a_checkpoint_is_as_large_as_the_readme_says(base: str, found: str):
     """All of a LoRA run's parameters, frozen ones too, and two moments of those that train."""
     recipe = dataclasses.replace(load("llava15_lora", None), base=base)
-
-    def build() -> VisionLanguageModel:
-        made = VisionLanguageModel(recipe.model, image_token=1, rngs=nnx.Rngs(0))
-        if base != "float":
-            quantize(made, base, targets=recipe.lora.targets)
-        return add_lora(made, recipe.lora, nnx.Rngs(0))
-
-    params = split_model(nnx.eval_shape(build))[1]
+    params = program(recipe.model, image_token=1, lora=recipe.lora, stored=recipe.base).params
     assert f"{checkpoint_bytes(recipe, params) / 1e9:.3g}" == found
     text = (experiments_folder() / "README.md").read_text()
     assert f"{found} GB" in text
