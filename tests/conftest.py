@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import tempfile
 
 _flags = os.environ.get("XLA_FLAGS", "")
 if not re.search("host_platform_device_count", _flags):
@@ -17,6 +19,12 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Of torch: its threads wait for each other longer than a tiny model takes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Of one run of pytest, for all its workers, and not for the programs that tests start: some of
+# these are killed, and would leave half a file.
+if "RSVLM_TEST_PROGRAMS" not in os.environ:
+    os.environ["RSVLM_TEST_PROGRAMS"] = tempfile.mkdtemp(prefix="programs_")
+_programs = os.environ["RSVLM_TEST_PROGRAMS"]
 
 import hypothesis
 import jax
@@ -32,6 +40,15 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests run each program a few times: compiling takes longer than running it badly.
 jax.config.update("jax_disable_most_optimizations", True)
+# And several files compile the same: one fifth of the time of those that train.
+jax.config.update("jax_compilation_cache_dir", _programs)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(_programs, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
