@@ -6,8 +6,8 @@ Directions, by `OptimizerConfig.kind`, are those of `rsvlm_jax.train.directions`
 
 A group is a pattern on parameter paths; the first pattern that matches wins, and parameters that
 none matches have scale 1. Scale 0 freezes: no optimiser state, no update, no part in the norm.
-Quantised weights must be frozen, and those in bfloat16. The layers before a group's `from_layer` share an array with
-trained ones: no update and no part in the norm, but optimiser state (zeros).
+Quantised weights must be frozen, and those in bfloat16. The layers before a group's `from_layer`
+share an array with trained ones: no update and no part in the norm, but optimiser state (zeros).
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def test_impossible_loops_are_refused(name: str, low: int, capsys):
 FINE_TUNING = {
     "a quantised base without LoRA": (
         "llava15_stage2 --tiny --base nf4",
-        "only LoRA trains beside a base that is not float in Experiment.base; expected float, or a LoraConfig",
+        "only LoRA trains beside a base that is not float in Experiment.base; expected float, or a",
     ),
     "a quantised base that would be trained": (
         "llava15_lora --tiny --base int8 --optimizer.groups.0.pattern ^decoder/",
