@@ -9,6 +9,7 @@ interrupted goes on. `RUNS/sweep.json` has a row for each that is finished.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -19,8 +20,27 @@ from typing import Any
 from rsvlm_jax.config import ConfigError
 
 
-def combinations(words: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Every combination as the name of its directory and the options that stand for it.
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One combination: the name of its directory, its fields, and the options that stand for it."""
+
+    name: str
+    fields: dict[str, str]
+
+    @property
+    def options(self) -> list[str]:
+        made: list[str] = []
+        for field, value in self.fields.items():
+            if value in ("True", "False"):
+                group, dot, leaf = field.rpartition(".")
+                made.append(f"--{group}{dot}{'' if value == 'True' else 'no-'}{leaf}")
+            else:
+                made += [f"--{field}", value]
+        return made
+
+
+def combinations(words: Sequence[str]) -> list[Run]:
+    """Every combination.
 
     Args:
       words: `FIELD=VALUE,VALUE`, fields as options of `rsvlm train` without their dashes.
@@ -48,8 +68,8 @@ def combinations(words: Sequence[str]) -> list[tuple[str, list[str]]]:
         pairs = list(zip(fields, values, strict=True))
         name = ",".join(f"{f.rpartition('.')[2]}={re.sub(r'[^-+.0-9A-Za-z]', '_', v)}"
                         for f, v in pairs)  # fmt: skip
-        made.append((name, [w for f, v in pairs for w in (f"--{f}", v)]))
-    if len({name for name, _ in made}) != len(made):
+        made.append(Run(name, dict(pairs)))
+    if len({run.name for run in made}) != len(made):
         raise ConfigError(
             "two runs of a sweep would have one directory", where="--sweep", found=" ".join(words)
         )
@@ -75,27 +95,28 @@ def last_row(file: Path) -> dict[str, Any]:
 
 
 def sweep(
-    words: Sequence[str], out: Path, train: Callable[[list[str], Path], Any]
+    runs: Sequence[Run], out: Path, train: Callable[[Run, Path], Any], *, write: bool = True
 ) -> list[dict[str, Any]]:
     """Train all combinations below `out`; a row for each, which `out/sweep.json` holds too.
 
     Args:
-      train: (options, run directory) -> what `rsvlm train` returns. Whatever it raises ends the
-        sweep, with the rows so far written.
+      train: trains one in a directory. Whatever it raises ends the sweep, with the rows so far
+        written.
+      write: `sweep.json`; of several processes one does.
 
     Returns:
       Rows: `run`, the swept fields as they were given, `loss` of the last step, `held_out` of the
       last score where there is one.
     """
     rows: list[dict[str, Any]] = []
-    for name, options in combinations(words):
-        run = out / name
-        train(options, run)
+    for one in runs:
+        run = out / one.name
+        train(one, run)
         scored = last_row(run / "held_out.jsonl")
-        fields = {w[2:]: v for w, v in zip(options[::2], options[1::2], strict=True)}
-        row = {"run": str(run), **fields, "loss": last_row(run / "metrics.jsonl").get("loss")}
+        row = {"run": str(run), **one.fields, "loss": last_row(run / "metrics.jsonl").get("loss")}
         if scored:
             row["held_out"] = scored.get("loss", scored.get("text"))
         rows.append(row)
-        (out / "sweep.json").write_text(json.dumps(rows, indent=1) + "\n")
+        if write:
+            (out / "sweep.json").write_text(json.dumps(rows, indent=1) + "\n")
     return rows

@@ -14,11 +14,11 @@ from typing import Annotated
 
 import tyro
 
-from rsvlm_jax.config import ConfigError, Experiment, RsvlmError, to_json
+from rsvlm_jax.config import ConfigError, Experiment, Preempted, RsvlmError, to_json
 from rsvlm_jax.config.experiment import BASES
 
 from .options import load_experiment, parse, say, say_unreadable, stop_on_sigterm
-from .sweep import sweep, without
+from .sweep import Run, combinations, sweep, without
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,47 @@ class Options:
 
 def run(args: Sequence[str]) -> dict[str, object] | None:
     given = list(args)
+    options = _parsed(args)
+    experiment = options.config
+
+    # All of a sweep are parsed before the first is trained.
+    swept = combinations(options.sweep)
+    rest = without(given, "--sweep", "--out", "--dry-run")
+    each = {
+        one.name: dataclasses.replace(options, config=_parsed([*rest, *one.options]).config)
+        for one in swept
+    }
+
+    if options.dry_run:
+        from rsvlm_jax.run.fit import describe
+
+        for name, other in each.items():
+            say(f"{name}: {describe(other.config)['buffers']}")
+        facts = describe(experiment)
+        print(to_json(experiment), end="")
+        for key, value in facts.items():
+            say(f"{key}: {value}")
+        return {"dry_run": True, **facts}
+    if options.out is None:
+        raise ConfigError("no run directory given", expected="--out RUN")
+    with stop_on_sigterm() as stop:
+        if options.supervise is None:
+            return _joined(options, swept, each, stop)
+        if not swept:
+            return _supervised(options, given)
+
+        def one(which: Run, out: Path) -> None:
+            _go_on(stop, out)
+            command = [*rest, *which.options, "--out", str(out)]
+            _supervised(dataclasses.replace(each[which.name], out=out), command)
+
+        rows = sweep(swept, options.out, one)
+        say(f"swept: {options.out / 'sweep.json'}")
+        return {"runs": rows}
+
+
+def _parsed(args: Sequence[str]) -> Options:
+    """A command line, with the experiment that it names."""
     rest = list(args)
     if rest and not rest[0].startswith("-"):
         experiment = load_experiment(rest.pop(0))
@@ -65,68 +106,79 @@ def run(args: Sequence[str]) -> dict[str, object] | None:
         )
     if "--tiny" in rest:
         experiment = _based(experiment, rest).tiny()
-    options = parse(
-        Options, rest, prog="rsvlm train EXPERIMENT.py", default=Options(None, experiment)
-    )
-    experiment = options.config
-
-    if options.dry_run:
-        from rsvlm_jax.run.fit import describe
-
-        facts = describe(experiment)
-        print(to_json(experiment), end="")
-        for key, value in facts.items():
-            say(f"{key}: {value}")
-        return {"dry_run": True, **facts}
-    if options.out is None:
-        raise ConfigError("no run directory given", expected="--out RUN")
-    if options.sweep:
-        rest = without(given, "--sweep", "--out")
-        rows = sweep(options.sweep, options.out, lambda o, out: run([*rest, *o, "--out", str(out)]))
-        say(f"swept: {options.out / 'sweep.json'}")
-        return {"runs": rows}
-    if options.supervise is not None:
-        return _supervised(options, given)
-    with stop_on_sigterm() as stop:
-        return _trained(options, options.out, stop)
+    return parse(Options, rest, prog="rsvlm train EXPERIMENT.py", default=Options(None, experiment))
 
 
-def _trained(options: Options, out: Path, stop: Callable[[], bool]) -> dict[str, object] | None:
-    """Train in this process, with those of its cluster. None: process 0 tells the result."""
+def _go_on(stop: Callable[[], bool], out: Path) -> None:
+    """Between the runs of a sweep."""
+    if stop():
+        raise Preempted(
+            "stopped between two runs", where=out, remedy="run the same command again to go on"
+        )
+
+
+def _joined(
+    options: Options, swept: Sequence[Run], each: dict[str, Options], stop: Callable[[], bool]
+) -> dict[str, object] | None:
+    """Train one run or a sweep in this process, with those of its cluster.
+
+    None: process 0 tells the result.
+    """
     from rsvlm_jax.run.cluster import find_cluster
     from rsvlm_jax.run.processes import joined, on_tpu
 
-    tpu = on_tpu(os.environ.get("JAX_PLATFORMS"))
+    assert options.out is not None
     cluster = find_cluster(
-        options.coordinator, options.processes, options.process, os.environ, tpu=tpu
+        options.coordinator,
+        options.processes,
+        options.process,
+        os.environ,
+        tpu=on_tpu(os.environ.get("JAX_PLATFORMS")),
     )
-    experiment = options.config
     with joined(cluster, wait=options.wait, quiet="--debug" not in sys.argv):
+        if not swept:
+            return _trained(options, options.out, stop)
         from rsvlm_jax.mesh import together
-        from rsvlm_jax.run.fit import fit
-        from rsvlm_jax.train import Checkpoints
 
-        from .progress import Bars
+        def one(which: Run, out: Path) -> None:
+            _go_on(stop, out)
+            _trained(each[which.name], out, stop)
 
-        talks = together.index() == 0
-        if not talks:
-            warnings.simplefilter("ignore")
-            done = fit(experiment, out=out, stop=stop, profile=options.profile)
-        else:
-            with Bars() as bars:
-                done = fit(
-                    experiment,
-                    out=out,
-                    progress=lambda step, steps, metrics: bars.update(
-                        experiment.name, step, steps, metrics
-                    ),
-                    stop=stop,
-                    profile=options.profile,
-                )
-        with Checkpoints(done.checkpoints) as checkpoints:
-            step = checkpoints.latest()
-        unreadable = done.unreadable_windows()
-        stopped, skipped = done.stopped(), done.skipped_steps()
+        rows = sweep(swept, options.out, one, write=together.index() == 0)
+        if together.index():
+            return None
+    say(f"swept: {options.out / 'sweep.json'}")
+    return {"runs": rows}
+
+
+def _trained(options: Options, out: Path, stop: Callable[[], bool]) -> dict[str, object] | None:
+    """Train in processes that are joined. None: process 0 tells the result."""
+    from rsvlm_jax.mesh import together
+    from rsvlm_jax.run.fit import fit
+    from rsvlm_jax.train import Checkpoints
+
+    from .progress import Bars
+
+    experiment = options.config
+    talks = together.index() == 0
+    if not talks:
+        warnings.simplefilter("ignore")
+        done = fit(experiment, out=out, stop=stop, profile=options.profile)
+    else:
+        with Bars() as bars:
+            done = fit(
+                experiment,
+                out=out,
+                progress=lambda step, steps, metrics: bars.update(
+                    experiment.name, step, steps, metrics
+                ),
+                stop=stop,
+                profile=options.profile,
+            )
+    with Checkpoints(done.checkpoints) as checkpoints:
+        step = checkpoints.latest()
+    unreadable = done.unreadable_windows()
+    stopped, skipped = done.stopped(), done.skipped_steps()
     if not talks:
         return None
     say(f"trained: {done.path}")

@@ -27,7 +27,7 @@ from rsvlm_jax.mesh.rules import batch_sharding
 from rsvlm_jax.train.checkpoint import Checkpoints
 from rsvlm_jax.train.hooks import EarlyStopping, Hook, Skipped, Timing
 from rsvlm_jax.train.keeping import Keep
-from rsvlm_jax.train.loop import resume, train
+from rsvlm_jax.train.loop import check_finite, resume, train
 from rsvlm_jax.train.optimizer import make_optimizer, trained_paths
 from rsvlm_jax.train.state import (
     TrainState,
@@ -80,18 +80,24 @@ def fit(
         same_config(experiment)
     check_sinks(experiment.train.sinks)
     work = _scorable(prepared(experiment))
-    run = RunDir.create(out, experiment)
+    run = RunDir(Path(out))
     config, writes = experiment.train, together.index() == 0
     keep = Keep(config.keep, config.keep_every, config.keep_best)
     with (
-        run.lock(),
+        run.held(experiment) as changed,
         Checkpoints(run.checkpoints, keep, config=to_json(experiment)) as checkpoints,
     ):
         last = together.first("stopped", run.stopped()) or config.steps
         done = checkpoints.latest() == last and checkpoints.newest() == last
         if done and together.first("processor", run.has_processor):
+            check_finite(run.metrics, last, config.max_bad_steps)
+            if profile and writes:
+                print("not profiled: the run is finished", file=sys.stderr, flush=True)
             return run
         if writes:
+            if changed and checkpoints.latest() is not None:
+                print(f"goes on with other {', '.join(changed)}", file=sys.stderr, flush=True)
+            run.started()
             work.processor.save(run.processor)
         program = work.program
         mesh = _mesh(experiment)
@@ -140,11 +146,11 @@ def fit(
                     *([] if profiled is None else [profiled]),
                 ],
             )
-        if profiled is not None:
-            profiled.end(write=writes)
         unreadable = _unreadable(work, log)
         if writes:
             write_atomic(run.unreadable, json.dumps(unreadable) + "\n")
+        if profiled is not None:
+            profiled.end(write=writes)
     return run
 
 

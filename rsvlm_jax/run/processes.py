@@ -46,6 +46,9 @@ HEARTBEAT = 20
 GRACE = 5.0
 """Seconds that a process has to end by itself when another has told its end."""
 
+_BROKEN = re.compile(r"[A-Z_]+: .*(Gloo|[Cc]onnection|[Ss]ocket)", re.DOTALL)
+"""A status of XLA that names the network."""
+
 _FAILED, _ENDED = "rsvlm/failed", "rsvlm/ended"
 
 
@@ -68,10 +71,9 @@ def joined(cluster: Cluster | None, *, wait: int = 300, quiet: bool = True) -> I
         end = _End(cluster, wait, native)
         end.when_aborted()
         _initialize(cluster, wait)
-        # JAX has put a handler of its own in the place of whoever listens.
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
         end.started()
         try:
+            _same_count(cluster)
             yield
         except Preempted:  # all together
             end.well()
@@ -96,6 +98,9 @@ def _initialize(cluster: Cluster, wait: int) -> None:
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=60,
         )
+        # JAX has put a handler of its own in the place of whoever listens.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
         jax.devices()  # all tell each other theirs: now, as nobody waits for anybody yet
     except (RuntimeError, ValueError) as e:
         if together.client() is not None:  # which would wait for the others on the way out
@@ -105,6 +110,21 @@ def _initialize(cluster: Cluster, wait: int) -> None:
             where=f"{cluster.coordinator or cluster.how}",
             remedy="choose another port, or check what the scheduler says of this job",
         ) from e
+
+
+def _same_count(cluster: Cluster) -> None:
+    """One that was told of more processes than there are could join all the same."""
+    if cluster.processes is None:
+        return
+    told = together.first("processes", cluster.processes)
+    if told != cluster.processes:
+        raise ConfigError(
+            "the processes were told different numbers of processes",
+            where=f"process {cluster.process}",
+            expected=f"{told}, as process 0",
+            found=cluster.processes,
+            remedy="give all the same --processes",
+        )
 
 
 def _check_port(coordinator: str) -> None:
@@ -239,6 +259,8 @@ def _from_jax(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, jax.errors.JaxRuntimeError):
             return True
+        if isinstance(error, ValueError) and _BROKEN.match(str(error)):
+            return True  # of a program that was not run in the background
         error = error.__cause__ or error.__context__
     return False
 

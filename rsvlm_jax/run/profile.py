@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,10 @@ WARM, TRACED = 2, 3
 """Steps that are not counted, and those after them of which a trace is kept."""
 
 _PRODUCT = 2048
+
+
+class TooFew(DataError):
+    """A run was over before there was something to measure."""
 
 
 class Profile(Hook):
@@ -100,10 +105,10 @@ class Profile(Hook):
         """The figures; of batches of several shapes those of the most frequent one.
 
         Raises:
-          DataError: fewer steps than a profile takes.
+          TooFew: fewer steps than a profile takes.
         """
         if not self._times or self._first is None:
-            raise DataError(
+            raise TooFew(
                 "too few steps to profile",
                 where="TrainConfig.steps",
                 expected=f"more than {WARM} from here on",
@@ -152,14 +157,25 @@ class Profile(Hook):
         return found
 
     def end(self, *, write: bool = True) -> None:
-        """End the trace and write `profile.json`, or leave that to another process.
+        """Write `profile.json`, or leave that to another process.
 
-        Raises as `facts`.
+        Warns:
+          UserWarning: too few steps were taken; the run itself is whole.
         """
         self._end_trace()
-        if write:
-            self._out.mkdir(parents=True, exist_ok=True)
-            write_atomic(self._out / "profile.json", json.dumps(self.facts(), indent=1) + "\n")
+        if not write:
+            return
+        try:
+            text = json.dumps(self.facts(), indent=1) + "\n"
+        except TooFew as e:
+            warnings.warn(str(e), stacklevel=2)
+            return
+        self._out.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._out / "profile.json", text)
+
+    def close(self) -> None:
+        """The trace is ended also where the run was not."""
+        self._end_trace()
 
 
 def peak_of(device: Any) -> tuple[float, str]:

@@ -24,6 +24,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -34,6 +35,14 @@ from typing import Any
 
 from rsvlm_jax.config import CheckpointError, ConfigError, Experiment, from_json, to_json
 from rsvlm_jax.mesh import together
+
+HOW = re.compile(
+    r"mesh\..*|train\.(micro_batches|remat|attention|save_every|log_every|keep|keep_every|sinks"
+    r"|max_bad_steps)|(data|conversations)\.(workers|threads|prefetch)"
+)
+"""Fields that say how a run is computed, kept and told, and not what: they may change on the way.
+Its numbers then stay the same up to rounding (and up to the random numbers of another
+`micro_batches`)."""
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -134,51 +143,31 @@ class RunDir:
 
     @classmethod
     def create(cls, path: str | os.PathLike, experiment: Experiment) -> RunDir:
-        """Make the directory, or reopen it when it holds the same experiment.
-
-        With several processes the first does, and the others find it: see `lock`.
-
-        Raises:
-          ConfigError: it cannot be written, or belongs to another experiment.
-        """
-        run = cls(Path(path))
-        if together.index() > 0:
+        """Make the directory, or reopen it when it holds the same experiment: `held`, let go."""
+        with (run := cls(Path(path))).held(experiment):
             return run
-        try:
-            run.path.mkdir(parents=True, exist_ok=True)
-            if run.config.is_file():
-                run._same(experiment)
-            else:
-                write_atomic(run.config, to_json(experiment))
-            write_atomic(run.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
-        except OSError as e:
-            raise ConfigError(
-                f"cannot write the run directory ({e.strerror})",
-                where=run.path,
-                remedy="choose another --out",
-            ) from e
-        return run
-
-    def _same(self, experiment: Experiment) -> None:
-        old = self.experiment()
-        if old == experiment:
-            return
-        raise other_owner(
-            "the run directory belongs to another experiment",
-            self.path,
-            dataclasses.asdict(old),
-            dataclasses.asdict(experiment),
-            remedy="choose another --out, or delete the directory",
-        )
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the directory while training in it; see `locked`. Process 0 holds it for all.
+    def held(self, experiment: Experiment) -> Iterator[tuple[str, ...]]:
+        """Hold the directory for an experiment while training in it. Process 0 holds it for all.
+
+        A directory of the same experiment is gone on with, also where what does not say what is
+        computed (`HOW`) has changed: then `config.json` says the new way.
+
+        Yields:
+          The fields that have changed.
 
         Raises:
-          ConfigError: as `locked`; another process does not see the same directory.
+          ConfigError: as `locked`; it belongs to another experiment; another process does not see
+            the same directory.
         """
         with locked(self.path) if together.index() == 0 else contextlib.nullcontext():
+            changed: tuple[str, ...] = ()
+            if together.index() == 0:
+                if self.config.is_file():
+                    changed = self._changed(experiment)
+                if changed or not self.config.is_file():
+                    self._write(self.config, to_json(experiment))
             together.first("locked")
             if not self.config.is_file():
                 raise ConfigError(
@@ -186,7 +175,36 @@ class RunDir:
                     where=f"{self.path} on {socket.gethostname()}",
                     remedy="choose an --out that all hosts share",
                 )
-            yield
+            yield changed
+
+    def _changed(self, experiment: Experiment) -> tuple[str, ...]:
+        old = _leaves(dataclasses.asdict(self.experiment()))
+        new = _leaves(dataclasses.asdict(experiment))
+        fields = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+        if all(HOW.fullmatch(field) for field in fields):
+            return tuple(fields)
+        raise other_owner(
+            "the run directory belongs to another experiment",
+            self.path,
+            old,
+            new,
+            remedy="choose another --out, or delete the directory",
+        )
+
+    def started(self) -> None:
+        """Write down what the run, which is held, goes on with."""
+        text = json.dumps(environment(), indent=2) + "\n"
+        self._write(self.path / "environment.json", text)
+
+    def _write(self, path: Path, text: str) -> None:
+        try:
+            write_atomic(path, text)
+        except OSError as e:
+            raise ConfigError(
+                f"cannot write the run directory ({e.strerror})",
+                where=self.path,
+                remedy="choose another --out",
+            ) from e
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -2,8 +2,8 @@
 
 None of the three is a dependency; a run that names one which is not installed is refused before
 anything is compiled. A resumed run goes on in the same record: its name is the run directory's, its
-id a digest of that directory's place. Steps that were lost between the last checkpoint and a kill
-are logged again, with the same values.
+id a digest of that directory's place (trackio has it in the name). Steps that were lost between the
+last checkpoint and a kill are logged again, with the same values.
 """
 
 from __future__ import annotations
@@ -35,16 +35,13 @@ class Sink(Hook):
     def __init__(
         self, log: Callable[[int, dict[str, float]], None], end: Callable[[], Any]
     ) -> None:
-        self._log, self._end, self._first = log, end, 0
-
-    def start(self, step: int) -> None:
-        self._first = step
+        self._log, self._end = log, end
 
     def on_row(self, step: int, row: Row, times: Row) -> None:
         self._log(step, {**_numbers("train", row), **_numbers("time", times)})
 
-    def on_score(self, step: int, row: Row) -> None:
-        if step > self._first or step == 0:  # earlier ones are told again when a run goes on
+    def on_score(self, step: int, row: Row, *, again: bool = False) -> None:
+        if not again:
             self._log(step, _numbers("held_out", row))
 
     def close(self) -> None:
@@ -91,9 +88,10 @@ def open_sink(name: str, run: RunDir, experiment: Experiment) -> Sink:
 
         return Sink(log, writer.close)
     about = {"project": "rsvlm_jax", "name": place.name, "config": to_dict(experiment)}
+    identity = hashlib.sha256(str(place).encode()).hexdigest()[:16]
     if name == "wandb":
-        identity = hashlib.sha256(str(place).encode()).hexdigest()[:16]
         record = module.init(**about, id=identity, resume="allow", dir=str(run.path))
     else:
-        record = module.init(**about, resume="allow")
+        # It knows a run by its name alone.
+        record = module.init(**about | {"name": f"{place.name}-{identity[:8]}"}, resume="allow")
     return Sink(lambda step, numbers: record.log(numbers, step=step), record.finish)

@@ -15,6 +15,7 @@ restarted run takes (`rsvlm_jax.train.checkpoint`: the newest that verifies).
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
@@ -88,8 +89,9 @@ def supervise(
         while True:
             code, number, result, said = _once(command, shares, children)
             if code in (0, PREEMPTED, *FINAL) or children.told:
-                # A child that SIGTERM hits before it listens dies of it, and nothing is lost.
-                code = PREEMPTED if code == -signal.SIGTERM else code
+                # A child that SIGTERM hits before it listens dies of it, one that had no time left
+                # was killed, and one may have missed another: nothing is lost.
+                code = code if code in (0, *FINAL) else PREEMPTED
                 line = f"process {number} ended with {code}"
                 return Ended(_shown(code), result, said, line, restarts)
             found = _newest(out)
@@ -155,6 +157,7 @@ def _once(
                 stdout=files[i],
                 stderr=errors[i - 1] if i else None,
                 text=True,
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
             for i, environment in enumerate(shares)
         ]
@@ -174,11 +177,20 @@ def _once(
         return code, number, result, said
 
 
+def _end_with_parent() -> None:
+    """In a child: SIGTERM when the supervisor is gone, however it ended (`man 2 prctl`)."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
 def _wait(children: list[subprocess.Popen[str]]) -> tuple[int, int]:
     """Until all have ended. The first code that is not 0, and the number of its process.
 
-    When one has failed the others are given time if they can know it (they say its error), and none
-    if it was killed or has crashed.
+    When one has ended by itself the others are given time if they can know it (they say its error),
+    and none if it was killed or has crashed.
     """
     decided: tuple[int, int] | None = None
     limit = None
@@ -186,9 +198,9 @@ def _wait(children: list[subprocess.Popen[str]]) -> tuple[int, int]:
         for number, child in enumerate(children):
             if decided is None and child.returncode not in (None, 0):
                 decided = child.returncode, number
-                if child.returncode in FINAL:
+                if child.returncode in (PREEMPTED, *FINAL):  # all should end, and now
                     limit = time.monotonic() + PATIENCE
-                elif child.returncode != PREEMPTED:
+                else:
                     limit = time.monotonic()
         if limit is not None and time.monotonic() >= limit:
             _kill(children)

@@ -4,9 +4,10 @@
       200/state/...  data/...      Orbax: arrays (any sharding) and the data iterator's JSON state
       200/config.json              what it was trained with, so that a copy of the step says it
       200/manifest.json            written last; without it the step does not exist
-      300.orbax-checkpoint-tmp-*   an unfinished save, removed by the next writer
+      300.orbax-checkpoint-tmp-*   an unfinished save, removed by the next writer; so is a number
+                                   without a manifest
       100.discarded                a step that was being deleted, removed by the next writer
-      250.set-aside                a numbered directory that a writer found damaged or unfinished
+      250.set-aside                a finished step that a writer found damaged, or went on before
 
 Saving is asynchronous: `save` returns when the arrays are copied to the host; a thread waits for
 Orbax's commit, writes the manifest, and only then deletes steps that are not to be kept. An error
@@ -206,6 +207,16 @@ class Checkpoints:
     def _verified(self, step: int | None) -> tuple[int, manifests.Manifest]:
         self.wait()
         numbered = together.first("numbered", self._numbered())
+        while True:
+            try:
+                return self._verified_of(numbered, step)
+            except CheckpointError:
+                # A writer beside this reader may have deleted what it was reading.
+                before, numbered = numbered, together.first("numbered", self._numbered())
+                if numbered == before:
+                    raise
+
+    def _verified_of(self, numbered: list[int], step: int | None) -> tuple[int, manifests.Manifest]:
         candidates = numbered[::-1] if step is None else [s for s in numbered if s == step]
         problems: list[str] = []
         for candidate in candidates:
@@ -292,7 +303,7 @@ class Checkpoints:
         for step in set(steps) - self.keep.of(steps, self._scores):
             gone = self.directory / f"{step}{DISCARDED}"
             os.replace(self._at(step), gone)
-            shutil.rmtree(gone)
+            shutil.rmtree(gone, ignore_errors=True)  # what a reader holds goes with the next writer
 
     def _open(self, step: int) -> ocp.CheckpointManager:
         """The manager; before its first save, what cannot stay beside that save is moved away."""
@@ -301,10 +312,12 @@ class Checkpoints:
             if together.index() == 0:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 for found in self._numbered():
-                    if found >= step or found not in finished or found in self._damaged:
+                    if found not in finished:  # as large as a whole one, and of no use
+                        shutil.rmtree(self._at(found))
+                    elif found >= step or found in self._damaged:
                         self._set_aside(found)
-                for half in self.directory.glob(f"*{DISCARDED}"):
-                    shutil.rmtree(half)
+                for half in self.directory.glob(f"[0-9]*{DISCARDED}"):
+                    shutil.rmtree(half, ignore_errors=True)
             together.first("opened")
             self._good = {s: m for s, m in self._good.items() if s < step}
             self._manager = ocp.CheckpointManager(

@@ -40,8 +40,12 @@ class Hook:
           place: state of the data before its batch was drawn.
         """
 
-    def on_score(self, step: int, row: Row) -> None:
-        """A score of what is held out, as in `held_out.jsonl`."""
+    def on_score(self, step: int, row: Row, *, again: bool = False) -> None:
+        """A score of what is held out, as in `held_out.jsonl`.
+
+        Args:
+          again: it was told before the run was interrupted.
+        """
 
     def ended(self) -> str | None:
         """Why the run is over before its last step; asked after every score."""
@@ -111,7 +115,7 @@ class EarlyStopping(Hook):
     def start(self, step: int) -> None:
         self.best, self._since = None, 0
 
-    def on_score(self, step: int, row: Row) -> None:
+    def on_score(self, step: int, row: Row, *, again: bool = False) -> None:
         loss = row["loss"]  # None: it was not finite
         if loss is not None and (self.best is None or loss < self.best[1]):
             self.best, self._since = (step, loss), 0

@@ -25,7 +25,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 
-from rsvlm_jax.config import DataError, NonFiniteError, Preempted
+from rsvlm_jax.config import CheckpointError, DataError, NonFiniteError, Preempted
 from rsvlm_jax.mesh import together
 
 from .checkpoint import Checkpoints, CheckpointWarning
@@ -53,11 +53,18 @@ def resume(state: TrainState, batches: Batches, checkpoints: Checkpoints) -> Tra
     """The newest verified state with `batches` set to its place; `state` itself if there is none.
 
     Raises:
-      CheckpointError: there are checkpoints and none can be used (see `Checkpoints.restore`).
+      CheckpointError: there are checkpoints and none can be used (see `Checkpoints.restore`), or
+        their directory is a link to nothing.
 
     Warns:
       CheckpointWarning: an older state was taken, or none where a save had begun.
     """
+    directory = checkpoints.directory
+    if directory.is_symlink() and not directory.exists():
+        raise CheckpointError(
+            "the checkpoints are on a disk that is not there", where=directory,
+            expected=directory.readlink(), remedy="mount it, or remove the link to start anew",
+        )  # fmt: skip
     if checkpoints.latest() is None:
         if begun := checkpoints.begun():
             text = f"training starts from nothing: {begun[-1]} was never finished"
@@ -66,6 +73,39 @@ def resume(state: TrainState, batches: Batches, checkpoints: Checkpoints) -> Tra
     state, data = checkpoints.restore(abstract(state))
     batches.set_state(data)
     return state
+
+
+def check_finite(metrics_file: str | os.PathLike[str] | None, step: int, max_bad_steps: int) -> int:
+    """Steps in a row, up to `step`, that were skipped because something was not finite.
+
+    Raises:
+      NonFiniteError: more than `max_bad_steps`: the run has ended with this, and does again.
+    """
+    bad = 0
+    for row in read_rows(metrics_file):
+        if row["step"] <= step:
+            bad = _bad_after(bad, row)
+    bad = together.first("bad steps", bad)  # process 0 has the file
+    if bad > max_bad_steps:
+        raise _not_finite(bad, step, max_bad_steps)
+    return bad
+
+
+def _bad_after(bad: int, row: Row) -> int:
+    """Bad steps in a row, this one included; a spike neither adds to them nor ends them."""
+    if not (row.get("skipped") or row.get("spiked")):
+        return 0
+    return bad if is_spike(row) else bad + 1
+
+
+def _not_finite(bad: int, step: int, max_bad_steps: int) -> NonFiniteError:
+    return NonFiniteError(
+        f"loss or gradient not finite in {bad} steps in a row",
+        where=f"step {step}",
+        expected=f"at most {max_bad_steps}",
+        remedy="parameters are those before these steps; look at the samples, lower the learning "
+        "rate in a new run, or go on here with a larger --train.max-bad-steps",
+    )
 
 
 def train(
@@ -117,7 +157,8 @@ def train(
     Raises:
       Preempted: stopped by SIGTERM or `stop`, with the state saved.
       NonFiniteError: more than `max_bad_steps` steps in a row were not finite, with the state
-        saved; a skipped step changes no parameter, so that is the last good one.
+        saved; a skipped step changes no parameter, so that is the last good one. Those before a
+        restart count.
       DataError: the batches ended early.
       CheckpointError: a save failed, or a line of `metrics_file` but the last is no row.
       ConfigError: `metrics_file` cannot be written.
@@ -126,7 +167,7 @@ def train(
     # Not `latest()`: a newer step that did not verify may stand there.
     saved = first if checkpoints is not None and first in checkpoints.steps() else None
     scored: set[int] = set()
-    bad = 0
+    bad = check_finite(metrics_file, first, max_bad_steps)
     pending: tuple[int, Mapping[str, jax.Array], dict[str, Any]] | None = None
     clock = _Clock()
 
@@ -147,10 +188,7 @@ def train(
         row, times = as_row(at, found), as_row(at, clock.lap(found))
         rows.write(row)
         skipped = row["skipped"] or row.get("spiked")
-        if not skipped:
-            bad = 0
-        elif not is_spike(row):
-            bad += 1
+        bad = _bad_after(bad, row)
         for hook in hooks:
             hook.on_row(at, row, times)
             if skipped:
@@ -158,12 +196,12 @@ def train(
         if progress is not None and (at % log_every == 0 or at == steps):
             progress(at, {**row, **times})
 
-    def hear(score: Row) -> bool:
+    def hear(score: Row, *, again: bool = False) -> bool:
         """Tell a score to all; true where its state is to be kept."""
         at, loss = score["step"], score["loss"]
         scored.add(at)
         for hook in hooks:
-            hook.on_score(at, score)
+            hook.on_score(at, score, again=again)
         return (
             checkpoints is not None and at > 0 and loss is not None and checkpoints.scored(at, loss)
         )
@@ -174,6 +212,9 @@ def train(
         if held_out is None or not due or step in scored:
             return
         settle()
+        if step % save_every == 0 and first < step < steps:  # scoring may take long
+            rows.sync()
+            save()
         found = together.first("score", as_row(step, held_out(state)))
         kept = hear(found)
         scores.write({**found, "stopped": 1.0} if _ended(hooks) else found)
@@ -193,7 +234,7 @@ def train(
             hook.start(first)
         before = [*read_rows(None if held_out is None else held_out_file)]
         for old in together.first("scores", before):  # process 0 has the file
-            hear(old)
+            hear(old, again=True)
         terminated = stack.enter_context(_sigterm())
         while step < steps and not _ended(hooks):
             asked = terminated.is_set() or (stop is not None and stop())
@@ -229,13 +270,7 @@ def train(
                 rows.sync()
                 save()
                 _wait(checkpoints)
-                raise NonFiniteError(
-                    f"loss or gradient not finite in {bad} steps in a row",
-                    where=f"step {step}",
-                    expected=f"at most {max_bad_steps}",
-                    remedy="parameters are those before these steps; lower the learning rate or "
-                    "look at the samples",
-                )
+                raise _not_finite(bad, step, max_bad_steps)
         settle()
         score()
         rows.sync()

@@ -105,17 +105,20 @@ def verify(directory: Path, manifest: Manifest, part: int = 0, parts: int = 1) -
     """Compare every file with the manifest; of several `parts` one.
 
     Raises:
-      Damaged: the first file that is missing, of another size, or of other content.
+      Damaged: the first file that is missing, unreadable, of another size, or of other content.
     """
     for name, (size, sha) in list(manifest.files.items())[part::parts]:
         path = directory / name
         if not path.is_file():
             raise Damaged(f"{path} is missing")
-        found = path.stat().st_size
+        try:
+            found, said = path.stat().st_size, _sha256(path)
+        except OSError as e:
+            raise Damaged(f"{path} cannot be read ({e.strerror})") from e
         if found != size:
             raise Damaged(f"{path} is {'truncated' if found < size else 'too long'}: "
                           f"{found} bytes of {size}")  # fmt: skip
-        if _sha256(path) != sha:
+        if said != sha:
             raise Damaged(f"{path} has changed: its SHA-256 is not the recorded one")
 
 

@@ -37,7 +37,7 @@ def test_no_run_directory(tmp_path):
 
 def test_unwritable_run_directory(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot write the run directory"):
+    with pytest.raises(ConfigError, match="cannot write the directory"):
         RunDir.create(tmp_path / "file" / "run", EXPERIMENT)
 
 
@@ -45,7 +45,8 @@ def test_second_process_is_refused_and_the_owner_named(tmp_path):
     run = RunDir.create(tmp_path, EXPERIMENT)
     code = (
         "import sys; from pathlib import Path; from rsvlm_jax.run.rundir import RunDir\n"
-        "with RunDir(Path(sys.argv[1])).lock(): print('held', flush=True); sys.stdin.read()"
+        "run = RunDir(Path(sys.argv[1]))\n"
+        "with run.held(run.experiment()): print('held', flush=True); sys.stdin.read()"
     )
     owner = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)],
@@ -56,9 +57,27 @@ def test_second_process_is_refused_and_the_owner_named(tmp_path):
     try:
         assert owner.stdout is not None
         assert owner.stdout.readline() == "held\n"
-        with pytest.raises(ConfigError, match=f"pid {owner.pid}"), run.lock():
+        other = dataclasses.replace(EXPERIMENT, name="other")
+        with pytest.raises(ConfigError, match=f"pid {owner.pid}"), run.held(other):
             pass
     finally:
         owner.communicate("")
-    with run.lock():
+    assert run.experiment() == EXPERIMENT, "who is refused changes nothing"
+    with run.held(EXPERIMENT):
         pass
+
+
+def test_how_it_is_computed_may_change_on_the_way(tmp_path):
+    RunDir.create(tmp_path, EXPERIMENT)
+    train = dataclasses.replace(EXPERIMENT.train, micro_batches=2, log_every=1, remat="full")
+    mesh = dataclasses.replace(EXPERIMENT.mesh, fsdp=4)
+    data = dataclasses.replace(EXPERIMENT.data, workers=1)
+    other = dataclasses.replace(EXPERIMENT, train=train, mesh=mesh, data=data)
+    run = RunDir(tmp_path)
+    with run.held(other) as changed:
+        assert changed == (
+            "data.workers", "mesh.fsdp", "train.log_every", "train.micro_batches", "train.remat"
+        )  # fmt: skip
+    assert run.experiment() == other
+    with run.held(other) as changed:
+        assert changed == ()
