@@ -102,7 +102,7 @@ def _step(case: Case, attention: Any, remat: Any) -> tuple[float, float]:
     from rsvlm_jax.config import ConversationConfig, Experiment, OptimizerConfig, TrainConfig
     from rsvlm_jax.mesh import make_mesh
     from rsvlm_jax.run.profile import peak_of
-    from rsvlm_jax.run.program import program
+    from rsvlm_jax.run.program import Place, program
     from rsvlm_jax.train import init_state, make_optimizer, make_train_step
     from rsvlm_jax.train.flops import step_flops
 
@@ -119,8 +119,10 @@ def _step(case: Case, attention: Any, remat: Any) -> tuple[float, float]:
     )
     mesh = make_mesh(experiment.mesh)
     optimizer = make_optimizer(experiment.optimizer, 100, made.params)
-    params, stats = made.init(0)
-    state = init_state(made.adapt(params, 0), stats, optimizer, mesh, config=experiment.optimizer)
+    place = Place(mesh, experiment.mesh.plan)
+    params, stats = made.init(0, place)
+    params = made.adapt(params, 0, place)
+    state = init_state(params, stats, optimizer, mesh, config=experiment.optimizer, donate=True)
     del params
     step = make_train_step(made.graphdef, experiment, optimizer, mesh, state)
     batch = _batch(case)

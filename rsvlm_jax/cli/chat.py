@@ -58,6 +58,8 @@ class Options:
     """Directory of a PEFT adapter, or of LLaVA's LoRA over a plain language model."""
     quantize: Literal["int8", "nf4"] | None = None
     """Of the weights, as they are read. An adapter stays beside them."""
+    step: int | Literal["best"] | None = None
+    """Checkpoint of a run: a step, or that of the lowest held-out loss; the newest by default."""
     allow_pickle: bool = False
     """Read .bin files, through torch's weights-only loader."""
 

@@ -33,6 +33,8 @@ class Options:
     """Directory of a PEFT adapter, which is merged; LLaVA's own make a LLaVA of a Vicuna."""
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     """Of an OpenCLIP tower; its file does not say."""
+    step: int | Literal["best"] | None = None
+    """Checkpoint of a run: a step, or that of the lowest held-out loss; the newest by default."""
     allow_pickle: bool = False
     """Read .bin and .pt files, through torch's weights-only loader."""
 
@@ -53,6 +55,7 @@ def run(args: Sequence[str]) -> dict[str, object]:
             vision=options.vision,
             adapter=options.adapter,
             activation=options.activation,
+            step=options.step,
             allow_pickle=options.allow_pickle,
             progress=lambda done, total: bars.update("read, write", done, total),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -22,6 +23,8 @@ class Options:
     into RUN/report_CUBE. None: the run's own."""
     baselines: tuple[str, ...] = ("mean", "ridge", "random_forest")
     """Baselines to train on the run's training windows."""
+    step: int | Literal["best"] | None = None
+    """Checkpoint: a step, or that of the lowest held-out loss; the newest by default."""
     batch_size: int = 64
     """Windows at a time."""
 
@@ -35,6 +38,7 @@ def run(args: Sequence[str]) -> dict[str, object]:
         cube=options.cube,
         baselines=options.baselines,
         batch_size=options.batch_size,
+        step=options.step,
     )
     say_unreadable(result["unreadable"])
     return result

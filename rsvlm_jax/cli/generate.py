@@ -53,6 +53,8 @@ class Options:
     """Directory of the vision tower, where a LLaVA does not hold its own."""
     adapter: Path | None = None
     """Directory of a PEFT adapter, or of LLaVA's LoRA over a plain language model."""
+    step: int | Literal["best"] | None = None
+    """Checkpoint of a run: a step, or that of the lowest held-out loss; the newest by default."""
     allow_pickle: bool = False
     """Read .bin files, through torch's weights-only loader."""
 

@@ -87,7 +87,7 @@ def _options(source: Any, prefix: str = "--") -> list[str]:
 
 def options_of_load(options: Any) -> dict[str, Any]:
     """Those of `rsvlm_jax.load` that were given to a verb that talks."""
-    names = ("vision", "adapter", "allow_pickle", "quantize")
+    names = ("vision", "adapter", "allow_pickle", "quantize", "step")
     given = {name: getattr(options, name) for name in names if getattr(options, name)}
     if "quantize" in given and "adapter" in given:
         given["merge"] = False

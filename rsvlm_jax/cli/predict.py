@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -21,6 +22,8 @@ class Options:
     """Path of a cube, sample:NAME or world:PRESET."""
     out: Path
     """Directory of the map."""
+    step: int | Literal["best"] | None = None
+    """Checkpoint: a step, or that of the lowest held-out loss; the newest by default."""
     overlap: int | None = None
     """Shared pixels of neighbouring windows; half a window by default."""
     block: int = 256
@@ -39,7 +42,7 @@ def run(args: Sequence[str]) -> dict[str, object]:
 
     from .progress import Bars
 
-    loaded = load_run(options.run)
+    loaded = load_run(options.run, step=options.step)
     with Bars() as bars:
         made = predict(
             loaded,

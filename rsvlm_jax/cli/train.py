@@ -76,8 +76,11 @@ def run(args: Sequence[str]) -> dict[str, object] | None:
         return {"dry_run": True, **facts}
     if options.out is None:
         raise ConfigError("no run directory given", expected="--out RUN")
+    from rsvlm_jax.run.supervise import end_with_supervisor
+
     with stop_on_sigterm() as stop:
         if options.supervise is None:
+            end_with_supervisor()
             return _joined(options, swept, each, stop)
         if not swept:
             return _supervised(options, given)

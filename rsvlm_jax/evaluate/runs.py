@@ -26,7 +26,7 @@ from rsvlm_jax.metrics import (
     width,
 )
 from rsvlm_jax.run.prepare import Prepared, prepare
-from rsvlm_jax.run.rundir import RunDir
+from rsvlm_jax.run.rundir import RunDir, Which
 from rsvlm_jax.run.trained import Loaded, Numbers, load_run
 
 from .baselines import BASELINES, features
@@ -40,6 +40,7 @@ def evaluate_run(
     cube: str | None = None,
     baselines: Sequence[str] = ("mean", "ridge", "random_forest"),
     batch_size: int = 64,
+    step: Which = None,
 ) -> dict[str, Any]:
     """Score a run; prints the table and writes RUN/report/ (RUN/report_CUBE/ for another cube).
 
@@ -55,7 +56,7 @@ def evaluate_run(
     unknown = [b for b in baselines if b not in BASELINES]
     if unknown:
         raise ConfigError("unknown baseline", expected=" | ".join(BASELINES), found=unknown[0])
-    loaded = load_run(path)
+    loaded = load_run(path, step=step)
     experiment = loaded.experiment
     if experiment.data.split.fold is None:
         raise ConfigError(

@@ -51,6 +51,7 @@ from rsvlm_jax.interop.processor import Words, words_of
 
 from .beside import BESIDE, carry_ids, copy_beside, make_processor
 from .directory import is_pretrained, read_directory, release_over
+from .rundir import Which
 from .written import LLAVA, Written, of_run, part_of, pooled
 
 _WHOLE = {
@@ -97,6 +98,7 @@ def convert(
     *,
     to: Literal["hf", "llava", "peft"] = "hf",
     part: Literal["decoder", "vision"] | None = None,
+    step: Which = None,
     dtype: Literal["float32", "bfloat16"] | None = None,
     vision: str | os.PathLike[str] | None = None,
     adapter: str | os.PathLike[str] | None = None,
@@ -111,6 +113,7 @@ def convert(
       target: directory that does not exist or is empty; of a projector, a file.
       to: "llava" for the original layout of a LLaVA; "peft" for the LoRA of a run by itself.
       part: of a run, the tower to write.
+      step: of a run, the checkpoint, as `rsvlm_jax.load`.
       dtype: of what is written; None: see above.
       vision: directory of the tower that an original LLaVA does not hold.
       adapter: directory of a PEFT adapter, which is merged.
@@ -133,7 +136,7 @@ def convert(
     report(0, 2)
     source_path = Path(source)
     asset = str(source) == "asset:stories260k"
-    _only_for(asset, source_path, part=part, vision=vision, adapter=adapter)
+    _only_for(asset, source_path, part=part, step=step, vision=vision, adapter=adapter)
     if asset:
         source_path = STORIES260K_DIR
         model = Written("LlamaForCausalLM", STORIES260K, load_llama2c(STORIES260K))
@@ -151,7 +154,7 @@ def convert(
         name = found.family.architecture
         model = Written(_WHOLE.get(name, name), found.config, found.params, found.report.ignored)
     else:
-        model = of_run(source_path, part, keep=to == "peft")
+        model = of_run(source_path, part, keep=to == "peft", step=step)
     if part is not None and is_pretrained(source_path):
         model = part_of(model, part)
     if to == "peft":
@@ -199,10 +202,12 @@ def _only_for(asset: bool, path: Path, **options: Any) -> None:
     """Refuse an option that says nothing about a source of this kind: none is passed over."""
     if asset or path.is_file():
         allowed, kind = (), "one file"
-    elif is_pretrained(path) or not path.exists():
+    elif not path.exists():
         return
+    elif is_pretrained(path):
+        allowed, kind = ("part", "vision", "adapter"), "a directory of Hugging Face or LLaVA"
     else:
-        allowed, kind = ("part",), "a run"
+        allowed, kind = ("part", "step"), "a run"
     for name, value in options.items():
         if value is not None and name not in allowed:
             raise ConfigError(

@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -40,11 +42,14 @@ from rsvlm_jax.train.state import (
 )
 from rsvlm_jax.train.step import make_loss_step, make_train_step
 
+from .abstract import abstract_state
 from .agreement import Agreement, same_config, same_data
 from .profile import Profile
+from .program import Place
 from .rundir import RunDir, write_atomic
 from .sinks import check_sinks, open_sink
 from .start import start_from
+from .talk import PreparedTalk
 from .work import Work, prepared
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
@@ -100,16 +105,18 @@ def fit(
             run.started()
             work.processor.save(run.processor)
         program = work.program
-        mesh = _mesh(experiment)
+        mesh = _mesh(work)
+        fresh = checkpoints.latest() is None
         optimizer = make_optimizer(experiment.optimizer, config.steps, program.params)
         state = init_state(
-            *initial(work),
+            *initial(work, mesh, fresh=fresh),
             optimizer,
             mesh,
             config=experiment.optimizer,
             plan=experiment.mesh.plan,
             seed=config.seed,
             spike=config.spike,
+            donate=True,
         )
         step = make_train_step(program.graphdef, experiment, optimizer, mesh, state)
         profiled = Profile(work, step, mesh, run.profile) if profile else None
@@ -124,7 +131,7 @@ def fit(
                 if mesh.size < jax.device_count():
                     idle = f"trains on {mesh.size} of {jax.device_count()} devices"
                     print(f"{idle}; --mesh.data -1 takes all", file=sys.stderr, flush=True)
-            state = resume(state, batches, checkpoints)
+            state = resume(state, batches, checkpoints, donate=True)
             train(
                 state,
                 profiled or step,
@@ -157,13 +164,13 @@ def fit(
 def _scorable(work: Work) -> Work:
     """Refuse what goes by a held-out loss where nothing is held out that has one."""
     config = work.experiment.train
-    if (config.keep_best or config.patience) and work.held_out() is None:
+    if config.eval_every and work.held_out() is None:
         raise ConfigError(
-            "there is no held-out loss to go by",
-            where="TrainConfig.keep_best, TrainConfig.patience",
-            expected="conversations, with held_out > 0",
-            found=f"{config.keep_best}, {config.patience}",
-            remedy="set both to 0",
+            "there is no held-out loss",
+            where="TrainConfig.eval_every",
+            expected="0, or conversations with held_out > 0",
+            found=config.eval_every,
+            remedy="a run on a cube is scored afterwards: rsvlm evaluate RUN",
         )
     return work
 
@@ -183,15 +190,28 @@ def _hooks(experiment: Experiment, run: RunDir, batches: Batches, *, writes: boo
     return hooks
 
 
-def initial(work: Work) -> tuple[Tree, Tree]:
-    """Parameters and statistics before the first step."""
+def initial(work: Work, mesh: Mesh | None = None, *, fresh: bool = True) -> tuple[Tree, Tree]:
+    """Parameters and statistics before the first step.
+
+    Args:
+      mesh: each of its devices makes its part of the parameters; None: all on the first device.
+      fresh: False: they are read from a checkpoint afterwards, and `init_from` is not read.
+    """
     experiment, program = work.experiment, work.program
     seed = experiment.train.seed
-    params, stats = program.init(seed)
-    say = None if together.index() == 0 else _nothing
-    params = program.adapt(start_from(params, experiment, say=say), seed)
+    place = None if mesh is None else Place(mesh, experiment.mesh.plan)
+    params, stats = program.init(seed, place)
+    if fresh:
+        say = None if together.index() == 0 else _nothing
+        params = start_from(params, experiment, say=say)
+    params = program.adapt(params, seed, place)
+    # Small, and whole on every device: numbers of this process from here on.
+    stats = jax.tree.map(lambda x: jnp.asarray(np.asarray(x.addressable_data(0))), stats)
     model = merge(program.graphdef, params, stats)
-    if together.index() == 0:
+    if isinstance(work, PreparedTalk):
+        if fresh:
+            work.start(model)  # all: its parameters lie on the devices of all
+    elif together.index() == 0:
         work.start(model)
     params, stats = split_model(model)[1:]
     if together.count() > 1 and stats:
@@ -249,7 +269,7 @@ def describe(experiment: Experiment) -> dict[str, object]:
     check_sinks(experiment.train.sinks)
     work = _scorable(prepared(experiment))
     program = work.program
-    mesh = _mesh(experiment)
+    mesh = _mesh(work)
     make_optimizer(experiment.optimizer, experiment.train.steps, program.params)
     trained = pick(program.params, trained_paths(experiment.optimizer, program.params))
     return {
@@ -277,12 +297,12 @@ def checkpoint_bytes(experiment: Experiment, params: Tree) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(held))
 
 
-def _mesh(experiment: Experiment) -> Mesh:
-    """The mesh of an experiment, which its batches fit on."""
+def _mesh(work: Work) -> Mesh:
+    """The mesh of an experiment, which its parameters and its batches fit on."""
+    experiment = work.experiment
     mesh, config = make_mesh(experiment.mesh), experiment.train
-    talk = experiment.conversations
-    lengths = () if talk is None else (talk.length,)
-    check_batch(mesh, config.batch_size, lengths, micro=config.micro_batches)
+    check_batch(mesh, config.batch_size, work.lengths, micro=config.micro_batches)
+    abstract_state(experiment, work.program, mesh)  # refuses what the plan cannot place
     if together.count() > 1 and mesh.size < jax.device_count():
         raise ConfigError(
             "the mesh leaves out devices of other processes", where="Experiment.mesh",

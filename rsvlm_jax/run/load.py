@@ -17,7 +17,7 @@ from rsvlm_jax.config.check import one_of
 from .directory import is_pretrained
 from .pretrained import Pretrained, open_pretrained
 from .reopen import open_talk
-from .rundir import RunDir
+from .rundir import RunDir, Which
 from .trained import Loaded, load_run
 
 
@@ -31,6 +31,7 @@ def load(
     adapter: str | os.PathLike[str] | None = None,
     projector: str | os.PathLike[str] | None = None,
     merge: bool = True,
+    step: Which = None,
     quantize: Literal["int8", "nf4"] | None = None,
     quantize_targets: str = DECODER_LINEARS,
     allow_pickle: bool = False,
@@ -54,6 +55,7 @@ def load(
         (`.../q/kernel`, `.../q/kernel_lora_a`, `.../q/kernel_lora_b`), placed as their kernel is;
         `.lora` says which and how, and `.save_adapter(FOLDER)` writes them. The same holds of a
         run with LoRA, whose factors `rsvlm convert RUN DST --to peft` writes.
+      step: of a run: a checkpoint by its step, or "best", that of the lowest held-out loss.
       quantize: weights become "int8" or "nf4" as they are read, layer by layer, so that the float
         model is never in memory (`rsvlm_jax.nn.quantize`). An adapter then stays beside them:
         `merge=False`.
@@ -73,6 +75,8 @@ def load(
             remedy="nothing is downloaded: fetch it first",
         )  # fmt: skip
     if is_pretrained(Path(path)):
+        if step is not None:
+            raise ConfigError("only for runs", where="load(step)", expected=None, found=step)
         return open_pretrained(
             path,
             mesh=mesh,
@@ -97,5 +101,5 @@ def load(
                 "only for pretrained models", where=f"load({name})", expected=None, found=given
             )
     if RunDir(Path(path)).experiment().conversations is not None:
-        return open_talk(path, mesh=mesh, dtype=dtype, missing=missing, merge=merge)
-    return load_run(path, mesh=mesh, dtype=dtype, missing=missing, merge=merge)
+        return open_talk(path, mesh=mesh, dtype=dtype, missing=missing, merge=merge, step=step)
+    return load_run(path, mesh=mesh, dtype=dtype, missing=missing, merge=merge, step=step)

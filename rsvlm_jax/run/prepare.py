@@ -95,6 +95,11 @@ class Prepared:
             attention=experiment.train.attention,
         )
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """L, of all batches."""
+        return (self.processor.length,)
+
     def start(self, model: VisionLanguageModel) -> None:
         """Put the statistics of the training split into a model. Errors as `set_statistics`."""
         set_statistics(model, self.cube, self.train, self.processor)
@@ -244,6 +249,9 @@ def prepare(experiment: Experiment) -> Prepared:
         visual_tokens=visual_tokens(experiment, cube, specs),
         facts=facts(cube, specs, data.window, [i.dates for i in model.inputs]),
     )
+    if (parts := experiment.mesh.context) > 1:  # which positions are split over
+        length = -(-processor.length // parts) * parts
+        processor = dataclasses.replace(processor, length=length)
     return Prepared(
         experiment,
         cube,

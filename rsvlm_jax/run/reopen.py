@@ -21,7 +21,7 @@ from rsvlm_jax.train.optimizer import trained_paths
 
 from .pretrained import Dtype, Pretrained
 from .restore import restore
-from .rundir import RunDir
+from .rundir import RunDir, Which
 from .talk import program_of_talk
 
 
@@ -32,6 +32,7 @@ def open_talk(
     dtype: Dtype | None = None,
     missing: str = "error",
     merge: bool = True,
+    step: Which = None,
 ) -> Pretrained:
     """The newest verified checkpoint of a run of conversations. Args and errors as `load_run`."""
     run = RunDir(Path(path))
@@ -50,7 +51,7 @@ def open_talk(
     program = program_of_talk(processor, experiment)
     paths = trained_paths(experiment.optimizer, program.params)
     with Checkpoints(run.checkpoints) as checkpoints:
-        step = checkpoints.newest()
+        step = run.step_of(step) or checkpoints.newest()
         params, _ = restore(
             checkpoints, step, program, make_mesh(experiment.mesh), experiment, missing
         )

@@ -10,7 +10,7 @@ from rsvlm_jax.mesh.rules import RULES, replicated, resolve
 from rsvlm_jax.train.checkpoint import Checkpoints
 from rsvlm_jax.train.state import Tree, overlay, pick
 
-from .program import Program
+from .program import Place, Program
 
 
 def restore(
@@ -34,8 +34,10 @@ def restore(
     base = None
     if missing == "init" and flat(wanted).keys() - saved.keys():
         seed = experiment.train.seed
-        params, stats = program.init(seed)
-        base = jax.device_put({"params": program.adapt(params, seed), "stats": stats}, place)
+        there = Place(mesh, experiment.mesh.plan)
+        params, stats = program.init(seed, there)
+        made = program.adapt(params, seed, there)
+        base = jax.device_put({"params": made, "stats": stats}, place)
         wanted = pick(wanted, saved)
     averaged = {p.removeprefix("ema/") for p in saved if p.startswith("ema/")}
     if averaged:

@@ -31,7 +31,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rsvlm_jax.config import CheckpointError, ConfigError, Experiment, from_json, to_json
 from rsvlm_jax.mesh import together
@@ -55,6 +55,10 @@ def write_atomic(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             tmp.unlink()
         raise
+
+
+Which = int | Literal["best"] | None
+"""A checkpoint of a run: a step, that of the lowest held-out loss, or the newest that verifies."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +119,25 @@ class RunDir:
     def stopped(self) -> int | None:
         """The step at which early stopping ended the run; None: it did not."""
         return next((r["step"] for r in _rows(self.held_out) if r.get("stopped")), None)
+
+    def step_of(self, which: Which) -> int | None:
+        """The step that a word says; None: the newest that verifies.
+
+        Raises:
+          CheckpointError: nothing was scored, or no checkpoint of a scored step is there.
+        """
+        if which != "best":
+            return which
+        folder = self.checkpoints
+        scores = {r["step"]: r["loss"] for r in _rows(self.held_out) if r["loss"] is not None}
+        there = {s: v for s, v in scores.items() if (folder / str(s) / "manifest.json").is_file()}
+        if not there:
+            raise CheckpointError(
+                "no best step", where=self.path,
+                expected="checkpoints of steps with a held-out loss (held_out.jsonl)",
+                found=f"{len(scores)} scores", remedy="train with --train.keep-best 1",
+            )  # fmt: skip
+        return min(there, key=lambda step: (there[step], step))
 
     def skipped_steps(self) -> int:
         """How many steps were skipped, because something was not finite or stood out."""

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from rsvlm_jax.config import (
@@ -81,7 +81,7 @@ def start_from(
     """Parameters with those of `experiment.init_from` in place of some or all.
 
     Args:
-      params: as initialised.
+      params: as initialised; what takes their place is placed like them.
       say: told what was read and what stays; None: a line on stderr, where a directory was read.
 
     Raises:
@@ -115,7 +115,15 @@ def start_from(
         line = f"init_from {experiment.init_from}: {len(new)} arrays read"
         line += f"; initialised: {_listed(kept, shapes)}" if kept else "; none initialised"
         (say or _stderr)(line)
-    return map_with_path(lambda path, x: new.get(path, x), params)
+    return map_with_path(lambda path, x: placed(new[path], x) if path in new else x, params)
+
+
+def placed(x: Any, like: jax.Array) -> jax.Array:
+    """A whole array that this process has, in the place of another of its shape."""
+    if like.is_fully_addressable:
+        return jax.device_put(x, like.sharding)
+    whole = np.asarray(x)  # each process gives the parts of its devices
+    return jax.make_array_from_callback(whole.shape, like.sharding, lambda index: whole[index])
 
 
 def check_sources(experiment: Experiment) -> None:
@@ -251,7 +259,7 @@ def _fitted(tower: str, part: _Part, mine: dict[str, Any], config: Any) -> dict[
             "the checkpoint and the model do not fit", where=part.where,
             found=" | ".join(f"{w}: {', '.join(x[:10])}" for w, x in parts if x),
         )  # fmt: skip
-    return {path: jnp.asarray(x, mine[path].dtype) for path, x in made.items()}
+    return {path: x.astype(mine[path].dtype) for path, x in made.items()}
 
 
 def _resized(path: str, x: Any, shape: tuple[int, ...], config: Any) -> Any:

@@ -152,12 +152,11 @@ def _once(
         children.running = [
             subprocess.Popen(
                 [*arguments, str(i)] if len(shares) > 1 else arguments,
-                env=environment,
+                env={**environment, _SUPERVISOR: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 stdout=files[i],
                 stderr=errors[i - 1] if i else None,
                 text=True,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
             for i, environment in enumerate(shares)
         ]
@@ -177,13 +176,21 @@ def _once(
         return code, number, result, said
 
 
-def _end_with_parent() -> None:
-    """In a child: SIGTERM when the supervisor is gone, however it ended (`man 2 prctl`)."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def end_with_supervisor() -> None:
+    """In a process that `supervise` started: SIGTERM when the supervisor is gone, however it ended.
+
+    A supervisor that is killed says nothing to its children, who would hold the run directory.
+    Linux alone has this (`man 2 prctl`).
+    """
+    parent = os.environ.get(_SUPERVISOR)
+    if parent is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(parent):  # it was gone before
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
+_SUPERVISOR, _PR_SET_PDEATHSIG = "RSVLM_SUPERVISOR", 1
 
 
 def _wait(children: list[subprocess.Popen[str]]) -> tuple[int, int]:
@@ -202,6 +209,8 @@ def _wait(children: list[subprocess.Popen[str]]) -> tuple[int, int]:
                     limit = time.monotonic() + PATIENCE
                 else:
                     limit = time.monotonic()
+        if limit is None and 0 in [child.returncode for child in children]:
+            limit = time.monotonic() + PATIENCE  # all leave together
         if limit is not None and time.monotonic() >= limit:
             _kill(children)
         time.sleep(0.05)

@@ -12,8 +12,10 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
 from rsvlm_jax.config import ConfigError, Experiment
@@ -55,6 +57,14 @@ class PreparedTalk:
         config = self.train.config
         most = config.length // int(self.train.tokens.min()) if config.pack else 1
         return program_of_talk(self.processor, self.experiment, segments=most)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """L, of the batches of training and of what is held out."""
+        lengths = {*self.batches().plan.lengths}  # nothing is drawn: there is nothing to close
+        if self.test is not None:
+            lengths |= {*lengths_of(self.test)}
+        return tuple(sorted(lengths))
 
     def start(self, model: VisionLanguageModel) -> None:
         """Check that precomputed features are of the tower that the model starts from.
@@ -178,11 +188,23 @@ def program_of_talk(
     )
 
 
+def whole(x: jax.Array) -> np.ndarray:
+    """An array on the host; of one that lies on the devices of several processes, all call it."""
+    if x.is_fully_addressable:
+        return np.asarray(x)
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+
 def tower_digest(model: VisionLanguageModel) -> str:
     """What features depend on: the tower's config, its numbers, the compute type."""
     params = flat(nnx.to_pure_dict(nnx.state(model.vision, nnx.Param)))
-    arrays = {path: np.asarray(x) for path, x in params.items()}
+    arrays = {path: whole(x) for path, x in params.items()}
     return digest_of((model.config.vision, model.config.dtype), arrays)
+
+
+def lengths_of(source: TalkSource) -> tuple[int, ...]:
+    """Of the batches of what is held out."""
+    return best_lengths(source.tokens, source.config.buckets, source.config.length)
 
 
 def held_out_batches(
@@ -194,8 +216,7 @@ def held_out_batches(
       own: rows of a batch that are read here; None: all.
     """
     own = np.arange(batch_size) if own is None else own
-    config = source.config
-    lengths = best_lengths(source.tokens, config.buckets, config.length)
+    lengths = lengths_of(source)
     most = int(source.images.max(initial=0))
     order = np.argsort(source.tokens, kind="stable")
     for first in range(0, len(order), batch_size):

@@ -51,7 +51,7 @@ from rsvlm_jax.train.step import make_eval_step
 from .directory import is_pretrained
 from .program import program_of
 from .restore import restore
-from .rundir import RunDir
+from .rundir import RunDir, Which
 
 ALPHA = 0.1
 """Missed share of the intervals: 90 %."""
@@ -256,8 +256,9 @@ def load_run(
     dtype: Literal["float32", "bfloat16"] | None = None,
     missing: Literal["error", "init"] = "error",
     merge: bool = True,
+    step: Which = None,
 ) -> Loaded:
-    """Load the newest verified checkpoint of a run directory.
+    """Load a verified checkpoint of a run directory.
 
     Args:
       mesh: devices to place it on; None: that of the training run.
@@ -265,6 +266,7 @@ def load_run(
       missing: "init" initialises towers that the checkpoint lacks; "error" refuses.
       merge: LoRA into the kernels, which of a quantised base are made float for it; False keeps
         factors and codes as they were trained.
+      step: which checkpoint; None: the newest that verifies. "best": of the lowest held-out loss.
 
     Raises:
       CheckpointError: no run, no checkpoint that verifies, or one of another model; names both
@@ -303,7 +305,7 @@ def load_run(
     program = program_of(processor, lora, experiment.base)
     placed = make_mesh(experiment.mesh)
     with Checkpoints(run.checkpoints) as checkpoints:
-        step = checkpoints.newest()
+        step = run.step_of(step) or checkpoints.newest()
         params, stats = restore(checkpoints, step, program, placed, experiment, missing)
     assert step is not None  # or nothing was restored
     if lora is not None and merge:

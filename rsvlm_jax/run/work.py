@@ -3,6 +3,7 @@
 Both have `experiment`, `processor` (saved in the run), `program` (of the model) and `unreadable`
 (how many samples could not be read so far), and
 
+    lengths                   positions of a row, of every shape that a batch may have
     start(model)              fill in, or check, what a model has of its data before the first step
     batches(sharding, log)    endless training batches
     held_out(sharding)        what is held out, each sample once; None: nothing that has a loss

@@ -21,7 +21,7 @@ from rsvlm_jax.core import base_path, flat, is_lora
 from rsvlm_jax.interop.families.llava import LlavaConfig, check_parts
 
 from .reopen import open_talk
-from .rundir import RunDir
+from .rundir import RunDir, Which
 from .trained import load_run
 
 LLAVA = "LlavaForConditionalGeneration"
@@ -45,10 +45,11 @@ class Written:
     whole: tuple[str, ...] = ()
 
 
-def of_run(path: Path, part: str | None, *, keep: bool) -> Written:
+def of_run(path: Path, part: str | None, *, keep: bool, step: Which = None) -> Written:
     """A run of conversations whole, or one tower of any run.
 
     Args:
+      step: as `rsvlm_jax.load`.
       keep: LoRA beside its kernels; else it is merged.
 
     Raises:
@@ -59,7 +60,7 @@ def of_run(path: Path, part: str | None, *, keep: bool) -> Written:
     if experiment.conversations is not None:
         if part is None:
             check_parts(experiment.model, LLAVA)
-        opened = open_talk(path, merge=not keep)
+        opened = open_talk(path, merge=not keep, step=step)
         config = LlavaConfig(experiment.model, opened.image_token or 0)
         whole = Written(LLAVA, config, opened.params, (), opened.lora, opened.whole)
         return whole if part is None else part_of(whole, part)
@@ -70,7 +71,7 @@ def of_run(path: Path, part: str | None, *, keep: bool) -> Written:
             found=f"inputs {', '.join(i.bandset for i in model.inputs)}",
             remedy="write one tower with --part decoder or --part vision",
         )  # fmt: skip
-    loaded = load_run(path, merge=not keep)
+    loaded = load_run(path, merge=not keep, step=step)
     config = LlavaConfig(model, loaded.processor.tokenizer.image)
     return part_of(Written(LLAVA, config, loaded.params, lora=loaded.lora), part)
 

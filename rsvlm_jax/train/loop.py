@@ -49,8 +49,13 @@ COUNTED = ("tokens", "padded")
 StepFn = Callable[[TrainState, Any], tuple[TrainState, Mapping[str, jax.Array]]]
 
 
-def resume(state: TrainState, batches: Batches, checkpoints: Checkpoints) -> TrainState:
+def resume(
+    state: TrainState, batches: Batches, checkpoints: Checkpoints, *, donate: bool = False
+) -> TrainState:
     """The newest verified state with `batches` set to its place; `state` itself if there is none.
+
+    Args:
+      donate: `state` is deleted before another is read, so that memory has to hold but one.
 
     Raises:
       CheckpointError: there are checkpoints and none can be used (see `Checkpoints.restore`), or
@@ -70,7 +75,10 @@ def resume(state: TrainState, batches: Batches, checkpoints: Checkpoints) -> Tra
             text = f"training starts from nothing: {begun[-1]} was never finished"
             warnings.warn(text, CheckpointWarning, stacklevel=2)
         return state
-    state, data = checkpoints.restore(abstract(state))
+    shapes = abstract(state)
+    if donate:
+        jax.tree.map(lambda x: x.delete(), state)
+    state, data = checkpoints.restore(shapes)
     batches.set_state(data)
     return state
 

@@ -106,11 +106,13 @@ def init_state(
     plan: str = "fsdp_tensor",
     seed: int = 0,
     spike: float | None = None,
+    donate: bool = False,
 ) -> TrainState:
     """The state before the first step, placed on a mesh.
 
     Args:
       params, stats: from `split_model`; copied, so that the step may donate the state.
+      donate: `params` become the state's where they lie in their places, instead of a copy.
       optimizer: made of `config` by `make_optimizer`.
       plan: the table of `rsvlm_jax.mesh.rules.RULES` that places the parameters.
       seed: of the step's random numbers (date dropout).
@@ -139,11 +141,14 @@ def init_state(
         args = jax.tree.map(_spread, args, places)
     # One function object for equal arguments: `jax.jit` then finds what it compiled before.
     make = made_once(("init", optimizer, trained, config.ema is None, spike is None), lambda: make)
-    return jax.jit(make, out_shardings=shardings)(*args)
+    donated = (0,) if donate else ()
+    return jax.jit(make, out_shardings=shardings, donate_argnums=donated)(*args)
 
 
 def _spread(x: Array, place: Sharding) -> Array:
     """An array that all processes have, over the devices of all."""
+    if not x.is_fully_addressable:  # it lies there already
+        return x
     whole = np.asarray(x)
     return jax.make_array_from_callback(whole.shape, place, lambda index: whole[index])
 

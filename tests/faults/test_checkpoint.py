@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -192,7 +194,7 @@ def test_a_bare_step_directory_is_no_checkpoint(saved):
     with Checkpoints(saved) as checkpoints:  # and it is not in the way
         checkpoints.save(9, state(9), {"index": 9})
     assert restored_step(saved) == 9
-    assert (saved / "9.set-aside").is_dir()
+    assert not (saved / "9.set-aside").exists()
 
 
 @pytest.mark.parametrize("name", ["09", "9.", "nine", "9_tmp", "9.orbax-checkpoint-tmp-1", "٩"])
@@ -274,6 +276,66 @@ def test_a_commit_without_a_manifest_is_no_checkpoint(saved):
         assert checkpoints.latest() == 1
         checkpoints.save(2, state(2), {"index": 2})
     assert restored_step(saved) == 2
+
+
+def test_saves_that_ended_between_commit_and_manifest_leave_nothing(saved):
+    """Each is as large as a whole checkpoint: many kills there would fill the disk."""
+    for step in (3, 4):
+        with Checkpoints(saved, keep=1) as checkpoints:
+            checkpoints.save(step, state(step), {"index": step})
+        (saved / str(step) / "manifest.json").unlink()
+    with Checkpoints(saved, keep=1) as checkpoints:
+        checkpoints.save(5, state(5), {"index": 5})
+    assert [p.name for p in saved.iterdir()] == ["5"]
+
+
+def test_a_file_that_the_disk_does_not_give_is_damage(saved, monkeypatch):
+    real = manifest._sha256
+
+    def failing(path: Path) -> str:
+        if path.is_relative_to(saved / "2"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    monkeypatch.setattr(manifest, "_sha256", failing)
+    with pytest.warns(CheckpointWarning, match=r"2/.* cannot be read \(Input/output error\)"):
+        assert restored_step(saved) == 1
+
+
+def test_a_reader_beside_a_writer_takes_what_is_there_then(saved, monkeypatch):
+    """While it reads one, two newer are saved and what it reads is deleted."""
+    real, wrote = manifest._sha256, []
+
+    def slow(path: Path) -> str:
+        if not wrote:
+            wrote.append(path)
+            monkeypatch.setattr(manifest, "_sha256", real)
+            with Checkpoints(saved, keep=2) as writer:
+                for step in (3, 4):
+                    writer.save(step, state(step), {"index": step})
+        return real(path)
+
+    monkeypatch.setattr(manifest, "_sha256", slow)
+    assert restored_step(saved) == 4
+    assert wrote
+
+
+def test_an_old_step_that_cannot_be_deleted_ends_no_run(saved, monkeypatch):
+    """On a network disk files that a reader holds come back as .nfs0000."""
+    real = shutil.rmtree
+
+    def busy(path, ignore_errors=False, **more):
+        if str(path).endswith(".discarded") and not ignore_errors:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        real(path, ignore_errors=ignore_errors, **more)
+
+    monkeypatch.setattr(shutil, "rmtree", busy)
+    (saved / "notes.discarded").write_text("a file of somebody's")
+    with Checkpoints(saved, keep=1) as checkpoints:
+        for step in (3, 4):
+            checkpoints.save(step, state(step), {"index": step})
+    assert restored_step(saved) == 4
+    assert (saved / "notes.discarded").is_file()
 
 
 def test_a_leftover_tmp_directory_is_ignored_and_removed_by_the_next_save(saved):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -104,7 +105,7 @@ def test_progress_renews_its_patience(tmp_path: Path):
 
 
 def test_a_lost_peer_is_a_reason_to_start_again(tmp_path: Path):
-    assert run(tmp_path, "end(0 if life else 76)").restarts == 1
+    assert run(tmp_path, "end(0 if number or life else 76)").restarts == 1
 
 
 def test_a_pre_empted_child_ends_the_run_with_75(tmp_path: Path):
@@ -129,6 +130,71 @@ time.sleep(60)
     ended = run(tmp_path, code)
     assert (ended.code, ended.restarts) == (75, 0)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_stopped_is_pre_empted_however_the_children_end(tmp_path: Path):
+    """One that missed another, as both were told to stop, says 76."""
+    code = """
+signal.signal(signal.SIGTERM, lambda *_: end(76, "a peer was lost"))
+(out / f"ready{number}").touch()
+time.sleep(60)
+"""
+
+    def when_ready() -> None:
+        while not all((tmp_path / f"ready{i}").exists() for i in (0, 1)):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=when_ready, daemon=True).start()
+    ended = run(tmp_path, code)
+    assert (ended.code, ended.restarts) == (75, 0)
+
+
+@pytest.mark.parametrize(("code", "restarts"), [(75, 0), (0, 1)])
+def test_a_child_that_hangs_at_the_end_is_not_waited_for(
+    tmp_path: Path, monkeypatch, code: int, restarts: int
+):
+    monkeypatch.setattr(module, "PATIENCE", 0.3)
+    ended = run(tmp_path, f"end({code}) if life or not number else time.sleep(60)")
+    assert (ended.code, ended.restarts) == (code, restarts)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl")
+def test_a_killed_supervisor_takes_its_children_with_it(tmp_path: Path):
+    child = (
+        "import pathlib, sys, time\n"
+        "from rsvlm_jax.run.supervise import end_with_supervisor\n"
+        "end_with_supervisor()\n"
+        "pathlib.Path(sys.argv[1]).write_text('here')\n"
+        "time.sleep(60)\n"
+    )
+    parent = (
+        "import sys; from pathlib import Path\n"
+        "from rsvlm_jax.run.supervise import supervise\n"
+        "supervise([sys.executable, '-c', sys.argv[2], sys.argv[1]], 1, out=Path('.'), say=print)\n"
+    )
+    ready = tmp_path / "ready"
+    process = subprocess.Popen([sys.executable, "-c", parent, str(ready), child])
+    try:
+        while not ready.exists():
+            time.sleep(0.02)
+            assert process.poll() is None
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) == 1
+    finally:
+        process.kill()
+        process.wait()
+    deadline = time.monotonic() + 10
+    while _runs(int(children[0])):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_gpus_are_divided(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -28,6 +29,20 @@ def test_another_experiment_is_refused_by_field(tmp_path):
     other = dataclasses.replace(EXPERIMENT, train=dataclasses.replace(EXPERIMENT.train, steps=7))
     with pytest.raises(ConfigError, match=r"train.steps.*expected 7; found 200"):
         RunDir.create(tmp_path, other)
+
+
+def test_the_best_step_is_that_of_the_lowest_loss_that_was_kept(tmp_path):
+    run = RunDir(tmp_path)
+    scores = [(0, 0.1), (2, 0.5), (4, None), (6, 0.3), (8, 0.4)]
+    rows = [{"step": s, "loss": loss} for s, loss in scores]
+    run.held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert (run.step_of(None), run.step_of(8)) == (None, 8)
+    with pytest.raises(CheckpointError, match=r"no best step .* train with --train.keep-best 1"):
+        run.step_of("best")
+    for step in (2, 6, 8):
+        (run.checkpoints / str(step)).mkdir(parents=True)
+        (run.checkpoints / str(step) / "manifest.json").touch()
+    assert run.step_of("best") == 6
 
 
 def test_no_run_directory(tmp_path):

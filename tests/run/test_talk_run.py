@@ -191,12 +191,14 @@ def test_a_run_that_learns_nothing_ends_early_and_is_finished(
         assert "ended at step 3 of 6: no new lowest held-out loss in 1 scores" in said.err
         assert [r["step"] for r in rows(out)] == [1, 2, 3]
         assert [r.get("stopped") for r in rows(out, "held_out.jsonl")] == [None, 1.0]
+    assert load(out, step="best").step == load(out, step=3).step == 3
+    with pytest.raises(CheckpointError, match="expected step 2"):
+        load(out, step=2)
 
 
-@pytest.mark.parametrize("name", ["patience", "keep_best"])
-def test_nothing_held_out_to_go_by_is_refused(talking: Experiment, tmp_path: Path, name: str):
-    alone = without_rate(talk(talking, held_out=0.0), **{name: 1})
-    with pytest.raises(ConfigError, match="there is no held-out loss to go by in TrainConfig"):
+def test_nothing_held_out_to_score_is_refused(talking: Experiment, tmp_path: Path):
+    alone = without_rate(talk(talking, held_out=0.0), patience=1)
+    with pytest.raises(ConfigError, match=r"there is no held-out loss in TrainConfig\.eval_every"):
         fit(alone, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -276,6 +276,63 @@ def test_too_many_bad_batches_end_the_run_with_the_last_good_state_saved(tmp_pat
     assert len(rows(tmp_path / "metrics.jsonl")) == at
 
 
+def test_a_run_that_ended_so_ends_so_again_and_goes_on_when_more_is_borne(tmp_path):
+    """Bad steps before a restart count: started over and over it would step over all of them."""
+    options = {"steps": 12, "metrics_file": tmp_path / "metrics.jsonl"}
+    bad = frozenset({4, 5})
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        for _ in range(2):
+            state, step = start()
+            batches = Stream(bad=bad)
+            state = resume(state, batches, checkpoints)
+            with pytest.raises(NonFiniteError, match="2 steps in a row in step 6; expected at mo"):
+                train(state, step, batches, checkpoints=checkpoints, max_bad_steps=1, **options)
+        assert checkpoints.latest() == 6
+        state, step = start()
+        batches = Stream(bad=bad)
+        state = resume(state, batches, checkpoints)
+        train(state, step, batches, checkpoints=checkpoints, max_bad_steps=2, **options)
+    assert [row["step"] for row in rows(tmp_path / "metrics.jsonl")] == list(range(1, 13))
+
+
+def test_a_state_that_is_given_away_is_gone_before_another_is_read(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path) as checkpoints:
+        state, step = start()
+        train(state, step, Stream(), steps=2, checkpoints=checkpoints)
+        state, _ = start(seed=5)
+        real = Checkpoints.restore
+
+        def restore(self, shapes):
+            assert all(x.is_deleted() for x in flat(state).values())
+            return real(self, shapes)
+
+        monkeypatch.setattr(Checkpoints, "restore", restore)
+        assert int(resume(state, Stream(), checkpoints, donate=True).step) == 2
+
+
+def test_checkpoints_on_a_disk_that_is_not_mounted_are_not_none(tmp_path):
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "scratch")
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        state, _ = start()
+        with pytest.raises(CheckpointError, match=r"a disk that is not there .* mount it"):
+            resume(state, Stream(), checkpoints)
+
+
+def test_what_is_due_is_saved_before_a_long_score(tmp_path):
+    def score(state):
+        seen.append((int(state.step), checkpoints.latest()))
+        return {"loss": 1.0}
+
+    seen: list[tuple] = []
+    with Checkpoints(tmp_path) as checkpoints:
+        state, step = start()
+        train(
+            state, step, Stream(), steps=6, checkpoints=checkpoints, save_every=2, held_out=score,
+            held_out_every=2,
+        )  # fmt: skip
+    assert seen == [(0, None), (2, 2), (4, 4), (6, 4)]
+
+
 def test_batches_that_end_early_are_an_error():
     class Short(Stream):
         def __next__(self):
