@@ -171,8 +171,10 @@ def fields_of_words():
                 yield pytest.param(cls, field, hint, id=f"{name}.{field}")
 
 
-@pytest.mark.parametrize(("cls", "field", "hint"), fields_of_words())
-def test_a_misspelt_word_is_refused_where_the_config_is_made(cls: type, field: str, hint: object):
+@pytest.mark.parametrize(("cls", "field", "hint"), list(fields_of_words()))
+def test_a_misspelt_word_is_refused_where_the_config_is_made(
+    untyped: None, cls: type, field: str, hint: object
+):
     several = typing.get_origin(hint) is tuple
     known = typing.get_args(typing.get_args(hint)[0] if several else hint)
     wrong = f"{known[-1]}s"
@@ -193,7 +195,7 @@ def test_every_word_of_a_config_has_been_tried():
     } <= tried  # fmt: skip
 
 
-def test_one_word_in_the_place_of_several():
+def test_one_word_in_the_place_of_several(untyped: None):
     with pytest.raises(ConfigError, match=r"^not a tuple in TrainConfig.sinks; .* found 'wandb'$"):
         TrainConfig(sinks="wandb")  # type: ignore[arg-type]
 

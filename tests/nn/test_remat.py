@@ -72,16 +72,7 @@ MODELS = {
 
 GIVEN, VISUAL = jnp.ones((4, 64), jnp.int32), values(4, 64, 32)
 DATES = values(4, 64)
-
-
-def former(layers: int, every: int):
-    """A Q-Former with layers that are in no whole group."""
-    config = dataclasses.replace(QFORMER, layers=layers, cross_attention_frequency=every)
-    return (
-        lambda remat: QFormer(config, 32, remat=remat, rngs=nnx.Rngs(0)), lambda m: m(TOKENS)
-    )  # fmt: skip
-
-
+UNREAD = dataclasses.replace(QFORMER, layers=3, cross_attention_frequency=4)
 FUSION = TemporalConfig(budget=8, layers=3, heads=2)
 
 
@@ -92,9 +83,9 @@ def mixed(head: MixerHead) -> jax.Array:
 
 
 SHALLOW = {
-    "two layers beside a group of three": former(5, 3),
-    "one layer beside a group of two": former(3, 2),
-    "no whole group": former(3, 4),
+    "resampler without a whole group": (
+        lambda remat: QFormer(UNREAD, 32, remat=remat, rngs=nnx.Rngs(0)), lambda m: m(TOKENS)
+    ),
     "fusion": (
         lambda remat: TemporalFusion(FUSION, 32, 2, remat=remat, rngs=nnx.Rngs(0)),
         lambda m: m(VISUAL, GIVEN > 0, DATES, GIVEN, GIVEN, year_known=GIVEN > 0)[0],
@@ -103,7 +94,7 @@ SHALLOW = {
         lambda remat: MixerHead(HeadConfig(), 64, 32, None, remat=remat, rngs=nnx.Rngs(0)), mixed
     ),
 }  # fmt: skip
-"""Models of few layers, or with layers outside the scan."""
+"""What comes before and after the deep stacks."""
 MODELS |= SHALLOW
 
 
