@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from .check import choices
+
 BandKind = Literal["optical", "sar", "covariate"]
 
 
@@ -51,6 +53,9 @@ class BandSetSpec:
     bands: tuple[BandSpec, ...]
     static: bool = False
     gsd: float | None = None
+
+    def __post_init__(self) -> None:
+        choices(self)
 
     @property
     def band_names(self) -> tuple[str, ...]:

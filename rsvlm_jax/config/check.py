@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import re
+import types
+import typing
+from typing import Any
 
 from .errors import ConfigError
 
@@ -18,27 +22,68 @@ def positive(config: object, *fields: str) -> None:
             raise ConfigError("not a size", where=where, expected="1 .. 2^31 - 1", found=value)
 
 
-def in_range(config: object, field: str, *, least: float, below: float = math.inf) -> None:
-    """Refuse a number outside least <= x < below, and NaN."""
+def choices(config: object) -> None:
+    """Refuse a word that the `Literal` of its field does not have, in whatever field of `config`.
+
+    A field may be of words or None, or a tuple of words.
+    """
+    for name, known, several in _literals(type(config)):
+        value, where = getattr(config, name), f"{type(config).__name__}.{name}"
+        if not several:
+            one_of(value, known, where)
+        elif isinstance(value, tuple):
+            for i, word in enumerate(value):
+                one_of(word, known, f"{where}[{i}]")
+        else:
+            raise ConfigError("not a tuple", where=where, expected="(word, ...)", found=repr(value))
+
+
+@functools.cache
+def _literals(config: type) -> tuple[tuple[str, tuple[Any, ...], bool], ...]:
+    """Of each field of words: its name, the words, and whether it is a tuple of them."""
+    found = []
+    for name, hint in typing.get_type_hints(config).items():
+        several = typing.get_origin(hint) is tuple
+        inner = typing.get_args(hint)[0] if several else hint
+        either = typing.get_origin(inner) in (typing.Union, types.UnionType)
+        known: list[Any] = []
+        for option in typing.get_args(inner) if either else (inner,):
+            if option is types.NoneType:
+                known.append(None)
+            elif typing.get_origin(option) is typing.Literal:
+                known += typing.get_args(option)
+            else:  # a number, say: what else it may be is for its own check
+                break
+        else:
+            found.append((name, tuple(known), several))
+    return tuple(found)
+
+
+def in_range(
+    config: object, field: str, *, least: float, below: float = math.inf, most: float = math.inf
+) -> None:
+    """Refuse a number outside least <= x < below, or over `most`; and NaN."""
     value = getattr(config, field)
-    if not least <= value < below:
+    if not least <= value < below or value > most:
         raise ConfigError(
             "impossible number",
             where=f"{type(config).__name__}.{field}",
-            expected=f">= {least:g}" + (f" and < {below:g}" if below < math.inf else ""),
+            expected=f">= {least:g}"
+            + (f" and < {below:g}" if below < math.inf else "")
+            + (f" and <= {most:g}" if most < math.inf else ""),
             found=value,
         )
 
 
-def one_of(value: object, known: tuple[str, ...], where: str) -> None:
+def one_of(value: object, known: tuple[Any, ...], where: str) -> None:
     """Refuse a word that is none of those known, with the nearest."""
     if value not in known:
         raise ConfigError(
             "unknown choice",
             where=where,
-            expected=" | ".join(known),
+            expected=" | ".join(map(str, known)),
             found=repr(value),
-            remedy=near_or_none(str(value), known),
+            remedy=near_or_none(str(value), tuple(map(str, known))),
         )
 
 

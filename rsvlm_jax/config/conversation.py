@@ -6,9 +6,9 @@ What a template writes and supervises is in `rsvlm_jax.data.templates`, not here
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
-from .check import one_of, positive
+from .check import choices, positive
 from .errors import ConfigError
 from .vision import CLIP_MEAN, CLIP_STD
 
@@ -16,7 +16,7 @@ Template = Literal["vicuna_v1", "llava_v1", "plain", "llama_2", "mistral", "chat
 """LLaVA's names. "llava_v1" says "human" where "vicuna_v1" says "user" (GeoChat, RS-LLaVA);
 "plain" is that of stage 1; "tokenizer" is the chat template that comes with the tokenizer."""
 
-TEMPLATES = ("vicuna_v1", "llava_v1", "plain", "llama_2", "mistral", "chatml", "tokenizer")
+TEMPLATES: tuple[str, ...] = get_args(Template)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +39,8 @@ class ImageConfig:
     std: tuple[float, float, float] = CLIP_STD
 
     def __post_init__(self) -> None:
+        choices(self)
         positive(self, "size")
-        one_of(self.fit, ("crop", "pad", "squash"), "ImageConfig.fit")
-        one_of(self.resample, ("bicubic", "bilinear"), "ImageConfig.resample")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +86,8 @@ class ConversationConfig:
     prefetch: int = 2
 
     def __post_init__(self) -> None:
-        one_of(self.template, TEMPLATES, "ConversationConfig.template")
+        choices(self)
         positive(self, "length", "buckets")
-        one_of(self.held_out_by, ("image", "question"), "ConversationConfig.held_out_by")
         wrong = [n for n in ("threads", "workers", "prefetch") if getattr(self, n) < 0]
         if wrong:
             raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from .check import choices, in_range
 from .errors import ConfigError
 
 
@@ -21,6 +22,9 @@ class TargetConfig:
     name: str = "tree_cover"
     question_name: str = "tree cover"
     min_valid: float = 0.5
+
+    def __post_init__(self) -> None:
+        in_range(self, "min_valid", least=0.0, most=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +108,7 @@ class DataConfig:
     tokenizer: str = "asset:stories260k"
 
     def __post_init__(self) -> None:
+        choices(self)
         if self.window < 1 or self.stride < 1:
             raise ConfigError(
                 "impossible window",

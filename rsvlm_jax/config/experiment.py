@@ -9,19 +9,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import Literal
+from typing import Literal, get_args
 
-from .check import one_of
+from .check import choices
 from .conversation import ConversationConfig
 from .data import DataConfig
 from .errors import ConfigError
 from .lora import LORA_ONLY, LoraConfig
 from .model import VLMConfig
 from .optimizer import OptimizerConfig
-from .tiny import tiny_conversations, tiny_lora, tiny_model, tiny_optimizer, tiny_start
+from .tiny import Base, tiny_conversations, tiny_lora, tiny_model, tiny_optimizer, tiny_start
 from .training import LossConfig, MeshConfig, TrainConfig
 
-BASES = ("float", "bfloat16", "int8", "nf4")
+BASES: tuple[str, ...] = get_args(Base)
 """How kernels that LoRA takes may be stored."""
 
 INIT_TOWERS = (
@@ -66,8 +66,8 @@ class Experiment:
 
     Attributes:
       conversations: images and what is said of them, in place of the cube of `data`; then
-        `model.inputs` is empty and there is no head. `loss`, where it is left as it is, becomes
-        that of the text.
+        `model.inputs` is empty and there is no head.
+      loss: without a head, where it is left as it is, it becomes that of the text.
       lora: trains low-rank factors beside the kernels it takes. What else is trained say the
         groups of `optimizer`; where there are none they become `LORA_ONLY`, which freezes all else.
       base: how kernels that LoRA takes are stored, frozen: as they are, in bfloat16 (half the
@@ -93,13 +93,13 @@ class Experiment:
     mesh: MeshConfig = MeshConfig()
     conversations: ConversationConfig | None = None
     lora: LoraConfig | None = None
-    base: Literal["float", "bfloat16", "int8", "nf4"] = "float"
+    base: Base = "float"
     init_from: str | None = None
     init_missing: Literal["init", "error"] = "init"
     allow_pickle: bool = False
 
     def __post_init__(self) -> None:
-        one_of(self.base, BASES, "Experiment.base")
+        choices(self)
         if self.lora is not None and not self.optimizer.groups:
             resolved = dataclasses.replace(self.optimizer, groups=LORA_ONLY)
             object.__setattr__(self, "optimizer", resolved)
@@ -118,27 +118,37 @@ class Experiment:
                 found=f"{len(self.model.inputs)} inputs and "
                 + ("a head" if self.model.head is not None else "no head"),
             )
-        if self.conversations is not None:
-            self._check_conversations(self.conversations)
-        if self.init_from is not None:
-            init_sources(self.init_from)
-
-    def _check_conversations(self, config: ConversationConfig) -> None:
-        if self.loss == LossConfig():
-            object.__setattr__(self, "loss", LossConfig(text=1.0, huber=0.0, scale=0.0))
-        if self.loss.huber or self.loss.scale or not self.loss.text:
-            raise ConfigError(
-                "conversations have no numbers to learn",
-                where="Experiment.loss",
-                expected="text > 0, huber=0, scale=0",
-                found=self.loss,
-            )
-        if config.features is not None and self.init_from is None:
+        self._check_loss()
+        features = None if self.conversations is None else self.conversations.features
+        if features is not None and self.init_from is None:
             raise ConfigError(
                 "features of a tower that starts anew",
                 where="ConversationConfig.features",
                 expected="None, or Experiment.init_from with the tower that they were made by",
-                found=config.features,
+                found=features,
+            )
+        if self.init_from is not None:
+            init_sources(self.init_from)
+
+    def _check_loss(self) -> None:
+        """Each loss has a part of the model that gives what it reads."""
+        model = self.model
+        if model.head is None and self.loss == LossConfig():
+            object.__setattr__(self, "loss", LossConfig(text=1.0, huber=0.0, scale=0.0))
+        loss = self.loss
+        if model.head is None and (loss.huber or loss.scale):
+            raise ConfigError(
+                "a model without a head has no numbers to learn",
+                where="Experiment.loss",
+                expected="huber=0 and scale=0, or a HeadConfig in model.head",
+                found=f"huber={loss.huber:g}, scale={loss.scale:g}",
+            )
+        if model.decoder is None and loss.text:
+            raise ConfigError(
+                "a model without a decoder has no text to learn",
+                where="Experiment.loss",
+                expected="text=0, or a language model in model.decoder",
+                found=f"text={loss.text:g}",
             )
 
     def tiny(self) -> Experiment:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from .check import divides, positive
+from .check import choices, divides, positive
 from .errors import ConfigError
 
 
@@ -29,6 +29,7 @@ class RopeScaling:
     high_freq_factor: float = 4.0
 
     def __post_init__(self) -> None:
+        choices(self)
         if not 1 <= self.factor < math.inf:
             raise ConfigError(
                 "a rotary scaling that shrinks, or without end",
@@ -95,6 +96,7 @@ class LlamaConfig:
     tie_embeddings: bool = False
 
     def __post_init__(self) -> None:
+        choices(self)
         positive(self, "vocab_size", "width", "layers", "heads", "kv_heads", "mlp_dim")
         positive(self, "max_length")
         if self.head_dim is None:
@@ -155,6 +157,7 @@ class GPT2Config:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
+        choices(self)
         positive(self, "vocab_size", "width", "layers", "heads", "mlp_dim", "max_length")
         divides(self, "heads", "width")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from .check import positive
+from .check import choices, in_range, positive
 from .errors import ConfigError
 from .language import DecoderConfig, LlamaConfig
 from .resampler import ConnectorConfig, PerceiverConfig, PixelShuffleConfig, ResamplerConfig
@@ -38,6 +38,9 @@ class SpectralConfig:
     indices: tuple[str, ...] = ()
     stretch: Literal["zscore", "minmax"] = "zscore"
 
+    def __post_init__(self) -> None:
+        choices(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class InputConfig:
@@ -58,6 +61,7 @@ class InputConfig:
     spectral: SpectralConfig = SpectralConfig()
 
     def __post_init__(self) -> None:
+        choices(self)
         if self.dates is not None:
             positive(self, "dates")
 
@@ -85,6 +89,7 @@ class TemporalConfig:
 
     def __post_init__(self) -> None:
         positive(self, "layers", "heads", "harmonics", "platforms")
+        in_range(self, "date_dropout", least=0.0, most=1.0)
         if self.budget is not None:
             positive(self, "budget")
 
@@ -110,7 +115,9 @@ class HeadConfig:
     transform: Literal["zscore", "log1p"] = "zscore"
 
     def __post_init__(self) -> None:
+        choices(self)
         positive(self, "layers", "targets", "reg_tokens", "token_dim", "channel_dim")
+        in_range(self, "dropout", least=0.0, below=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +141,7 @@ class VLMConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
+        choices(self)
         names = [i.bandset for i in self.inputs]
         if len(set(names)) != len(names):
             raise ConfigError(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal
 
-from .check import in_range, one_of
+from .check import choices, in_range
 from .errors import ConfigError
 
 OptimizerKind = Literal["adamw", "sgd", "adafactor", "muon"]
@@ -70,7 +70,7 @@ class OptimizerConfig:
     ema: float | None = None
 
     def __post_init__(self) -> None:
-        one_of(self.kind, get_args(OptimizerKind), "OptimizerConfig.kind")
+        choices(self)
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(

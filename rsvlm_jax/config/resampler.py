@@ -13,7 +13,7 @@ import dataclasses
 import re
 from typing import Literal
 
-from .check import divides, positive
+from .check import choices, divides, positive
 from .errors import ConfigError
 
 
@@ -31,6 +31,7 @@ class ConnectorConfig:
     bias: bool = True
 
     def __post_init__(self) -> None:
+        choices(self)
         if self.kind != "linear" and not re.fullmatch(r"mlp[1-9]\d?x_gelu", self.kind):
             raise ConfigError(
                 "no such connector",
@@ -52,6 +53,7 @@ class PixelShuffleConfig:
     factor: int = 2
 
     def __post_init__(self) -> None:
+        choices(self)
         positive(self, "factor")
 
 
@@ -75,6 +77,7 @@ class QFormerConfig:
     norm_eps: float = 1e-12
 
     def __post_init__(self) -> None:
+        choices(self)
         positive(self, "queries", "width", "layers", "heads", "mlp_dim")
         positive(self, "cross_attention_frequency")
         divides(self, "heads", "width")
@@ -100,6 +103,7 @@ class PerceiverConfig:
     share_layers: bool = False
 
     def __post_init__(self) -> None:
+        choices(self)
         positive(self, "layers", "heads", "mlp_dim")
         if not self.queries or min(self.queries) < 1:
             raise ConfigError(

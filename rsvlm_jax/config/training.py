@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from typing import Literal
 
-from .check import divides, in_range, one_of
+from .check import choices, divides, in_range
 from .errors import ConfigError
 
 ShardingPlan = Literal["replicated", "fsdp", "fsdp_tensor", "lora_dp"]
@@ -23,6 +23,8 @@ class LossConfig:
       text: next-token cross-entropy over supervised positions.
       huber: of the standardised target (the point prediction).
       scale: Gaussian negative log-likelihood of the spread around the detached mean.
+
+    One of them at least is not 0. Text needs a decoder, the other two a head (`Experiment`).
     """
 
     text: float = 0.0
@@ -34,6 +36,13 @@ class LossConfig:
         for name in ("text", "huber", "scale"):
             in_range(self, name, least=0.0)
         in_range(self, "huber_delta", least=1e-6)
+        if not (self.text or self.huber or self.scale):
+            raise ConfigError(
+                "nothing to learn",
+                where="LossConfig",
+                expected="text, huber or scale > 0",
+                found="0, 0 and 0",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +91,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        one_of(self.remat, get_args(Remat), "TrainConfig.remat")
-        one_of(self.attention, get_args(AttentionKernel), "TrainConfig.attention")
+        choices(self)
         names = ("steps", "batch_size", "micro_batches", "save_every", "log_every", "keep")
         # With max_bad_steps=0 the first bad step ends the run.
         lowest = {
@@ -116,6 +124,13 @@ class TrainConfig:
                 found=self.eval_every,
             )
         divides(self, "micro_batches", "batch_size")
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(
+                "not a seed",
+                where="TrainConfig.seed",
+                expected="0 .. 2^31 - 1",
+                found=self.seed,
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,4 +157,4 @@ class MeshConfig:
     plan: ShardingPlan = "fsdp_tensor"
 
     def __post_init__(self) -> None:
-        one_of(self.plan, get_args(ShardingPlan), "MeshConfig.plan")
+        choices(self)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from .check import divides, layers_exist, positive
+from .check import choices, divides, layers_exist, positive
 from .errors import ConfigError
 
 FeatureJoin = Literal["tokens", "channels"]
@@ -79,6 +79,7 @@ class ViTConfig(_Tokens):
     std: tuple[float, float, float] = CLIP_STD
 
     def __post_init__(self) -> None:
+        choices(self)
         positive(self, "image_size", "patch_size", "width", "layers", "heads", "mlp_dim")
         divides(self, "patch_size", "image_size")
         divides(self, "heads", "width")
@@ -120,6 +121,7 @@ class SiglipConfig(_Tokens):
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
+        choices(self)
         positive(self, "image_size", "patch_size", "width", "layers", "heads", "mlp_dim")
         divides(self, "heads", "width")
         layers_exist(self, self.feature_layers, self.layers)
@@ -164,6 +166,7 @@ class Dinov2Config(_Tokens):
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
+        choices(self)
         positive(self, "image_size", "table_size", "patch_size", "width", "layers", "heads")
         positive(self, "mlp_dim")
         divides(self, "heads", "width")
@@ -195,6 +198,7 @@ class ConvNextConfig:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
+        choices(self)
         positive(self, "image_size", "patch_size")
         if len(self.widths) != len(self.depths) or not self.widths:
             raise ConfigError(
@@ -264,6 +268,7 @@ class MixedConfig:
     second: ViTConfig | SiglipConfig | Dinov2Config | ConvNextConfig = ConvNextConfig()
 
     def __post_init__(self) -> None:
+        choices(self)
         for name in ("first", "second"):
             tower = getattr(self, name)
             if tower.tokens != tower.grid[0] * tower.grid[1]:

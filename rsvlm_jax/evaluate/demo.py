@@ -188,6 +188,7 @@ def without_language(experiment: Experiment) -> Experiment:
         name=f"{experiment.name}_no_lm",
         model=dataclasses.replace(experiment.model, decoder=None),
         optimizer=dataclasses.replace(experiment.optimizer, groups=groups),
+        loss=dataclasses.replace(experiment.loss, text=0.0),
         init_from=None,
     )
 

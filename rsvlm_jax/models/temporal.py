@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rsvlm_jax.config import TemporalConfig
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core.shapes import Array, Bool, Float, Int
 from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import Attention, Embed, LayerNorm, Linear, Mask, Mlp, scan, stack
@@ -93,9 +94,19 @@ class TemporalFusion(nnx.Module):
       config: see `TemporalConfig`.
       width: Dv.
       groups: rows of the group embedding, over all band sets and fronts.
+      remat: what of each block's activations is kept for the backward pass.
     """
 
-    def __init__(self, config: TemporalConfig, width: int, groups: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        config: TemporalConfig,
+        width: int,
+        groups: int,
+        *,
+        remat: Remat = "none",
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.remat: Remat = remat
         self.harmonics, self.date_dropout = config.harmonics, config.date_dropout
         self.date = Linear(2 * config.harmonics + 4, width, rngs=rngs)
         self.date_scale = nnx.Param(jnp.full((1,), config.scale_init, jnp.float32))
@@ -145,7 +156,11 @@ class TemporalFusion(nnx.Module):
         mean = tokens.astype(jnp.float32).sum(axis=1) / jnp.maximum(count, 1.0)
         latents = (mean[:, None] + self.query[...][None]).astype(tokens.dtype)
         mask = Mask.keys(valid)
-        latents, _ = scan(self.blocks, lambda block, x: (block(x, tokens, mask), None), latents)
+
+        def read(block: FusionBlock, x: Array) -> tuple[Array, None]:
+            return block(x, tokens, mask), None
+
+        latents, _ = scan(self.blocks, read, latents, remat=self.remat)
         some = jnp.broadcast_to(valid.any(axis=1)[:, None], latents.shape[:2])
         latents = jnp.where(some[:, :, None], latents, jnp.zeros_like(latents))
         return constrain(latents, "batch", "length", "embed"), some

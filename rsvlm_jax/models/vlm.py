@@ -105,7 +105,8 @@ class VisionLanguageModel(nnx.Module):
             else None
         )
         groups = sum(len(f.plan.groups) for f in spectral.values()) + len(pixel)
-        self.temporal = TemporalFusion(config.temporal, width, groups, rngs=rngs) if names else None
+        fusion = config.temporal, width, groups
+        self.temporal = TemporalFusion(*fusion, remat=remat, rngs=rngs) if names else None
 
         d_language = None
         if config.decoder is None:
@@ -138,7 +139,7 @@ class VisionLanguageModel(nnx.Module):
                     expected="TemporalConfig.budget, or visual_tokens",
                     found="neither",
                 )
-            self.head = MixerHead(config.head, count, width, d_language, rngs=rngs)
+            self.head = MixerHead(config.head, count, width, d_language, remat=remat, rngs=rngs)
 
     def __call__(self, batch: Batch, *, rng: Array | None = None) -> Encoded:
         """The forward pass. `rng` is given in training: it hides dates (`date_dropout`)."""

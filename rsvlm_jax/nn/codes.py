@@ -12,15 +12,15 @@ blocks follow each other, so that a range of them is a range of rows, and unpack
 two slabs one after the other.
 
 A product makes the float weights of its own layer, in the dtype of its input, while it reads the
-codes; the backward pass makes them again instead of keeping them. No gradient reaches the codes or
-the scales. Leading axes (stacked layers) are carried along.
+codes; the backward pass makes them again instead of keeping them (the weights of stacked layers
+would pile up into a whole float model), and multiplies in that dtype too. No gradient reaches the
+codes or the scales. Leading axes (stacked layers) are carried along.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -94,22 +94,6 @@ def decode_nf4(
     return weights.reshape(*stacked, 2 * half, d_out)
 
 
-def _remade(product: Callable[..., Array]) -> Callable[..., Array]:
-    """The backward pass of `product(x, codes, scale, dtype)` decodes again.
-
-    Kept, the weights of stacked layers would pile up into a whole float model (the residuals of a
-    scan). Inside a scan the barrier against merging the two passes is not needed.
-    """
-
-    @functools.wraps(product)
-    def remade(x: Array, codes: Array, scale: Array, dtype: DTypeLike) -> Array:
-        again = jax.checkpoint(functools.partial(product, dtype=dtype), prevent_cse=False)
-        return again(x, codes, jax.lax.stop_gradient(scale))
-
-    return remade
-
-
-@_remade
 def matmul_int8(
     x: Float[Array, "*shape I"],
     codes: Int8[Array, "I O"],
@@ -117,12 +101,19 @@ def matmul_int8(
     dtype: DTypeLike,
 ) -> Float[Array, "*shape O"]:
     """`x @ codes * scale`, accumulated and scaled in float32, as `dtype`."""
-    y = jnp.matmul(x, codes.astype(x.dtype), preferred_element_type=jnp.float32)
-    scale = scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
-    return (y * scale).astype(dtype)
+    return _int8(x, codes, scale, False, jnp.dtype(dtype))
 
 
-@_remade
+def attend_int8(
+    x: Float[Array, "*shape D"],
+    codes: Int8[Array, "V D"],
+    scale: Float[Array, "V 1"],
+    dtype: DTypeLike,
+) -> Float[Array, "*shape V"]:
+    """`x @ table^T`, accumulated and scaled in float32, as `dtype`."""
+    return _int8(x, codes, scale, True, jnp.dtype(dtype))
+
+
 def matmul_nf4(
     x: Float[Array, "*shape I"],
     codes: UInt8[Array, "half O"],
@@ -130,8 +121,63 @@ def matmul_nf4(
     dtype: DTypeLike,
 ) -> Float[Array, "*shape O"]:
     """`x @ weights`, the weights in the dtype of `x`, as `dtype`."""
-    weights = decode_nf4(codes, scale, x.dtype)
-    return jnp.matmul(x, weights, preferred_element_type=jnp.dtype(dtype))
+    return _nf4(x, codes, scale, jnp.dtype(dtype))
+
+
+def _product(x: Array, weights: Array, rows: bool, dtype: DTypeLike) -> Array:
+    """`x @ weights`, or with `rows` `x @ weights^T`, in the dtype of `x`; accumulates `dtype`."""
+    contracted = ((x.ndim - 1,), (1 if rows else 0,))
+    weights = weights.astype(x.dtype)
+    return jax.lax.dot_general(x, weights, (contracted, ((), ())), preferred_element_type=dtype)
+
+
+def _scaled(y: Array, scale: Array) -> Array:
+    """`y` times the scale of each of its last axis, in float32."""
+    scale = scale.astype(jnp.float32).reshape((1,) * (y.ndim - 1) + (-1,))
+    return y.astype(jnp.float32) * scale
+
+
+Kept = tuple[Array, Array, Array]
+"""For the backward pass: codes and scale as they are stored, and nothing, of the dtype of `x`."""
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _int8(x: Array, codes: Array, scale: Array, rows: bool, dtype: jnp.dtype) -> Array:
+    return _scaled(_product(x, codes, rows, jnp.float32), scale).astype(dtype)
+
+
+def _int8_forward(
+    x: Array, codes: Array, scale: Array, rows: bool, dtype: jnp.dtype
+) -> tuple[Array, Kept]:
+    return _int8(x, codes, scale, rows, dtype), (codes, scale, jnp.zeros(0, x.dtype))
+
+
+def _int8_backward(rows: bool, dtype: jnp.dtype, kept: Kept, g: Array) -> tuple[Array, None, None]:
+    del dtype
+    codes, scale, like = kept
+    return _product(_scaled(g, scale).astype(like.dtype), codes, not rows, like.dtype), None, None
+
+
+_int8.defvjp(_int8_forward, _int8_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _nf4(x: Array, codes: Array, scale: Array, dtype: jnp.dtype) -> Array:
+    return _product(x, decode_nf4(codes, scale, x.dtype), False, dtype)
+
+
+def _nf4_forward(x: Array, codes: Array, scale: Array, dtype: jnp.dtype) -> tuple[Array, Kept]:
+    return _nf4(x, codes, scale, dtype), (codes, scale, jnp.zeros(0, x.dtype))
+
+
+def _nf4_backward(dtype: jnp.dtype, kept: Kept, g: Array) -> tuple[Array, None, None]:
+    del dtype
+    codes, scale, like = kept
+    weights = decode_nf4(codes, scale, like.dtype)
+    return _product(g.astype(like.dtype), weights, True, like.dtype), None, None
+
+
+_nf4.defvjp(_nf4_forward, _nf4_backward)
 
 
 def take_int8(
@@ -140,21 +186,3 @@ def take_int8(
     """Rows of a table by number, float32; a number outside it gives NaN."""
     rows = jnp.take(codes, ids, axis=0, mode="clip").astype(jnp.float32)
     return rows * jnp.take(scale, ids, axis=0, mode="fill", fill_value=jnp.nan)
-
-
-@_remade
-def attend_int8(
-    x: Float[Array, "*shape D"],
-    codes: Int8[Array, "V D"],
-    scale: Float[Array, "V 1"],
-    dtype: DTypeLike,
-) -> Float[Array, "*shape V"]:
-    """`x @ table^T`, accumulated and scaled in float32, as `dtype`."""
-    y = jax.lax.dot_general(
-        x,
-        codes.astype(x.dtype),
-        (((x.ndim - 1,), (1,)), ((), ())),
-        preferred_element_type=jnp.float32,
-    )
-    scale = scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
-    return (y * scale).astype(dtype)

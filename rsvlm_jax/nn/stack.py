@@ -116,7 +116,9 @@ def scan(
         layer_state, *slices = inputs
         return fn(nnx.merge(graphdef, layer_state), carry, *slices)
 
-    return jax.lax.scan(_remembering(body, remat), x, (state, *per_layer))
+    # A loop of one turn is none to XLA.
+    looped = jax.tree.leaves(state)[0].shape[0] > 1
+    return jax.lax.scan(remembered(body, remat, looped=looped), x, (state, *per_layer))
 
 
 ATTENTION = ("q", "k", "v", "context")
@@ -125,13 +127,20 @@ FUSED = "dot_product_attention_fwd_wrapper"
 """cuDNN's kernel: what it keeps for its backward pass bears no name, so it is told by this one."""
 
 
-def _remembering(body: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
-    """`body` of a scan, with what its backward pass may not keep computed again."""
+def remembered(
+    body: Callable[..., Any], remat: Remat, *, looped: bool = False
+) -> Callable[..., Any]:
+    """`body`, a block of arrays, with what its backward pass may not keep computed again.
+
+    Args:
+      looped: it is that of a scan of several turns, where the barrier against merging the two
+        passes is not needed (see `jax.checkpoint`).
+    """
     if remat == "none":
         return body
-    # Inside a scan the barrier against merging the two passes is not needed (see jax.checkpoint).
+    barrier = not looped
     if remat == "full":
-        return jax.checkpoint(body, prevent_cse=False)
+        return jax.checkpoint(body, prevent_cse=barrier)
     if remat == "offload":
         named = policies.save_and_offload_only_these_names(
             names_which_can_be_saved=[],
@@ -145,4 +154,4 @@ def _remembering(body: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
     def policy(primitive: Any, *args: Any, **params: Any) -> Any:
         return primitive.name == FUSED or named(primitive, *args, **params)
 
-    return jax.checkpoint(body, prevent_cse=False, policy=policy)
+    return jax.checkpoint(body, prevent_cse=barrier, policy=policy)

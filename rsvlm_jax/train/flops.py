@@ -75,8 +75,10 @@ def step_flops(
         model = merge(graphdef, overlay(params, part), stats)
         _plainly(model)
         encoded = model(batch, rng=jax.random.key(0))
-        without = dataclasses.replace(config, text=0.0)
-        loss = total(losses(encoded, batch, model, without), without)
+        loss = jnp.float32(0)
+        if config.huber or config.scale:
+            numbers = dataclasses.replace(config, text=0.0)
+            loss = total(losses(encoded, batch, model, numbers), numbers)
         return loss + jnp.sum(encoded.hidden.astype(jnp.float32)) if config.text else loss
 
     part = pick(params, trained)
@@ -85,15 +87,16 @@ def step_flops(
     if decoder is None:
         return StepFlops(full, 0.0)
     b, length = batch.tokens.shape
-    # Trained through the decoder: all but the regression head and the language head's own weight.
+    # Below the language head: all but the regression head and the language head's own weight.
     tied = getattr(decoder, "tie_embeddings", True)
     weight = "decoder/embed/embedding" if tied else "decoder/lm_head/kernel"
-    through = any(p != weight or tied for p in trained if not p.startswith("head/"))
+    below = [p for p in trained if (p != weight or tied) and not p.startswith("head/")]
     if config.text:
-        passes = 1 + (weight in trained) + through
+        passes = 1 + (weight in trained) + bool(below)
         full += passes * 2.0 * b * length * decoder.width * decoder.vocab_size
-    # Forward 2 products of [L, L]; backward twice as many.
-    passes = 3 if through else 1
+    # Forward 2 products of [L, L]; backward twice as many, unless all that is trained comes after
+    # the layers. One scan runs them all, so that a part of them costs as much as all.
+    passes = 3 if any(not p.startswith("decoder/norm/") for p in below) else 1
     width = decoder.heads * decoder.head_width
     attention = passes * 4.0 * b * length**2 * width * decoder.layers
     return StepFlops(full, attention)

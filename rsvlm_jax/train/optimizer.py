@@ -7,7 +7,8 @@ Directions, by `OptimizerConfig.kind`, are those of `rsvlm_jax.train.directions`
 A group is a pattern on parameter paths; the first pattern that matches wins, and parameters that
 none matches have scale 1. Scale 0 freezes: no optimiser state, no update, no part in the norm.
 Quantised weights must be frozen, and those in bfloat16. The layers before a group's `from_layer`
-share an array with trained ones: no update and no part in the norm, but optimiser state (zeros).
+share an array with trained ones: no update, and optimiser state (zeros). Their gradients are made
+zero once, by `only_trained`, before the step takes the norm and hands them to the optimiser.
 """
 
 from __future__ import annotations
@@ -97,6 +98,27 @@ def scales(config: OptimizerConfig, params: Any) -> dict[str, float]:
     return result
 
 
+def only_trained(config: OptimizerConfig, grads: Any, params: Any) -> Any:
+    """Gradients of the trained parameters, with zeros for layers before a group's `from_layer`.
+
+    Args:
+      params: all of them, arrays or shapes.
+
+    Raises:
+      ConfigError: as `make_optimizer`.
+    """
+    firsts = _first_layers(config, params)
+    return map_with_path(lambda path, g: _upper(firsts.get(path, 0), g), grads)
+
+
+def _upper(first: int, x: jax.Array) -> jax.Array:
+    """A stack with zeros before its layer `first`."""
+    if not first:
+        return x
+    trained = jnp.arange(x.shape[0]) >= first
+    return jnp.where(jnp.expand_dims(trained, range(1, x.ndim)), x, jnp.zeros_like(x))
+
+
 def _groups(config: OptimizerConfig, params: Any) -> dict[str, GroupConfig | None]:
     """The group that each parameter is in, by path."""
     groups = []
@@ -159,19 +181,13 @@ def _make(
 ) -> optax.GradientTransformation:
     scale, first = dict(scales), dict(firsts)
 
-    def upper(path: str, u: jax.Array) -> jax.Array:
-        if path not in first:
-            return u
-        trained = jnp.arange(u.shape[0]) >= first[path]
-        return jnp.where(jnp.expand_dims(trained, range(1, u.ndim)), u, jnp.zeros_like(u))
-
-    def only_upper(updates: Any, params: Any = None) -> Any:
-        del params
-        return map_with_path(upper, updates)
+    def scaled(path: str, u: jax.Array) -> jax.Array:
+        # Weight decay has moved the lower layers, too.
+        return _upper(first.get(path, 0), u if scale[path] == 1 else u * scale[path])
 
     def rescale(updates: Any, params: Any = None) -> Any:
         del params
-        return map_with_path(lambda path, u: u if scale[path] == 1 else u * scale[path], updates)
+        return map_with_path(scaled, updates)
 
     def decayed(params: Any) -> Any:
         return map_with_path(lambda path, _: base_path(path).endswith("/kernel"), params)
@@ -180,15 +196,12 @@ def _make(
         return map_with_path(lambda path, _: "trained" if scale[path] else "frozen", params)
 
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    halves = [optax.stateless(only_upper)] if first else []
     trained = optax.chain(
-        *halves,  # before the norm is taken
         clip,
         direction(config),
         optax.add_decayed_weights(config.weight_decay, decayed),
         optax.scale_by_learning_rate(schedule(config, steps)),
         optax.stateless(rescale),
-        *halves,  # and what decay has added
     )
     groups = optax.multi_transform({"trained": trained, "frozen": optax.set_to_zero()}, label)
 

@@ -29,7 +29,7 @@ from rsvlm_jax.models.heads import Gaussian
 from .gradient import gradient, gradient_in_parts
 from .losses import Sums, losses, mean
 from .once import made_once
-from .optimizer import trained_paths
+from .optimizer import only_trained, trained_paths
 from .spikes import judge
 from .state import TrainState, merge, overlay, pick
 
@@ -189,6 +189,7 @@ def _train_step(
     loss, parts, grads = _gradient(graphdef, experiment, place, state, part, batch)
     # Summed to where they are stored, and only there: what follows is done on the parts.
     grads = jax.lax.with_sharding_constraint(grads, place)
+    grads = only_trained(experiment.optimizer, grads, state.params)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     good, recent, told = finite, state.recent, {}

@@ -5,18 +5,25 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import typing
 
 import pytest
 
+import rsvlm_jax.config as everything
 from rsvlm_jax.config import (
     PRESETS,
+    BandSetSpec,
     ConfigError,
     DataConfig,
     Experiment,
     HeadConfig,
     InputConfig,
+    LossConfig,
+    RopeScaling,
     SpectralConfig,
     SplitConfig,
+    TargetConfig,
+    TemporalConfig,
     TrainConfig,
     ViTConfig,
     VLMConfig,
@@ -94,6 +101,14 @@ def test_wrong_type_is_refused():
         lambda: TrainConfig(steps=0),
         lambda: TrainConfig(patience=3),  # nothing is scored on the way
         lambda: TrainConfig(keep_best=1),
+        lambda: TrainConfig(seed=-1),
+        lambda: TrainConfig(seed=2**31),
+        lambda: HeadConfig(dropout=1.0),
+        lambda: HeadConfig(dropout=-0.1),
+        lambda: TemporalConfig(date_dropout=1.1),
+        lambda: TemporalConfig(date_dropout=float("nan")),
+        lambda: TargetConfig(min_valid=1.5),
+        lambda: LossConfig(huber=0.0, scale=0.0),
         lambda: VLMConfig(decoder=None, head=None),
         lambda: VLMConfig(inputs=(InputConfig("a"), InputConfig("a"))),
     ],
@@ -134,3 +149,75 @@ def test_impossible_ways_to_read(changes: dict, match: str):
 def test_mixtures_and_buckets_survive_json():
     data = DataConfig(mixture=(("a.zarr", 2.0), ("b.zarr", 0.5)), buckets=(4, 8))
     assert from_json(DataConfig, to_json(data)) == data
+
+
+MADE = {
+    BandSetSpec: BandSetSpec("s2", "optical", ()),
+    Experiment: an_experiment(),
+    InputConfig: InputConfig("s2"),
+    RopeScaling: RopeScaling("linear", 2.0),
+}
+"""Of those that do not make themselves."""
+
+
+def fields_of_words():
+    """Every field of every configuration that is one word of several, or some of them."""
+    for name in everything.__all__:
+        cls = getattr(everything, name)
+        if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+            continue
+        for field, hint in typing.get_type_hints(cls).items():
+            if "Literal" in str(hint) and "config." not in str(hint):
+                yield pytest.param(cls, field, hint, id=f"{name}.{field}")
+
+
+@pytest.mark.parametrize(("cls", "field", "hint"), list(fields_of_words()))
+def test_a_misspelt_word_is_refused_where_the_config_is_made(
+    untyped: None, cls: type, field: str, hint: object
+):
+    several = typing.get_origin(hint) is tuple
+    known = typing.get_args(typing.get_args(hint)[0] if several else hint)
+    wrong = f"{known[-1]}s"
+    made = MADE.get(cls) or cls()
+    with pytest.raises(ConfigError) as e:
+        dataclasses.replace(made, **{field: (wrong,) if several else wrong})
+    where = f"{cls.__name__}.{field}" + ("[0]" if several else "")
+    assert str(e.value).startswith(f"unknown choice in {where}; expected {known[0]}")
+    assert f"found {wrong!r}; did you mean {known[-1]!r}?" in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_every_word_of_a_config_has_been_tried():
+    tried = {param.id for param in fields_of_words()}
+    assert {
+        "InputConfig.front", "HeadConfig.kind", "HeadConfig.transform", "VLMConfig.dtype",
+        "SpectralConfig.stretch", "DataConfig.templates", "TrainConfig.sinks", "Experiment.base",
+    } <= tried  # fmt: skip
+
+
+def test_one_word_in_the_place_of_several(untyped: None):
+    with pytest.raises(ConfigError, match=r"^not a tuple in TrainConfig.sinks; .* found 'wandb'$"):
+        TrainConfig(sinks="wandb")  # type: ignore[arg-type]
+
+
+def test_text_without_a_decoder():
+    model = dataclasses.replace(an_experiment().model, decoder=None)
+    with pytest.raises(ConfigError, match=r"without a decoder .* expected text=0.* found text=1$"):
+        Experiment("x", model=model, loss=LossConfig(text=1.0))
+
+
+@pytest.mark.parametrize("loss", [{"scale": 0.0}, {"huber": 0.0}])
+def test_numbers_without_a_head(loss: dict[str, float]):
+    model = dataclasses.replace(an_experiment().model, head=None)
+    with pytest.raises(ConfigError, match=r"without a head has no numbers .* a HeadConfig"):
+        Experiment("x", model=model, loss=LossConfig(text=1.0, **loss))
+
+
+def test_a_model_without_a_head_learns_text_unless_told_otherwise():
+    model = dataclasses.replace(an_experiment().model, head=None)
+    assert Experiment("x", model=model).loss == LossConfig(text=1.0, huber=0.0, scale=0.0)
+
+
+def test_losses_of_nothing():
+    with pytest.raises(ConfigError, match=r"^nothing to learn in LossConfig; .* found 0, 0 and 0$"):
+        LossConfig(huber=0.0, scale=0.0)

@@ -38,6 +38,7 @@ from rsvlm_jax.nn import (
     quantize_params,
     split_lora,
 )
+from rsvlm_jax.nn import codes as nn_codes
 from rsvlm_jax.nn.codes import NF4_VALUES, decode_int8, decode_nf4, encode_int8, encode_nf4
 from rsvlm_jax.train import make_optimizer, split_model
 from rsvlm_jax.train.losses import text_loss
@@ -241,6 +242,42 @@ def test_the_text_loss_of_a_quantised_head_in_chunks(kind):
         got, slope = jax.value_and_grad(loss)(hidden, graphdef, params, chunk)
         assert float(got) == pytest.approx(float(want), rel=1e-6)
         np.testing.assert_allclose(slope, want_slope, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("product", ["matmul_int8", "attend_int8", "matmul_nf4"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=["as it is", "scores"])
+def test_both_passes_multiply_in_the_dtype_of_the_input(product: str, dtype):
+    w = jnp.asarray(np.random.default_rng(6).normal(size=(128, 64)), jnp.float32)
+    encode, decode = (encode_nf4, decode_nf4) if "nf4" in product else (encode_int8, decode_int8)
+    rows = product.startswith("attend")
+    codes, scale = encode(w, axis=-1) if rows else encode(w)
+    x, g = kernels(7, 2, 5, 64 if rows else 128), kernels(8, 2, 5, 128 if rows else 64)
+    x = jnp.asarray(x, jnp.bfloat16)
+
+    def slope(x, g):
+        y, back = jax.vjp(lambda x: getattr(nn_codes, product)(x, codes, scale, dtype), x)
+        return y, back(g)[0]
+
+    traced = jax.make_jaxpr(slope)(x, jnp.asarray(g, dtype))
+    dots = [eqn for eqn in equations(traced.jaxpr) if eqn.primitive.name == "dot_general"]
+    assert len(dots) == 2
+    assert {str(v.aval.dtype) for eqn in dots for v in eqn.invars} == {"bfloat16"}
+    y, found = jax.jit(slope)(x, jnp.asarray(g, dtype))
+    assert (y.dtype, found.dtype) == (dtype, jnp.bfloat16)
+    back = np.asarray(decode(codes, scale))
+    want = g @ (back if rows else back.T)
+    off = np.linalg.norm(np.asarray(found, np.float32) - want) / np.linalg.norm(want)
+    assert off < 2**-7  # of rounding the numbers of each product to bfloat16
+
+
+def equations(jaxpr):
+    """Those of inner programs too, but no program twice."""
+    for eqn in jaxpr.eqns:
+        inner = [v for v in eqn.params.values() if hasattr(getattr(v, "jaxpr", v), "eqns")]
+        for value in inner:
+            yield from equations(getattr(value, "jaxpr", value))
+        if not inner:
+            yield eqn
 
 
 # LoRA on codes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import get_args
 
@@ -11,11 +12,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rsvlm_jax.config import LlamaConfig, QFormerConfig, ViTConfig
+from rsvlm_jax.config import HeadConfig, LlamaConfig, QFormerConfig, TemporalConfig, ViTConfig
 from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core import flat
+from rsvlm_jax.models.encoded import Encoded
+from rsvlm_jax.models.heads import MixerHead
 from rsvlm_jax.models.language import language_model
 from rsvlm_jax.models.resampler.qformer import QFormer
+from rsvlm_jax.models.temporal import TemporalFusion
 from rsvlm_jax.models.towers import vision_tower
 from rsvlm_jax.nn import Mask, use_kernel
 
@@ -66,6 +70,34 @@ MODELS = {
 }  # fmt: skip
 
 
+GIVEN, VISUAL = jnp.ones((4, 64), jnp.int32), values(4, 64, 32)
+DATES = values(4, 64)
+UNREAD = dataclasses.replace(QFORMER, layers=3, cross_attention_frequency=4)
+FUSION = TemporalConfig(budget=8, layers=3, heads=2)
+
+
+def mixed(head: MixerHead) -> jax.Array:
+    nothing = jnp.zeros((4, 0, 0))
+    found = head(Encoded(nothing, VISUAL, GIVEN > 0, nothing, jnp.zeros(4, bool)))
+    return found.loc + found.scale
+
+
+SHALLOW = {
+    "resampler without a whole group": (
+        lambda remat: QFormer(UNREAD, 32, remat=remat, rngs=nnx.Rngs(0)), lambda m: m(TOKENS)
+    ),
+    "fusion": (
+        lambda remat: TemporalFusion(FUSION, 32, 2, remat=remat, rngs=nnx.Rngs(0)),
+        lambda m: m(VISUAL, GIVEN > 0, DATES, GIVEN, GIVEN, year_known=GIVEN > 0)[0],
+    ),
+    "mixer head": (
+        lambda remat: MixerHead(HeadConfig(), 64, 32, None, remat=remat, rngs=nnx.Rngs(0)), mixed
+    ),
+}  # fmt: skip
+"""What comes before and after the deep stacks."""
+MODELS |= SHALLOW
+
+
 @functools.cache
 def compiled(name: str, remat: Remat):
     build, run = MODELS[name]
@@ -78,8 +110,10 @@ def compiled(name: str, remat: Remat):
     return traced.jaxpr, traced.lower().compile(), state
 
 
-@pytest.mark.parametrize("remat", POLICIES[1:])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "remat"),
+    [(m, r) for m in MODELS for r in (("full",) if m in SHALLOW else POLICIES[1:])],
+)
 def test_a_policy_changes_no_number(name: str, remat: Remat) -> None:
     (_, plain, state), (_, again, _) = compiled(name, "none"), compiled(name, remat)
     (a, wanted), (b, found) = plain(state), again(state)
@@ -96,12 +130,18 @@ def bytes_of(name: str, remat: Remat) -> int:
     return compiled(name, remat)[1].memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [m for m in MODELS if m not in SHALLOW])
 def test_memory_falls_in_the_order_of_the_policies(name: str) -> None:
-    none, mlp, context, full = (
-        bytes_of(name, r) for r in ("none", "save_qkv_mlp", "save_context", "full")
+    none, mlp, context, full, offload = (
+        bytes_of(name, r) for r in ("none", "save_qkv_mlp", "save_context", "full", "offload")
     )
     assert none > mlp > context > full
+    assert none > offload
+
+
+@pytest.mark.parametrize("name", SHALLOW)
+def test_memory_falls_outside_the_deep_stacks(name: str) -> None:
+    assert bytes_of(name, "none") > bytes_of(name, "full")
 
 
 def primitives(jaxpr, name: str) -> list:

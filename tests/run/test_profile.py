@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import jax
@@ -51,6 +52,12 @@ def test_a_run_that_is_too_short_to_profile(tmp_path: Path):
     ("kind", "name"),
     [
         ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100-PCIe"),
+        ("NVIDIA H100 NVL", "H100-NVL"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA H200 NVL", "H200-NVL"),
+        ("NVIDIA GH200 480GB", "GH200"),
+        ("NVIDIA GH200 144G HBM3e", "GH200-144G"),
         ("NVIDIA A100-SXM4-80GB", "A100-80G"),
         ("TPU v5 lite", "v5e"),
         ("TPU v5", "v5p"),
@@ -62,6 +69,11 @@ def test_chips_by_the_names_that_jax_gives_them(kind: str, name: str):
     assert chip is not None
     assert chip.name == name
     assert sum(c.name == name for c in CHIPS) == 1
+    assert sum(re.search(c.kind, kind) is not None for c in CHIPS) == 1
+
+
+def test_a_part_of_a_board_is_no_chip():
+    assert chip_of("NVIDIA H100 80GB HBM3 MIG 1g.10gb") is None
 
 
 def test_a_cpu_is_no_chip():

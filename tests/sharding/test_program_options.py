@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from nano import BANDSETS, IMAGE, REG, config, experiment
 
-from rsvlm_jax.config import TrainConfig
+from rsvlm_jax.config import LossConfig, TrainConfig
 from rsvlm_jax.run.prepare import Prepared
 from rsvlm_jax.run.program import program
 from rsvlm_jax.run.talk import PreparedTalk
@@ -48,7 +48,8 @@ def test_the_experiment_of_a_cube_is_heard(untyped: None) -> None:
 def test_the_experiment_of_conversations_is_heard(untyped: None, pack, segments) -> None:
     """A row of 64 tokens holds five conversations of 12 at most."""
     plain = dataclasses.replace(config(), inputs=(), head=None)
-    asked = dataclasses.replace(experiment(), train=TRAIN, model=plain)
+    text = LossConfig(text=1.0, huber=0.0, scale=0.0)
+    asked = dataclasses.replace(experiment(), train=TRAIN, model=plain, loss=text)
     source = SimpleNamespace(
         config=SimpleNamespace(length=64, pack=pack), tokens=np.array([30, 12, 64])
     )

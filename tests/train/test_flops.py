@@ -87,15 +87,34 @@ def test_a_llava_of_seven_billion(b: int, length: int, images: int, lora: bool, 
     assert found.causal / 1e12 == pytest.approx(tera, rel=0.005)
 
 
+D, F, V, B, LENGTH = 64, 96, 128, 2, 16
+SMALL = VLMConfig(
+    vision=ViTConfig(image_size=28, width=32, layers=2, heads=2, mlp_dim=64),
+    decoder=LlamaConfig(
+        vocab_size=V, width=D, layers=3, heads=4, kv_heads=2, mlp_dim=F, max_length=64
+    ),
+    head=None,
+)
+
+
+@pytest.mark.parametrize(
+    ("trained", "passes"),
+    [("norm/", 1), ("lm_head/", 1), ("(norm|lm_head)/", 1), ("layers/mlp/down/", 3), ("embed/", 3)],
+)
+def test_scores_are_counted_as_often_as_they_are_computed(trained: str, passes: int):
+    """Against the step that is traced: a tenfold longer text is a hundredfold of scores."""
+    groups = GroupConfig(f"^decoder/{trained}"), GroupConfig("", 0.0)
+    short, long = (flops(SMALL, talk(B, n, 1, 28), None, *groups) for n in (LENGTH, 10 * LENGTH))
+    assert short.attention == passes * 3 * B * LENGTH * 4 * LENGTH * D
+    # The tower and the connector are the same, and all else but the scores is by the token.
+    twice = flops(SMALL, talk(B, 2 * LENGTH, 1, 28), None, *groups)
+    scores = (long.full - short.full - 9 * (twice.full - short.full)) / (99 - 9 * 3)
+    assert scores == pytest.approx(short.attention, rel=1e-6)
+    assert short.causal == short.full - short.attention / 2
+
+
 def test_every_product_of_a_small_decoder():
-    d, f, v, b, length = 64, 96, 128, 2, 16
-    config = VLMConfig(
-        vision=ViTConfig(image_size=28, width=32, layers=2, heads=2, mlp_dim=64),
-        decoder=LlamaConfig(
-            vocab_size=v, width=d, layers=3, heads=4, kv_heads=2, mlp_dim=f, max_length=64
-        ),
-        head=None,
-    )
+    d, f, v, b, length, config = D, F, V, B, LENGTH, SMALL
     only_last = GroupConfig("^decoder/lm_head/"), GroupConfig(".", 0.0)
     found = flops(config, talk(b, length, 1, 28), None, *only_last)
     layer = 2 * (d * d + d * d + d * d) + 2 * 3 * d * f  # q, o; k and v together; the MLP

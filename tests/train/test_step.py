@@ -8,10 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from rsvlm_jax.config import Experiment, GroupConfig, LossConfig, MeshConfig
 from rsvlm_jax.core import flat
+from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.mesh import make_mesh
+from rsvlm_jax.models.encoded import Encoded
+from rsvlm_jax.nn import Linear, scan, stack
 from rsvlm_jax.testing import StandIn, standin_batch, standin_experiment
 from rsvlm_jax.train import (
     create,
@@ -24,9 +28,9 @@ from rsvlm_jax.train import (
 )
 
 
-def start(experiment: Experiment, seed: int = 0, mesh=None):
+def start(experiment: Experiment, seed: int = 0, mesh=None, of=StandIn):
     mesh = make_mesh(MeshConfig()) if mesh is None else mesh
-    graphdef, params, stats = create(lambda rngs: StandIn(rngs=rngs), seed=seed)
+    graphdef, params, stats = create(lambda rngs: of(rngs=rngs), seed=seed)
     optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, params)
     state = init_state(
         params, stats, optimizer, mesh, config=experiment.optimizer, plan="replicated", seed=seed
@@ -67,6 +71,49 @@ def test_frozen_parameters_are_bitwise_unchanged():
         same = before[path].tobytes() == after[path].tobytes()
         assert same == path.startswith("vision/"), path
     assert not [path for path in flat(state.opt_state) if "vision" in path]
+
+
+class Tower(nnx.Module):
+    """Two stacked layers."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.layers = stack(lambda r: Linear(8, 8, rngs=r), 2, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return scan(self.layers, lambda layer, x: (jnp.tanh(layer(x)), None), x)[0]
+
+
+class Stacked(StandIn):
+    """The stand-in with a tower whose lower layers can stay."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        super().__init__(rngs=rngs)
+        self.tower = Tower(rngs=rngs)
+
+    def __call__(self, batch: Batch, *, rng: jax.Array | None = None) -> Encoded:
+        encoded = super().__call__(batch, rng=rng)
+        return dataclasses.replace(encoded, visual=self.tower(encoded.visual))
+
+
+def test_the_layers_that_stay_have_no_part_in_the_norm():
+    """One step of plain descent at a rate of 1: what moves is the gradient."""
+    found = []
+    for first in (0, 1):
+        groups = (GroupConfig("^tower/", from_layer=first), GroupConfig("", 0.0))
+        experiment = standin_experiment(
+            kind="sgd", learning_rate=1.0, warmup=0.0, weight_decay=0.0, clip_norm=0.0,
+            groups=groups,
+        )  # fmt: skip
+        state, step, _ = start(experiment, of=Stacked)
+        before = values(state.params)
+        state, rows = run(state, step, 1)
+        moved = {p: x - before[p] for p, x in values(state.params).items()}
+        norm = np.sqrt(sum(np.square(x).sum() for x in moved.values()))
+        assert rows[0]["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+        found.append((rows[0]["grad_norm"], np.abs(moved["tower/layers/kernel"][0]).max()))
+    (whole, lower), (upper, still) = found
+    assert 0 < upper < whole
+    assert lower > 0 == still
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():

@@ -17,6 +17,7 @@ from flax import nnx
 from jax.nn.initializers import normal
 
 from rsvlm_jax.config import HeadConfig
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.models.encoded import Encoded
@@ -38,6 +39,7 @@ class MixerHead(nnx.Module):
       visual_tokens: N.
       width: Dv.
       d_language: D; None without a language model (visual tokens only).
+      remat: what of each block's activations is kept for the backward pass.
     """
 
     def __init__(
@@ -47,9 +49,11 @@ class MixerHead(nnx.Module):
         width: int,
         d_language: int | None,
         *,
+        remat: Remat = "none",
         rngs: nnx.Rngs,
     ) -> None:
         self.config = config
+        self.remat: Remat = remat
         if d_language is None:
             tokens, self.reverse = visual_tokens, None
         else:
@@ -89,7 +93,7 @@ class MixerHead(nnx.Module):
             known = jnp.broadcast_to(encoded.has_knowledge[:, None], knowledge.shape[:2])
             x = jnp.concatenate([x, knowledge], axis=1)
             valid = jnp.concatenate([valid, known], axis=1)
-        x, _ = scan(self.blocks, lambda block, x: (block(x, valid), None), x)
+        x, _ = scan(self.blocks, lambda block, x: (block(x, valid), None), x, remat=self.remat)
         x = jnp.where(valid[:, :, None], self.norm(x.astype(jnp.float32)), 0.0)
         count = valid.sum(axis=1, dtype=jnp.float32)[:, None]
         pooled = x.sum(axis=1) / jnp.maximum(count, 1.0)

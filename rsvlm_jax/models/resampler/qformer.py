@@ -26,6 +26,7 @@ from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import Attention, LayerNorm, Mlp, scan, stack
 from rsvlm_jax.nn.linear import spread
+from rsvlm_jax.nn.stack import remembered
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -100,7 +101,7 @@ class Blip2QFormer(nnx.Module):
             def step(layers: QFormerBlock, x: Array, cross: Any) -> tuple[Array, None]:
                 return self._group(layers, n, nnx.merge(graphdef, cross), x, memory), None
 
-            x, _ = scan(grouped, step, x, crosses, remat=self.remat)
+            x, _ = scan(grouped, step, x, crosses)
         if left := self.config.layers % n:
             layers = _each(self.layers, lambda a: a[groups * n :])
             x = self._group(layers, left, _each(self.cross, lambda a: a[-1]), x, memory)
@@ -109,12 +110,18 @@ class Blip2QFormer(nnx.Module):
     def _group(
         self, layers: QFormerBlock, count: int, cross: QFormerCross, x: Array, memory: Array
     ) -> Array:
-        """`count` stacked layers of which the first one reads `memory`."""
+        """`count` stacked layers of which the first one reads `memory`; `remat` is of each."""
         first = _each(layers, lambda a: a[0])
-        x = first.feed(cross(first.attend(x), memory))
+
+        def read(x: Array) -> Array:
+            return first.feed(cross(first.attend(x), memory))
+
+        def think(layer: QFormerBlock, x: Array) -> tuple[Array, None]:
+            return layer.feed(layer.attend(x)), None
+
+        x = remembered(read, self.remat)(x)
         if count > 1:
-            others = _each(layers, lambda a: a[1:])
-            x, _ = scan(others, lambda layer, x: (layer.feed(layer.attend(x)), None), x)
+            x, _ = scan(_each(layers, lambda a: a[1:]), think, x, remat=self.remat)
         return x
 
 
