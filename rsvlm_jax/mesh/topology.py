@@ -213,8 +213,12 @@ def environment(where: Topology, given: Mapping[str, str], *, slices: int = 1) -
     """
     made = {**given, "JAX_PLATFORMS": "cpu"}
     if where.kind != "tpu":
-        flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", given.get("XLA_FLAGS", ""))
-        count = f"--xla_force_host_platform_device_count={where.devices * _of_slices(where, slices)}"
+        flags = re.sub(
+            r"--xla_force_host_platform_device_count=\d+", "", given.get("XLA_FLAGS", "")
+        )
+        count = (
+            f"--xla_force_host_platform_device_count={where.devices * _of_slices(where, slices)}"
+        )
         return {**made, "XLA_FLAGS": f"{flags} {count}".strip()}
     file = library()
     if file is None:

@@ -41,6 +41,7 @@ from rsvlm_jax.train.state import (
 from rsvlm_jax.train.step import make_loss_step, make_train_step
 
 from .agreement import Agreement, same_config, same_data
+from .fits import check_memory
 from .profile import Profile
 from .rundir import RunDir, write_atomic
 from .sinks import check_sinks, open_sink
@@ -95,6 +96,7 @@ def fit(
             work.processor.save(run.processor)
         program = work.program
         mesh = _mesh(experiment)
+        check_memory(experiment, program, mesh)
         optimizer = make_optimizer(experiment.optimizer, config.steps, program.params)
         state = init_state(
             *initial(work),
