@@ -1,4 +1,4 @@
-"""The roofline of `rsvlm_jax.run.roofline` against steps that run: predicted and measured, on a CPU.
+"""The roofline of `rsvlm_jax.run.roofline` against steps that run: predicted, measured, on a CPU.
 
     rsvqa_tiny        conversations about images, a nano model
     demo_treecover    a cube of Sentinel-2, dates and bands fused, a mixer head
@@ -14,8 +14,8 @@ The floors of this machine are measured in the same run and nothing is fitted to
     a call      of a compiled function with the arguments of the step that does nothing;
     an instruction  the smallest one
 
-What the step does is read off its compiled program (`rsvlm_jax.mesh.hlo_work`). An operation that is
-no product takes its bytes or its counting, whichever is longer. Medians; turn by turn.
+What the step does is read off its compiled program (`rsvlm_jax.mesh.hlo_work`). An operation that
+is no product takes its bytes or its counting, whichever is longer. Medians; turn by turn.
 """
 
 from __future__ import annotations
