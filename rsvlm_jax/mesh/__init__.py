@@ -7,6 +7,7 @@
     batch.py        check_batch          does a batch fit
     links.py        links_of             what the chips are connected by
     hlo.py          collectives          what a compiled program moves between devices
+    hlo_work.py     works                what it does on one device
 
 Models import `constrain` and nothing else from here.
 """

@@ -10,6 +10,7 @@ All that goes in is of one step on one chip. With the shares of the peaks that `
     communication  sum over axes: bytes sent / (reach.link x links.rate(axis))
     work           compute + memory
     step           max(work, communication) + (1 - reach.overlap) x min(work, communication)
+                   + waited
     MFU            flops / (step x chip.bf16)
 
 The makers' peaks (`rsvlm_jax.mesh.chips`, `rsvlm_jax.mesh.links`) stand apart from what is assumed
@@ -123,6 +124,7 @@ def estimate(
     links: Links | None,
     tokens_per_chip: float,
     flops_again: float = 0.0,
+    waited: float = 0.0,
     reach: Reach | None = None,
 ) -> Estimate:
     """What one step takes on one chip; see the module.
@@ -136,6 +138,7 @@ def estimate(
       links: of `links_of`; None where nothing is sent.
       tokens_per_chip: positions of the batch, over the chips.
       flops_again: operations of the forward pass that are done once more (remat).
+      waited: seconds of a step in which nothing of this happens (dispatch).
       reach: default `REACH` of the chip's kind.
 
     Raises:
@@ -143,6 +146,7 @@ def estimate(
         axis that the mesh does not have, or no links for them.
     """
     given = {"flops": flops, "hbm_bytes_moved": hbm_bytes_moved, "flops_again": flops_again}
+    given["waited"] = waited
     given |= {f"collective[{axis}]": sent for axis, sent in collective.items()}
     given["tokens_per_chip"] = tokens_per_chip
     for name, value in given.items():
@@ -168,7 +172,7 @@ def estimate(
     memory = hbm_bytes_moved / (reach.memory * chip.bandwidth)
     communication = math.fsum(wire.values()) / reach.link
     work = compute + memory
-    step = max(work, communication) + (1 - reach.overlap) * min(work, communication)
+    step = max(work, communication) + (1 - reach.overlap) * min(work, communication) + waited
     floor = max(compute * reach.matrix, memory * reach.memory, communication * reach.link)
     fixed = math.fsum(s for axis, s in wire.items() if not _grows(axis)) / reach.link
     return Estimate(
