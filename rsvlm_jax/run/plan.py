@@ -197,9 +197,8 @@ def _report(
         peak = max(peak, argument + temporary)  # the CPU's own figure leaves temporaries out
     fits = None if where.hbm is None else not raw["refused"] and peak <= where.hbm
     made = None
-    if program == "train" and where.chip is not None:
-        made, more = _estimate(experiment, where, raw)
-        assumed = [*assumed, *more]
+    if where.chip is not None:
+        made = _estimate(experiment, where, raw, program)
     dollars = None
     if price is not None and made is not None:
         dollars = price * raw["chips"] * made.step_seconds * 1000 / 3600
@@ -279,11 +278,11 @@ def remedies(experiment: Experiment, raw: Mapping[str, Any], where: Topology) ->
 
 
 def _estimate(
-    experiment: Experiment, where: Topology, raw: Mapping[str, Any]
-) -> tuple[Estimate | None, list[str]]:
-    """The roofline of a step, and what its figures assume beyond the roofline's own."""
+    experiment: Experiment, where: Topology, raw: Mapping[str, Any], program: Program
+) -> Estimate | None:
+    """The roofline of a step, with the bytes that the compiled program sends."""
     if raw["collectives"] is None or raw["refused"] or where.chip is None:
-        return None, []
+        return None
     sent: dict[Any, float] = {}
     every = tuple(raw["mesh"])
     for row in raw["collectives"]:
@@ -292,18 +291,16 @@ def _estimate(
             sent[axes] = sent.get(axes, 0.0) + row["bytes"]
     shape = where.shape if where.kind == "tpu" else ()
     links = links_of(where.chip, raw["mesh"], shape) if every else None
-    micro = experiment.train.micro_batches
-    moved = 2.0 * (raw["argument_bytes"] + micro * raw["temporary_bytes"])
-    made = estimate(
+    more = again(experiment, raw["tokens"]) if program == "train" else 0.0
+    return estimate(
         flops=raw["flops"] / raw["devices"],
-        flops_again=again(experiment, raw["tokens"]) / raw["devices"],
-        hbm_bytes_moved=moved,
+        flops_again=more / raw["devices"],
+        hbm_bytes_moved=float(raw["moved_bytes"]),
         collective=sent,
         chip=where.chip,
         links=links,
         tokens_per_chip=raw["tokens"] / raw["devices"],
     )
-    return made, ["memory traffic: state and, for each micro-batch, temporaries once each way"]
 
 
 def again(experiment: Experiment, tokens: int) -> float:

@@ -32,6 +32,7 @@ from rsvlm_jax.train.flops import frame_count, step_flops
 from .abstract import AbstractStep, abstract_step, device_bytes
 from .plan_memory import buffers, laid_out
 from .plan_shapes import shapes_of
+from .traffic import elementwise_bytes, kept_bytes, optimizer_bytes, parts_of
 
 LARGE = 2**20
 """Bytes (and elements of a weight) below which nothing is told by name."""
@@ -177,7 +178,19 @@ def _of_step(made: AbstractStep, experiment: Experiment, mesh: Mesh) -> dict[str
         "flops": flops.causal,
         "flops_full": flops.full,
         "replicated": _replicated(made, mesh),
+        "moved_bytes": _moved(made, experiment, mesh),
     }
+
+
+def _moved(made: AbstractStep, experiment: Experiment, mesh: Mesh) -> float:
+    """Bytes to and from the memory of a device outside of matrix products, by formula."""
+    sizes, batch = dict(mesh.shape), made.batch
+    found = optimizer_bytes(experiment, parts_of(experiment, made.program, sizes), sizes)
+    if experiment.model.decoder is not None:
+        tokens = math.prod(batch.tokens.shape) / mesh.size
+        found += elementwise_bytes(experiment.model, tokens)
+        found += 2 * kept_bytes(experiment.model, tokens, experiment.train.remat)
+    return found
 
 
 def _replicated(made: AbstractStep, mesh: Mesh) -> list[dict[str, Any]]:

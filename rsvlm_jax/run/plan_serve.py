@@ -1,7 +1,7 @@
 """The two programs of generation from shapes alone: reading a prompt, and one more token.
 
-    serving(request, mesh) -> Served      of the decoder of an experiment, LoRA merged, its floats in
-                                          the type of the computation (`load(..., dtype=...)`)
+    serving(request, mesh) -> Served      of the decoder of an experiment, LoRA merged, its floats
+                                          in the type of the computation (`load(dtype=...)`)
 
 They are those of `rsvlm_jax.generate.engine`. A prompt comes as embeddings, so that the vision
 tower is not in them. Of the loop over new tokens one turn is counted.
@@ -89,8 +89,8 @@ def serving(request: Request, mesh: Mesh) -> Served:
     params = {"decoder": nnx.to_pure_dict(state)}
     placed = flat(resolve(params, RULES[experiment.mesh.plan], mesh))
     leaves, tree = jax.tree.flatten(state)
-    paths = ["/".join(str(getattr(k, "key", k)) for k in path if getattr(k, "key", None) is not None)
-             for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]]  # fmt: skip
+    keyed = jax.tree_util.tree_flatten_with_path(state)[0]
+    paths = ["/".join(str(k.key) for k in path if hasattr(k, "key")) for path, _ in keyed]
     leaves = [
         jax.ShapeDtypeStruct(
             x.shape,
@@ -111,14 +111,15 @@ def serving(request: Request, mesh: Mesh) -> Served:
     split = NamedSharding(mesh, PartitionSpec(ACTIVATIONS["batch"]))
     prefix = jax.ShapeDtypeStruct((rows, request.prompt, config.width), dtype, sharding=split)
     valid = jax.ShapeDtypeStruct((rows, request.prompt), bool, sharding=split)
-    read = jax.jit(engine._prefill.__wrapped__, static_argnums=0)
     with jax.set_mesh(mesh):
         text, _ = jax.eval_shape(
             lambda *a: engine._prefill(program, *a), leaves, rules, prefix, valid, None, None
         )
     cache = jax.tree.map(lambda x: _beside(x, rows, config.kv_heads, mesh), text)
     cache_bytes = device_bytes(cache.cache)
-    weights = 2.0 * sum(x.size for path, x in zip(paths, leaves, strict=True) if "embed" not in path)
+    weights = 2.0 * sum(
+        x.size for path, x in zip(paths, leaves, strict=True) if "embed" not in path
+    )
     if "decoder/lm_head/kernel" not in placed:
         weights += 2.0 * config.vocab_size * config.width
     scores = 4.0 * config.layers * config.heads * config.head_width
@@ -132,7 +133,7 @@ def serving(request: Request, mesh: Mesh) -> Served:
 
         def lower() -> Any:
             with jax.set_mesh(mesh):
-                return read.lower(program, leaves, rules, prefix, valid, None, None)
+                return engine._prefill.lower(program, leaves, rules, prefix, valid, None, None)
     else:
         until = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
         args = {"leaves": leaves, "rules": rules, "state": cache, "until": until}
@@ -157,6 +158,7 @@ def serving(request: Request, mesh: Mesh) -> Served:
         "flops": flops,
         "flops_full": flops,
         "replicated": [],
+        "moved_bytes": device_bytes(args["leaves"]) + cache_bytes,
         "assumed": [
             f"the decoder alone, in {jnp.dtype(dtype).name}, LoRA merged; the vision tower is not "
             "in it",

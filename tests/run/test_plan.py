@@ -11,7 +11,7 @@ from experiments import demo_treecover, llava15_lora, llava15_stage2
 from rsvlm_jax.config import ConfigError, Experiment, MeshConfig
 from rsvlm_jax.mesh.hlo_text import ArrayShape
 from rsvlm_jax.mesh.topology import topology
-from rsvlm_jax.run.plan import PlanRefused, again, plan, remedies, require, spread
+from rsvlm_jax.run.plan import PlanRefused, Serving, again, plan, remedies, require, spread
 from rsvlm_jax.run.plan_memory import arguments, buffers, padded
 from rsvlm_jax.run.plan_report import PlanReport
 from rsvlm_jax.run.plan_shapes import shapes_of
@@ -73,6 +73,26 @@ def test_the_compiler_of_tpus():
     assert r.gathered_by_sums == ()
     assert r.hbm_bytes == int(15.75 * 2**30)
     assert r.estimate is not None
+
+
+def test_generation():
+    """A prompt and one token more, over "tensor": weights and cache in pieces."""
+    made = dataclasses.replace(tiny(), mesh=MeshConfig(tensor=-1))
+    serving = Serving(rows=2, prompt=32, new=8)
+    r = plan(made, "gpu:2", program="decode", serving=serving)
+    assert r.argument_bytes == r.formula_bytes
+    assert (r.tokens, r.trained_parameters, r.mesh) == (2, 0, {"tensor": 2})
+    assert any("vision tower" in line for line in r.assumed)
+    assert r.estimate is not None
+
+
+@pytest.mark.tpu
+def test_a_prompt_on_tpus():
+    made = dataclasses.replace(tiny(), mesh=MeshConfig(tensor=-1))
+    r = plan(made, "v5e:2x2", program="prefill", serving=Serving(rows=2, prompt=128, new=8))
+    assert r.fits
+    assert r.argument_bytes == r.formula_bytes
+    assert r.tokens == 256
 
 
 @pytest.mark.tpu
