@@ -7,13 +7,16 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from rsvlm_jax.config import ConfigError, Experiment
 
 from .options import experiments_folder, load_experiment, parse, say
+
+if TYPE_CHECKING:
+    from rsvlm_jax.run.plan_report import PlanReport
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,11 @@ class Options:
     topology: str | None
     """v5e:16x16, v5p:4x4x4, v6e:8x8, v4:..., tpu7x:..., cpu:N, gpu:N; chips of one slice."""
     config: Annotated[Experiment, tyro.conf.arg(name="")]
+    compare: tuple[str, ...] = ()
+    """Further topologies, side by side with the first."""
+    search: bool = False
+    """Find mesh, batch, micro-batches and remat that fit and take the least time: all by formula,
+    the best by the compiler."""
     serve: bool = False
     """Plan generation: a prefill and a decode step, in place of training."""
     rows: int = 8
@@ -38,6 +46,8 @@ class Options:
     """Of a series, where neither its cube nor its inputs say."""
     length: int | None = None
     """Positions of a row; as the experiment says by default."""
+    out: Path | None = None
+    """Folder for `report.json` and `index.html`, a page with charts."""
     tiny: bool = False
     """Shrink the experiment first, as `rsvlm train --tiny` does."""
 
@@ -60,27 +70,69 @@ def run(args: Sequence[str]) -> dict[str, Any]:
     )
     if options.topology is None:
         raise ConfigError("no topology given", expected="--topology v5e:16x16, cpu:8 and the like")
-    from rsvlm_jax.run.plan import Serving, plan, require
-
-    programs = ("prefill", "decode") if options.serve else ("train",)
-    reports = []
-    for program in programs:
-        say(f"compiling {program} of {options.config.name} for {options.topology} ...")
-        report = plan(
-            options.config,
-            options.topology,
-            program=program,
-            price=options.price,
-            dates=options.dates,
-            length=options.length,
-            serving=Serving(options.rows, options.prompt, options.new),
+    if options.search and options.serve:
+        raise ConfigError(
+            "a search is of training", where="--search", expected="no --serve beside it"
         )
-        reports.append(report)
-        for line in report.lines():
-            print(line)
-        require(report)
-    found = reports[0].to_dict()
-    return found if len(reports) == 1 else {**found, "programs": [r.to_dict() for r in reports]}
+    names = (options.topology, *options.compare)
+    from rsvlm_jax.mesh.topology import topology
+
+    for name in names:  # all of them, before the first is compiled
+        topology(name)
+    reports = [report for name in names for report in _reports(options, name)]
+    for report in reports:
+        print("\n".join([*report.lines(), ""]))
+    if len(reports) > 1:
+        from rsvlm_jax.run.plan_report import table
+
+        print("\n".join(table(reports)))
+    if options.out is not None:
+        from rsvlm_jax.run.plan_page import write_page
+
+        say(f"written: {write_page(reports, options.out)}")
+    from rsvlm_jax.run.plan import require
+
+    fitting = [r for r in reports if r.fits is not False]
+    if not fitting or (options.serve and len(fitting) < len(reports)):
+        require(next(r for r in reports if r.fits is False))
+    first = fitting[0].to_dict()
+    return first if len(reports) == 1 else {**first, "plans": [r.to_dict() for r in reports]}
+
+
+def _reports(options: Options, name: str) -> list[PlanReport]:
+    """The plans of one topology: of training one, of generation two."""
+    from rsvlm_jax.run.plan import Serving, choose, plan
+
+    given = {"price": options.price, "dates": options.dates}
+    if options.search:
+        say(f"searching for {options.config.name} on {name} ...")
+        found = choose(options.config, name, **given)
+        say(f"{found.count} choices may fit by formula; compiled were")
+        for choice, fits in found.tried:
+            word = "fits" if fits else "does not fit"
+            seconds = f"{choice.step_seconds:.3g} s by formula"
+            say(f"  {choice.options()}: {word}, {seconds}")
+        if found.report is None or found.chosen is None:
+            raise ConfigError(
+                "none of the best choices fits",
+                where=name,
+                expected="one that the compiler takes",
+                found=f"{len(found.tried)} that it refuses",
+                remedy="more chips, or with LoRA --base int8 or nf4",
+            )
+        say(f"chosen: {found.chosen.options()}")
+        return [found.report]
+    made = []
+    for program in ("prefill", "decode") if options.serve else ("train",):
+        say(f"compiling {program} of {options.config.name} for {name} ...")
+        serving = Serving(options.rows, options.prompt, options.new)
+        made.append(
+            plan(
+                options.config, name, program=program, length=options.length, serving=serving,
+                **given,
+            )
+        )  # fmt: skip
+    return made
 
 
 ALLOWED = ("rsvlm_jax.config", "experiments", "__future__")

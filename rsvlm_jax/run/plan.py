@@ -26,6 +26,7 @@ from rsvlm_jax.mesh.links import links_of
 from rsvlm_jax.mesh.topology import Topology, environment, topology
 
 from .plan_report import PlanReport
+from .plan_search import Candidate, Found, search
 from .roofline import Estimate, estimate
 
 Program = Literal["train", "prefill", "decode"]
@@ -87,6 +88,38 @@ def plan(
     }
     raw = compiled_apart(request, found, slices=experiment.mesh.slices)
     return _report(experiment, found, raw, program, price, [*assumed, *raw.pop("assumed", [])])
+
+
+def choose(
+    experiment: Experiment,
+    where: str,
+    *,
+    best: int = 2,
+    price: float | None = None,
+    dates: int | None = None,
+) -> Found:
+    """Mesh, batch, micro-batches and remat that fit and take the least time a sample.
+
+    Args:
+      best: choices that are compiled and fit, of which the fastest is taken.
+      price, dates: as of `plan`.
+
+    Raises:
+      ConfigError: as `plan`; or nothing fits by formula.
+    """
+    found = topology(where)
+
+    def ranked() -> list[Candidate]:
+        request = {"experiment": to_dict(experiment), "topology": found.name, "program": "search",
+                   "dates": dates}  # fmt: skip
+        here = topology("cpu:1")  # formulas: no devices
+        raw = compiled_apart(request, here, slices=1)
+        return [Candidate(**row) for row in raw["ranked"]]
+
+    def compiled(choice: Experiment) -> PlanReport:
+        return plan(choice, where, price=price, dates=dates)
+
+    return search(experiment, where, compiled=compiled, ranked=ranked, best=best)
 
 
 def require(report: PlanReport) -> PlanReport:

@@ -47,14 +47,14 @@ class Request:
 
     Attributes:
       topology: its name.
-      program: the train step, or one of the two of generation.
+      program: the train step, or one of the two of generation; "search" compiles nothing.
       dates, length: of `rsvlm_jax.run.plan_shapes.shapes_of`.
       rows, prompt, new: of generation: texts at a time, positions of a prompt, tokens after it.
     """
 
     experiment: Experiment
     topology: str
-    program: Literal["train", "prefill", "decode"] = "train"
+    program: Literal["train", "prefill", "decode", "search"] = "train"
     dates: int | None = None
     length: int | None = None
     rows: int = 8
@@ -220,7 +220,7 @@ def _of_text(folder: Path, args: dict[str, Any], mesh: Mesh, where: Topology) ->
         "largest": [dataclasses.asdict(b) for b in largest],
         "collectives": _by_kind(found, mesh, where),
         "gathered_by_sums": sorted({_told(c) for c in whole if not c.sliced}),
-        "summed_whole": sorted({_told(c) for c in whole if c.sliced}),
+        "summed_whole": sorted({_told(c) for c in whole if c.sliced and where.kind == "tpu"}),
         "kernels": text.count('custom_call_target="tpu_custom_call"'),
     }
 
@@ -305,7 +305,13 @@ def main(folder: Path) -> int:
     data = json.load(sys.stdin)
     try:
         request = from_dict(Request, data, where="plan")
-        answer = {"raw": compile_plan(request, folder)}
+        if request.program == "search":
+            from .plan_search import ranked
+
+            found = ranked(request.experiment, request.topology, dates=request.dates)
+            answer = {"raw": {"ranked": [dataclasses.asdict(c) for c in found]}}
+        else:
+            answer = {"raw": compile_plan(request, folder)}
     except Exception as e:
         code = getattr(e, "exit_code", None)
         if code is None:

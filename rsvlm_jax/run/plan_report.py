@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from .roofline import Estimate
@@ -182,3 +183,28 @@ def gib(size: float | int | None) -> str:
     if size < 2**27:
         return f"{size / 2**20:.3g} MiB"
     return f"{size / GIB:.2f} GiB"
+
+
+def table(reports: Sequence[PlanReport]) -> list[str]:
+    """Several plans side by side, a line each."""
+    rows = [("topology", "program", "mesh", "peak", "of", "fits", "step", "MFU", "sent", "price")]
+    for r in reports:
+        sent = None if r.collective_bytes is None else r.collective_bytes / 1e9
+        rows.append(
+            (
+                r.topology,
+                r.program,
+                " ".join(f"{k}={v}" for k, v in r.mesh.items()) or "-",
+                gib(r.peak_bytes),
+                "-" if r.hbm_bytes is None else gib(r.hbm_bytes),
+                {True: "yes", False: "no", None: "-"}[r.fits],
+                "-" if r.step_seconds is None else f"{r.step_seconds:.3g} s",
+                "-" if r.mfu_estimate is None else f"{100 * r.mfu_estimate:.0f} %",
+                "-" if sent is None else f"{sent:.3g} GB",
+                "-" if r.dollars is None else f"{r.dollars:.2f} $",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(f"{x:<{w}}" for x, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
