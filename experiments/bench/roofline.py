@@ -288,7 +288,7 @@ def _predicted(running: Running, parts: dict[str, float]) -> Any:
     from rsvlm_jax.run.roofline import Reach, estimate
 
     moved = sum(one.count * one.bytes for one in running.works if one.product is None)
-    chip = Chip("this CPU", "cpu", running.flops / parts["products"], 0, moved / parts["memory"])
+    chip = Chip("this CPU", "cpu", running.flops / parts["products"], 0.0, moved / parts["memory"])
     return estimate(
         flops=running.flops,
         hbm_bytes_moved=moved,

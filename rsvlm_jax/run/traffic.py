@@ -226,7 +226,7 @@ def _towers(model: VLMConfig, images: int) -> float:
     return 2.0 * images * tokens * vision.width * layers
 
 
-def kept_bytes(model: VLMConfig, tokens: float, remat: str) -> float:
+def kept_bytes(model: VLMConfig, tokens: int | float, remat: str) -> float:
     """Activations of the decoder that wait for the backward pass, in the model's dtype, for so many
     positions on a chip: of each layer its input, and by `TrainConfig.remat`
 
@@ -246,10 +246,10 @@ def kept_bytes(model: VLMConfig, tokens: float, remat: str) -> float:
         numbers += heads + 2 * kv + gated * decoder.mlp_dim
     if remat == "none":
         numbers += 2 * decoder.width + heads + kv + 2 * decoder.mlp_dim
-    return tokens * decoder.layers * numbers * (2 if model.dtype == "bfloat16" else 4)
+    return float(tokens) * decoder.layers * numbers * (2 if model.dtype == "bfloat16" else 4)
 
 
-def elementwise_bytes(model: VLMConfig, tokens: float) -> float:
+def elementwise_bytes(model: VLMConfig, tokens: int | float) -> float:
     """Bytes to and from memory of a decoder's norms, rotations, sums and activations, for so many
     positions on a chip, forward and backward (twice as much), each operation by itself: of the
     width 14 D a layer (two norms read and write, two sums read two and write one, queries and keys
@@ -257,7 +257,7 @@ def elementwise_bytes(model: VLMConfig, tokens: float) -> float:
     """
     decoder: Any = model.decoder
     numbers = 3 * decoder.layers * (14 * decoder.width + 3 * decoder.mlp_dim)
-    return tokens * numbers * (2 if model.dtype == "bfloat16" else 4)
+    return float(tokens) * numbers * (2 if model.dtype == "bfloat16" else 4)
 
 
 def optimizer_bytes(
