@@ -164,33 +164,29 @@ def sent_bytes(
     f, t = sizes.get("fsdp", 1), sizes.get("tensor", 1)
     replicas = tuple(a for a in ("slice", "data") if sizes.get(a, 1) > 1)
     d = math.prod(sizes[a] for a in replicas)
-    found: collections.Counter[Axis] = collections.Counter()
+    whole = (*replicas, *(("fsdp",) if f > 1 else ()))
+    found: collections.defaultdict[tuple[str, ...], float] = collections.defaultdict(float)
     for part in parts:
         used = part.on_one(sizes, used=True)
         if "fsdp" in part.axes:
-            found["fsdp"] += _ring(f) * used * part.gathers * part.wire
+            found["fsdp",] += _ring(f) * used * part.gathers * part.wire
             if part.trained:
-                found["fsdp"] += _ring(f) * used * 4
+                found["fsdp",] += _ring(f) * used * 4
                 found[replicas] += 2 * _ring(d) * used / f * 4
         elif part.trained:
-            whole = (*replicas, *(("fsdp",) if f > 1 else ()))
             found[whole] += 2 * _ring(d * f) * used * 4
     for axis in found:
         found[axis] *= experiment.train.micro_batches
     model, rows = experiment.model, experiment.train.batch_size
     width = 2 if model.dtype == "bfloat16" else 4
-    batch = (*replicas, *(("fsdp",) if f > 1 else ()))
     visual = rows * images * model.frame_tokens
-    found[batch] += _ring(d * f) * visual * model.frame_width * width
+    found[whole] += _ring(d * f) * visual * model.frame_width * width
     if t > 1:
         summed = _summed(experiment, parts, rows * images)
-        found["tensor"] += 2 * _ring(t) * summed * width / (d * f)
+        found["tensor",] += 2 * _ring(t) * summed * width / (d * f)
         labels = 3 * rows * experiment.conversations.length * 4  # largest, sum, and the word's own
-        found["tensor"] += 2 * _ring(t) * labels / (d * f)
-    made = {axis if isinstance(axis, str) or len(axis) != 1 else axis[0]: 0.0 for axis in found}
-    for axis, size in found.items():
-        made[axis if isinstance(axis, str) or len(axis) != 1 else axis[0]] += size
-    return {axis: size for axis, size in made.items() if axis and size}
+        found["tensor",] += 2 * _ring(t) * labels / (d * f)
+    return {axes[0] if len(axes) == 1 else axes: n for axes, n in found.items() if n}
 
 
 def _ring(n: int) -> float:
