@@ -259,7 +259,7 @@ class Running:
         """Seconds of a step by the floors, part by part."""
         instruction = statistics.median(floors.instruction)
         light, hard = statistics.median(floors.light), statistics.median(floors.hard)
-        found = dict.fromkeys(("products", "memory", "first use", "calls"), 0.0)
+        found: dict[str, float] = dict.fromkeys(("products", "memory", "first use", "calls"), 0.0)
         for one in self.works:
             if one.product is not None:
                 each = statistics.median(self.products[one.product][1])
