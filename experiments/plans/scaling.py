@@ -73,9 +73,9 @@ class Model:
 
 
 @functools.cache
-def model(name: str) -> Model:
-    """ "7B" or "13B"."""
-    experiment = llava15_stage2.experiment(name.lower())
+def model(size: Literal["7b", "13b"]) -> Model:
+    """Of one size, as shapes."""
+    experiment = llava15_stage2.experiment(size)
     made = program(experiment.model, image_token=0)
     one = dataclasses.replace(experiment.train, batch_size=1)
     batch = talk_batch(dataclasses.replace(experiment, train=one))
