@@ -259,7 +259,7 @@ class Running:
         """Seconds of a step by the floors, part by part."""
         instruction = statistics.median(floors.instruction)
         light, hard = statistics.median(floors.light), statistics.median(floors.hard)
-        found = dict.fromkeys(("products", "memory", "first use", "calls"), 0.0)
+        found: dict[str, float] = dict.fromkeys(("products", "memory", "first use", "calls"), 0.0)
         for one in self.works:
             if one.product is not None:
                 each = statistics.median(self.products[one.product][1])
@@ -288,7 +288,7 @@ def _predicted(running: Running, parts: dict[str, float]) -> Any:
     from rsvlm_jax.run.roofline import Reach, estimate
 
     moved = sum(one.count * one.bytes for one in running.works if one.product is None)
-    chip = Chip("this CPU", "cpu", running.flops / parts["products"], 0, moved / parts["memory"])
+    chip = Chip("this CPU", "cpu", running.flops / parts["products"], 0.0, moved / parts["memory"])
     return estimate(
         flops=running.flops,
         hbm_bytes_moved=moved,

@@ -200,7 +200,8 @@ def _laid(
     row: Wires, inside: dict[str, int], lines: list[_Line]
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Mesh axes laid on axes of the torus, the last ones first, each on as many as fit exactly."""
-    fast, notes = dict.fromkeys(AXES, math.inf), []
+    fast: dict[str, float] = dict.fromkeys(AXES, math.inf)
+    notes: list[str] = []
     for name in reversed(AXES):
         if inside[name] == 1:
             continue

@@ -29,6 +29,8 @@ from rsvlm_jax.config import ConfigError
 from rsvlm_jax.mesh.chips import Chip
 from rsvlm_jax.mesh.links import Axis, Links
 
+Number = int | float
+
 GROWING = ("tensor", "context")
 """Mesh axes over which activations are sent: more tokens, more bytes. Over the others it is
 parameters and gradients, the same bytes whatever the batch."""
@@ -99,7 +101,7 @@ class Estimate:
     communication_seconds: float
     floor_seconds: float
     mfu: float
-    tokens_per_chip: float
+    tokens_per_chip: Number
     tokens_needed: float
     assumptions: tuple[str, ...]
 
@@ -117,14 +119,14 @@ class Estimate:
 
 def estimate(
     *,
-    flops: float,
-    hbm_bytes_moved: float,
-    collective: Mapping[Axis, float],
+    flops: Number,
+    hbm_bytes_moved: Number,
+    collective: Mapping[Axis, Number],
     chip: Chip,
     links: Links | None,
-    tokens_per_chip: float,
-    flops_again: float = 0.0,
-    waited: float = 0.0,
+    tokens_per_chip: Number,
+    flops_again: Number = 0.0,
+    waited: Number = 0.0,
     reach: Reach | None = None,
 ) -> Estimate:
     """What one step takes on one chip; see the module.

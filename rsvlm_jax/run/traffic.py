@@ -164,33 +164,29 @@ def sent_bytes(
     f, t = sizes.get("fsdp", 1), sizes.get("tensor", 1)
     replicas = tuple(a for a in ("slice", "data") if sizes.get(a, 1) > 1)
     d = math.prod(sizes[a] for a in replicas)
-    found: collections.Counter[Axis] = collections.Counter()
+    whole = (*replicas, *(("fsdp",) if f > 1 else ()))
+    found: collections.defaultdict[tuple[str, ...], float] = collections.defaultdict(float)
     for part in parts:
         used = part.on_one(sizes, used=True)
         if "fsdp" in part.axes:
-            found["fsdp"] += _ring(f) * used * part.gathers * part.wire
+            found["fsdp",] += _ring(f) * used * part.gathers * part.wire
             if part.trained:
-                found["fsdp"] += _ring(f) * used * 4
+                found["fsdp",] += _ring(f) * used * 4
                 found[replicas] += 2 * _ring(d) * used / f * 4
         elif part.trained:
-            whole = (*replicas, *(("fsdp",) if f > 1 else ()))
             found[whole] += 2 * _ring(d * f) * used * 4
     for axis in found:
         found[axis] *= experiment.train.micro_batches
     model, rows = experiment.model, experiment.train.batch_size
     width = 2 if model.dtype == "bfloat16" else 4
-    batch = (*replicas, *(("fsdp",) if f > 1 else ()))
     visual = rows * images * model.frame_tokens
-    found[batch] += _ring(d * f) * visual * model.frame_width * width
+    found[whole] += _ring(d * f) * visual * model.frame_width * width
     if t > 1:
         summed = _summed(experiment, parts, rows * images)
-        found["tensor"] += 2 * _ring(t) * summed * width / (d * f)
+        found["tensor",] += 2 * _ring(t) * summed * width / (d * f)
         labels = 3 * rows * experiment.conversations.length * 4  # largest, sum, and the word's own
-        found["tensor"] += 2 * _ring(t) * labels / (d * f)
-    made = {axis if isinstance(axis, str) or len(axis) != 1 else axis[0]: 0.0 for axis in found}
-    for axis, size in found.items():
-        made[axis if isinstance(axis, str) or len(axis) != 1 else axis[0]] += size
-    return {axis: size for axis, size in made.items() if axis and size}
+        found["tensor",] += 2 * _ring(t) * labels / (d * f)
+    return {axes[0] if len(axes) == 1 else axes: n for axes, n in found.items() if n}
 
 
 def _ring(n: int) -> float:
@@ -226,7 +222,7 @@ def _towers(model: VLMConfig, images: int) -> float:
     return 2.0 * images * tokens * vision.width * layers
 
 
-def kept_bytes(model: VLMConfig, tokens: float, remat: str) -> float:
+def kept_bytes(model: VLMConfig, tokens: int | float, remat: str) -> float:
     """Activations of the decoder that wait for the backward pass, in the model's dtype, for so many
     positions on a chip: of each layer its input, and by `TrainConfig.remat`
 
@@ -246,10 +242,10 @@ def kept_bytes(model: VLMConfig, tokens: float, remat: str) -> float:
         numbers += heads + 2 * kv + gated * decoder.mlp_dim
     if remat == "none":
         numbers += 2 * decoder.width + heads + kv + 2 * decoder.mlp_dim
-    return tokens * decoder.layers * numbers * (2 if model.dtype == "bfloat16" else 4)
+    return float(tokens) * decoder.layers * numbers * (2 if model.dtype == "bfloat16" else 4)
 
 
-def elementwise_bytes(model: VLMConfig, tokens: float) -> float:
+def elementwise_bytes(model: VLMConfig, tokens: int | float) -> float:
     """Bytes to and from memory of a decoder's norms, rotations, sums and activations, for so many
     positions on a chip, forward and backward (twice as much), each operation by itself: of the
     width 14 D a layer (two norms read and write, two sums read two and write one, queries and keys
@@ -257,7 +253,7 @@ def elementwise_bytes(model: VLMConfig, tokens: float) -> float:
     """
     decoder: Any = model.decoder
     numbers = 3 * decoder.layers * (14 * decoder.width + 3 * decoder.mlp_dim)
-    return tokens * numbers * (2 if model.dtype == "bfloat16" else 4)
+    return float(tokens) * numbers * (2 if model.dtype == "bfloat16" else 4)
 
 
 def optimizer_bytes(
