@@ -17,7 +17,7 @@ NO_TPU := and not tpu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-radar test test-full test-tpu test-py312 test-transformers4 lint format bench install install-dev clean
+.PHONY: help demo demo-radar test test-full test-tpu test-py312 test-transformers4 lint format bench plans install install-dev clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ test-full: install-dev lint $(LIBTPU)  ## the same with full sizes and repetitio
 
 test-tpu: install-dev $(LIBTPU)  ## what is compiled for TPUs that are not here, by their own compiler
 	$(PYTEST) -m tpu --jaxtyping-packages=$(HOOK) $(ARGS)
+
+plans: install-dev $(LIBTPU)  ## the kept plans of 7B and 13B, compiled again (a quarter of an hour)
+	$(BIN)/python -m experiments.plans $(ARGS)
 
 test-py312:  ## the same suite on Python 3.12 with the newest JAX
 	@command -v python3.12 >/dev/null || { echo "python3.12 not found"; exit 1; }

@@ -2,18 +2,21 @@
 
     rsvlm train experiments/llava15_stage2.py --out runs/llava15_stage2 --dry-run    (or --tiny)
     rsvlm train experiments/llava15_stage2.py --out runs/llava15_stage2
+    rsvlm train experiments/llava15_stage2.py:13b --out runs/llava15_stage2_13b
 
-Reproduces haotian-liu/LLaVA, scripts/v1_5/finetune.sh, at 7B: all but the vision tower trains, at
-2e-5; the mixture of 665K once, 128 a step, grouped by modality and length; images padded to a
-square; AdamW (0.9, 0.999), no weight decay, warm-up 0.03, cosine to 0, gradients clipped to 1;
-bfloat16 over float32 parameters. 13B: the decoder of `llava15_13b`, and VICUNA.
+Reproduces haotian-liu/LLaVA, scripts/v1_5/finetune.sh, at 7B or 13B: all but the vision tower
+trains, at 2e-5; the mixture of 665K once, 128 a step, grouped by modality and length; images padded
+to a square; AdamW (0.9, 0.999), no weight decay, warm-up 0.03, cosine to 0, gradients clipped to 1;
+bfloat16 over float32 parameters.
 
 Cannot: the order of the data is another.
 
-Yours: the paths. Weights: lmsys/vicuna-7b-v1.5, openai/clip-vit-large-patch14-336 and the run of
-stage 1, or in its place LLaVA's `mm_projector.bin` (then with allow_pickle); data:
+Yours: the paths. Weights: lmsys/vicuna-7b-v1.5 or -13b-, openai/clip-vit-large-patch14-336 and the
+run of stage 1, or in its place LLaVA's `mm_projector.bin` (then with allow_pickle); data:
 liuhaotian/LLaVA-Instruct-150K and the images that its page lists.
 """
+
+from typing import Literal
 
 from rsvlm_jax.config import (
     ConversationConfig,
@@ -23,27 +26,31 @@ from rsvlm_jax.config import (
     OptimizerConfig,
     TrainConfig,
     VLMConfig,
+    llava15_7b,
+    llava15_13b,
 )
 
-VICUNA = "path/to/vicuna-7b-v1.5"
+VICUNA = "path/to/vicuna-{}-v1.5"
 CLIP = "path/to/clip-vit-large-patch14-336"
-PROJECTOR = "runs/llava15_stage1"
+PROJECTOR = {"7b": "runs/llava15_stage1", "13b": "runs/llava15_stage1_13b"}
 DATA = "path/to/LLaVA-Instruct"
 
 SAMPLES, BATCH = 665_000, 128
 
 
-def experiment() -> Experiment:
+def experiment(size: Literal["7b", "13b"] = "7b") -> Experiment:
+    vicuna = VICUNA.format(size)
+    decoder = {"7b": llava15_7b, "13b": llava15_13b}[size]().decoder
     return Experiment(
-        name="llava15_stage2",
+        name="llava15_stage2" if size == "7b" else "llava15_stage2_13b",
         conversations=ConversationConfig(
             files=((f"{DATA}/llava_v1_5_mix665k.json", 1.0),),
             images=f"{DATA}/images",
-            tokenizer=VICUNA,
+            tokenizer=vicuna,
             template="vicuna_v1",
             length=2048,
         ),
-        model=VLMConfig(head=None, dtype="bfloat16"),  # CLIP-L/14-336, mlp2x_gelu, 7B
+        model=VLMConfig(decoder=decoder, head=None, dtype="bfloat16"),  # CLIP-L/14-336, mlp2x_gelu
         optimizer=OptimizerConfig(
             learning_rate=2e-5,
             warmup=0.03,
@@ -54,5 +61,5 @@ def experiment() -> Experiment:
         ),
         train=TrainConfig(steps=SAMPLES // BATCH, batch_size=BATCH, save_every=500),
         mesh=MeshConfig(fsdp=-1),
-        init_from=f"vision={CLIP},connector={PROJECTOR},decoder={VICUNA}",
+        init_from=f"vision={CLIP},connector={PROJECTOR[size]},decoder={vicuna}",
     )

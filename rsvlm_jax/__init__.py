@@ -3,6 +3,7 @@
     load(RUN) -> Loaded         .regress(batch) .chat(question, batch) .window(cube, y, x)
     load(DIRECTORY) -> Pretrained   of Hugging Face or LLaVA: .logits(**processor(...)) .generate
     fit(experiment, out=RUN)    train; resumes by itself
+    plan(experiment, "v5e:16x16") -> PlanReport     compiled for a pod that is not here
     predict(loaded, cube, OUT)  a wall-to-wall map with its interval
     open_cube(path) -> Cube     from `data_zarr`
     find_cube(name) -> Cube     by path, "sample:NAME" or "world:PRESET"
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rsvlm_jax.run.cubes import find_cube
     from rsvlm_jax.run.fit import fit
     from rsvlm_jax.run.load import load
+    from rsvlm_jax.run.plan import plan
     from rsvlm_jax.run.predict import predict
 
 _HOME = {
@@ -27,10 +29,11 @@ _HOME = {
     "fit": "rsvlm_jax.run.fit",
     "load": "rsvlm_jax.run.load",
     "open_cube": "data_zarr",
+    "plan": "rsvlm_jax.run.plan",
     "predict": "rsvlm_jax.run.predict",
 }
 
-__all__ = ["find_cube", "fit", "load", "open_cube", "predict"]
+__all__ = ["find_cube", "fit", "load", "open_cube", "plan", "predict"]
 
 
 def __getattr__(name: str) -> Any:

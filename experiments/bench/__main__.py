@@ -16,6 +16,7 @@
     quantize  int8 and nf4 weights: perplexity, agreement, bytes, memory while reading
     step      micro-batches, cross-entropy of what is supervised, optimisers: bytes and times
     attention  in blocks beside plain, by length: time, bytes; what each remat policy keeps
+    roofline  three steps predicted from this machine's floors, beside what they take
     trend     Mann-Kendall and Theil-Sen: pixels a second beside pymannkendall
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
     talkdata  conversations: real tokens packed, grouped, padded; pictures a second
@@ -35,7 +36,7 @@ import sys
 NAMES = (
     *("startup", "demo", "radar", "devices", "resume", "save", "input"),
     *("parity", "vs_torch", "decode", "import_memory", "grammar", "quantize", "rsvqa", "talkdata"),
-    *("step", "attention", "trend"),
+    *("step", "attention", "roofline", "trend"),
     *("data", "biomass"),
 )
 

@@ -21,6 +21,7 @@ from typing import Any
 VERBS = {
     "demo": "the main job on a shipped real cube: train, evaluate, map, ask",
     "train": "train an experiment; resumes by itself",
+    "plan": "compile a step for a pod that is not here: does it fit, how fast, what moves",
     "features": "what a frozen vision tower makes of the images of an experiment, once",
     "predict": "a wall-to-wall map of a cube, with its interval",
     "evaluate": "metrics of a run on held-out windows, beside baselines",

@@ -18,7 +18,15 @@ from .errors import ConfigError
 from .lora import LORA_ONLY, LoraConfig
 from .model import VLMConfig
 from .optimizer import OptimizerConfig
-from .tiny import Base, tiny_conversations, tiny_lora, tiny_model, tiny_optimizer, tiny_start
+from .tiny import (
+    Base,
+    is_large,
+    tiny_conversations,
+    tiny_lora,
+    tiny_model,
+    tiny_optimizer,
+    tiny_start,
+)
 from .training import LossConfig, MeshConfig, TrainConfig
 
 BASES: tuple[str, ...] = get_args(Base)
@@ -154,8 +162,9 @@ class Experiment:
     def tiny(self) -> Experiment:
         """The same experiment in seconds on a CPU: a few steps of small batches.
 
-        One of conversations gets a tiny model of the same kind, on one device, and the shipped
-        sample (`rsvlm_jax.config.tiny`); nothing that its pages name has to be there.
+        One of conversations, or one on a cube whose model is large, gets a tiny model of the same
+        kind, on one device, and the shipped sample or, in place of a cube of `path/to/`, the small
+        synthetic world (`rsvlm_jax.config.tiny`); nothing that its pages name has to be there.
         """
         steps, batch = (6, 8) if self.conversations is None else (4, 2)
         batch = min(self.train.batch_size, batch)
@@ -169,14 +178,19 @@ class Experiment:
         )
         if self.conversations is None:
             cube = self.data.cube.replace("world:full", "world:small")
+            cube = "world:small" if cube.startswith("path/to/") else cube
             data = dataclasses.replace(self.data, cube=cube)
-            return dataclasses.replace(self, train=train, data=data)
-        model = tiny_model(self.model, self.base)
+            if not is_large(self.model):
+                return dataclasses.replace(self, train=train, data=data)
+        else:
+            data = self.data
+        model, talk = tiny_model(self.model, self.base), self.conversations
         return dataclasses.replace(
             self,
             train=train,
+            data=data,
             model=model,
-            conversations=tiny_conversations(self.conversations, model),
+            conversations=None if talk is None else tiny_conversations(talk, model),
             lora=None if self.lora is None else tiny_lora(self.lora),
             optimizer=tiny_optimizer(self.optimizer, self.model),
             mesh=MeshConfig(),

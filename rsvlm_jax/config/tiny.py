@@ -21,7 +21,7 @@ from typing import Any, Literal
 from .conversation import ConversationConfig
 from .language import DecoderConfig, GPT2Config
 from .lora import LoraConfig
-from .model import VLMConfig
+from .model import HeadConfig, TemporalConfig, VLMConfig
 from .optimizer import GroupConfig, OptimizerConfig
 from .presets import STORIES260K
 from .resampler import PerceiverConfig, PixelShuffleConfig, QFormerConfig, ResamplerConfig
@@ -30,6 +30,7 @@ from .vision import ConvNextConfig, Dinov2Config, MixedConfig, SiglipConfig, Vis
 Base = Literal["float", "bfloat16", "int8", "nf4"]
 
 _LAYERS = 4
+_LARGE = 256
 _PATCH = 8
 _WIDTH, _BLOCK = 32, 64
 _RANK = 4
@@ -49,9 +50,17 @@ def tiny_model(model: VLMConfig, base: Base = "float") -> VLMConfig:
         model,
         vision=_vision(model.vision, side, unit),
         resampler=resampler,
+        temporal=_temporal(model) if model.inputs else model.temporal,
         decoder=None if model.decoder is None else _decoder(model.decoder, base),
+        head=None if model.head is None else _head(model.head),
         dtype="float32",
     )
+
+
+def is_large(model: VLMConfig) -> bool:
+    """Whether its steps take more than moments on a CPU: by the widths of tower and decoder."""
+    decoder = 0 if model.decoder is None else model.decoder.width
+    return max(model.vision.out_width, decoder) > _LARGE
 
 
 def tiny_start(model: VLMConfig) -> str | None:
@@ -204,6 +213,19 @@ def _resampler(resampler: ResamplerConfig, unit: int) -> ResamplerConfig:
             )
         case PixelShuffleConfig():
             return resampler
+
+
+def _temporal(model: VLMConfig) -> TemporalConfig:
+    budget = model.temporal.budget
+    return dataclasses.replace(
+        model.temporal, budget=None if budget is None else min(budget, 8), layers=1, heads=2
+    )
+
+
+def _head(head: HeadConfig) -> HeadConfig:
+    return dataclasses.replace(
+        head, token_dim=min(head.token_dim, 32), channel_dim=min(head.channel_dim, 128)
+    )
 
 
 def _decoder(decoder: DecoderConfig, base: Base) -> DecoderConfig:

@@ -5,7 +5,9 @@
     tables.py       RULES                placement of parameters, by path, for every plan
     rules.py        resolve              ... strictly
     batch.py        check_batch          does a batch fit
+    links.py        links_of             what the chips are connected by
     hlo.py          collectives          what a compiled program moves between devices
+    hlo_work.py     works                what it does on one device
 
 Models import `constrain` and nothing else from here.
 """

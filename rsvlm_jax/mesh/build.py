@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from rsvlm_jax.config import ConfigError, MeshConfig
@@ -133,6 +134,13 @@ def arrange(devices: Sequence[Any], sizes: Sequence[int]) -> np.ndarray:
 
 
 def _within(devices: list[Any], sizes: list[int]) -> np.ndarray:
-    """One slice: what its topology says of it."""
+    """One slice: what its topology says of it.
+
+    Sizes that are no products of whole axes of a torus (32 of 8 x 8) are laid on parts of them, as
+    JAX does by itself for v5e alone.
+    """
     auto = (AxisType.Auto,) * len(sizes)
-    return jax.make_mesh(tuple(sizes), AXES[1:], axis_types=auto, devices=devices).devices
+    try:
+        return jax.make_mesh(tuple(sizes), AXES[1:], axis_types=auto, devices=devices).devices
+    except NotImplementedError:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)

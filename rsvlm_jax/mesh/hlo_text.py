@@ -27,6 +27,8 @@ _CALLED = re.compile(
 _LOOP = re.compile(r"\b(?:body|condition)=%?([\w.\-]+)")
 _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_END = re.compile(r"\}(, |\s*$)")
+"""Of a computation. What a kernel says of itself may go over lines, of which one begins so too."""
 _NUMBERED = ("parameter", "constant")
 _BITS = re.compile(r"\d+")
 
@@ -193,7 +195,7 @@ def parse(text: str) -> Module:
             if head:
                 name, lines = head["name"], []
                 entry = name if head["entry"] else entry
-        elif line.startswith("}") and name:
+        elif name and _END.match(line):
             computations[name] = Computation(name, tuple(lines))
             name = ""
         elif name:

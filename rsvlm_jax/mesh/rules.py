@@ -34,7 +34,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from rsvlm_jax.config import ConfigError
 from rsvlm_jax.core import (
@@ -61,12 +61,19 @@ NEGLIGIBLE = 64 * 2**20
 """Bytes that are never too many: a small model is mostly biases and odd sizes."""
 
 
-def resolve(params: Any, rules: Iterable[Rule], mesh: Mesh, *, negligible: int = NEGLIGIBLE) -> Any:
+def resolve(
+    params: Any,
+    rules: Iterable[Rule],
+    mesh: Mesh | AbstractMesh,
+    *,
+    negligible: int = NEGLIGIBLE,
+) -> Any:
     """The placement of every parameter.
 
     Args:
       params: tree of arrays or `jax.ShapeDtypeStruct`.
       rules: a table, e.g. `RULES["fsdp_tensor"]`.
+      mesh: of devices, or of sizes alone.
       negligible: bytes that may be replicated whatever their share is.
 
     Returns:

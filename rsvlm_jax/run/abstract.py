@@ -91,6 +91,9 @@ def abstract_step(
         visual_tokens=visual_tokens,
         lora=experiment.lora,
         stored=experiment.base,
+        remat=experiment.train.remat,
+        attention=experiment.train.attention,
+        segments=segments_of(experiment),
     )
     state = abstract_state(experiment, made, mesh)
     optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, made.params)
@@ -122,6 +125,12 @@ def abstract_state(experiment: Experiment, made: Program, mesh: Mesh) -> TrainSt
     shapes = jax.eval_shape(first, made.params, made.stats)
     placed = state_shardings(shapes, RULES[plan], mesh)
     return jax.tree.map(_shape, shapes, placed)
+
+
+def segments_of(experiment: Experiment) -> int | None:
+    """Of a row at most, as far as it is known without the data: packing puts in what fits."""
+    talk = experiment.conversations
+    return None if talk is not None and talk.pack else 1
 
 
 def talk_batch(experiment: Experiment, *, images: int = 1) -> Batch:

@@ -44,6 +44,7 @@ from rsvlm_jax.train.step import make_loss_step, make_train_step
 
 from .abstract import abstract_state
 from .agreement import Agreement, same_config, same_data
+from .fits import check_memory
 from .profile import Profile
 from .program import Place
 from .rundir import RunDir, write_atomic
@@ -106,6 +107,7 @@ def fit(
             work.processor.save(run.processor)
         program = work.program
         mesh = _mesh(work)
+        check_memory(experiment, program, mesh)
         fresh = checkpoints.latest() is None
         optimizer = make_optimizer(experiment.optimizer, config.steps, program.params)
         state = init_state(

@@ -158,3 +158,17 @@ def test_groups_are_those_of_mesh_axes(groups, axes):
     body = f"  %p = f32[4] parameter(0)\n  ROOT %s = f32[4] {kind}(%p), {groups}, channel_id=1"
     (found,) = collectives(program(body))
     assert axes_of(found, make_mesh(MeshConfig(1, 2, 2, 2))) == axes
+
+
+def test_what_a_kernel_says_of_itself_over_several_lines():
+    """Splash attention's metadata has lines that begin with a brace; the computation goes on."""
+    found = collectives(
+        program(
+            "  %p = f32[8,4]{1,0} parameter(0)\n"
+            '  %k = f32[8,4]{1,0} custom-call(%p), custom_call_target="tpu_custom_call", '
+            'backend_config={"a":{\n"xprof_metadata":"{\\"block_q\\": 128}"\n'
+            '}}, metadata={op_name="attention"}\n'
+            "  ROOT %g = f32[64,4]{1,0} all-gather(%k), replica_groups=[1,8]<=[8], dimensions={0}"
+        )
+    )
+    assert [(c.kind, c.bytes) for c in found] == [("all-gather", 1024)]

@@ -1,0 +1,1 @@
+"""Plans of the shipped experiments, kept as JSON: `python -m experiments.plans`."""

@@ -1,0 +1,354 @@
+"""`plan(experiment, "v5e:16x16") -> PlanReport`: what a step would be on a pod that is not here.
+
+The experiment's real train step (or a prefill, or a decode step) is compiled from shapes alone, in
+a process of its own (`rsvlm_jax.run.plan_compile`): by libtpu for TPUs, on simulated CPU devices
+for "cpu:N" and "gpu:N". Nothing is allocated; neither data nor checkpoints nor a tokenizer have to
+be there. What the compiler says (memory, collectives) is beside what formulas say (operations, the
+roofline's time), and the report says what neither proves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rsvlm_jax.config import ConfigError, Experiment, MeshConfig, RsvlmError
+from rsvlm_jax.config.io import to_dict
+from rsvlm_jax.mesh.links import links_of
+from rsvlm_jax.mesh.topology import Topology, environment, topology
+
+from .plan_report import PlanReport
+from .plan_search import Candidate, Found, search
+from .roofline import Estimate, estimate
+
+Program = Literal["train", "prefill", "decode"]
+
+REMATS = ("none", "save_qkv_mlp", "save_context", "full")
+"""`TrainConfig.remat`, each with less memory than the one before."""
+
+
+class PlanRefused(ConfigError):
+    """A plan that does not fit (exit code 2)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Serving:
+    """Generation that is planned: texts at a time, positions of a prompt, tokens after it."""
+
+    rows: int = 8
+    prompt: int = 1024
+    new: int = 256
+
+
+def plan(
+    experiment: Experiment,
+    where: str,
+    *,
+    program: Program = "train",
+    price: float | None = None,
+    dates: int | None = None,
+    length: int | None = None,
+    serving: Serving = Serving(),
+) -> PlanReport:
+    """Compile a program of an experiment for a topology, and say what it needs.
+
+    Args:
+      where: name of a topology (`rsvlm_jax.mesh.topology`); of TPUs that of one slice, of which
+        there are `MeshConfig.slices`.
+      program: "prefill" and "decode" are of `serving`.
+      price: dollars of a chip for an hour.
+      dates: of a series whose cube is not at hand and whose inputs do not say.
+      length: positions of a row; None: as the experiment says.
+
+    Returns:
+      the report, whether it fits or not; `require` refuses what does not.
+
+    Raises:
+      ConfigError: no such topology, no libtpu or another process that has it alone, a flag that the
+        compiler does not know, a mesh or a batch that does not go with the topology, nothing that
+        says the shapes of the data.
+    """
+    found = topology(where)
+    experiment, assumed = spread(experiment, found)
+    request = {
+        "experiment": to_dict(experiment),
+        "topology": found.name,
+        "program": program,
+        "dates": dates,
+        "length": length,
+        **to_dict(serving),
+    }
+    raw = compiled_apart(request, found, slices=experiment.mesh.slices)
+    return _report(experiment, found, raw, program, price, [*assumed, *raw.pop("assumed", [])])
+
+
+def choose(
+    experiment: Experiment,
+    where: str,
+    *,
+    best: int = 2,
+    price: float | None = None,
+    dates: int | None = None,
+) -> Found:
+    """Mesh, batch, micro-batches and remat that fit and take the least time a sample.
+
+    Args:
+      best: choices that are compiled and fit, of which the fastest is taken.
+      price, dates: as of `plan`.
+
+    Raises:
+      ConfigError: as `plan`; or nothing fits by formula.
+    """
+    found = topology(where)
+
+    def ranked() -> list[Candidate]:
+        request = {"experiment": to_dict(experiment), "topology": found.name, "program": "search",
+                   "dates": dates}  # fmt: skip
+        here = topology("cpu:1")  # formulas: no devices
+        raw = compiled_apart(request, here, slices=1)
+        return [Candidate(**row) for row in raw["ranked"]]
+
+    def compiled(choice: Experiment) -> PlanReport:
+        return plan(choice, where, price=price, dates=dates)
+
+    return search(experiment, where, compiled=compiled, ranked=ranked, best=best)
+
+
+def require(report: PlanReport) -> PlanReport:
+    """The report of a plan that fits.
+
+    Raises:
+      PlanRefused: it does not, with bytes and remedies.
+    """
+    if report.fits is False:
+        raise PlanRefused(report.refusal)
+    return report
+
+
+def spread(experiment: Experiment, where: Topology) -> tuple[Experiment, list[str]]:
+    """The experiment on all devices: a mesh of one, which is written where none was thought of,
+    becomes "fsdp" of all."""
+    one = MeshConfig(plan=experiment.mesh.plan)
+    if where.devices == 1 or experiment.mesh != one:
+        return experiment, []
+    mesh = dataclasses.replace(one, fsdp=-1)
+    if one.plan in ("replicated", "lora_dp"):
+        mesh = dataclasses.replace(one, data=-1)
+    line = f"the experiment's mesh is of one device: here {'data' if mesh.data < 0 else 'fsdp'}=-1"
+    return dataclasses.replace(experiment, mesh=mesh), [line]
+
+
+def compiled_apart(request: Mapping[str, Any], where: Topology, *, slices: int) -> dict[str, Any]:
+    """What `rsvlm_jax.run.plan_compile` finds, in a process of its own.
+
+    Raises:
+      ConfigError: as `plan`; RsvlmError: the process ended in another way.
+    """
+    environ = environment(where, os.environ, slices=slices)
+    with tempfile.TemporaryDirectory(prefix="rsvlm_plan_") as name:
+        folder = Path(name)
+        dump = f"--xla_dump_to={folder} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=^jit_"
+        environ["XLA_FLAGS"] = f"{environ.get('XLA_FLAGS', '')} {dump}".strip()
+        done = subprocess.run(
+            [sys.executable, "-m", "rsvlm_jax.run.plan_compile", name],
+            input=json.dumps(request),
+            env=environ,
+            capture_output=True,
+            text=True,
+        )
+        answer = folder / "result.json"
+        if done.returncode != 0 or not answer.is_file():
+            raise _ended(done.returncode, done.stderr)
+        found = json.loads(answer.read_text())
+    if "error" in found:
+        raise Told(found["error"], found["exit_code"])
+    return found["raw"]
+
+
+class Told(ConfigError):
+    """A refusal that another process has put into words."""
+
+    def __init__(self, line: str, code: int) -> None:
+        super().__init__(line)
+        self.exit_code = code
+
+
+def _ended(code: int, stderr: str) -> RsvlmError:
+    """Why a compiler's process ended."""
+    for variable, pattern in (
+        ("LIBTPU_INIT_ARGS", r"Unknown command line flag '([^']*)'"),
+        ("XLA_FLAGS", r"Unknown flags? in XLA_FLAGS: (.*)"),
+        ("LIBTPU_INIT_ARGS", r"ERROR: (.*flag.*)"),
+    ):
+        flag = re.search(pattern, stderr)
+        if flag:
+            return ConfigError(
+                "a flag that the compiler refuses",
+                where=variable,
+                found=flag[1].strip(),
+                remedy="mend or unset it (tpu_scripts/flags.py lists groups that it takes)",
+            )
+    if "lockfile" in stderr or "already in use" in stderr:
+        return ConfigError(
+            "another process has libtpu",
+            where="ALLOW_MULTIPLE_LIBTPU_LOAD",
+            expected="1, or no other process",
+            found=os.environ.get("ALLOW_MULTIPLE_LIBTPU_LOAD", "unset"),
+            remedy="wait for it to end, or unset the variable",
+        )
+    if code in (-9, 137):
+        return ConfigError(
+            "the compiler was killed",
+            where="rsvlm plan",
+            expected="some GiB of memory on this machine",
+            remedy="free memory, and run again",
+        )
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    return RsvlmError(f"the compiler's process ended with {code}", found=lines[-1:] or "no word")
+
+
+def _report(
+    experiment: Experiment,
+    where: Topology,
+    raw: Mapping[str, Any],
+    program: Program,
+    price: float | None,
+    assumed: Sequence[str],
+) -> PlanReport:
+    argument = raw.get("argument_bytes", raw["plain_bytes"])
+    temporary = raw.get("temporary_bytes")
+    peak = raw["needed_bytes"] if raw["refused"] else raw["peak_bytes"]
+    if where.kind != "tpu" and temporary is not None:
+        peak = max(peak, argument + temporary)  # the CPU's own figure leaves temporaries out
+    fits = None if where.hbm is None else not raw["refused"] and peak <= where.hbm
+    made = None
+    if where.chip is not None:
+        made = _estimate(experiment, where, raw, program)
+    dollars = None
+    if price is not None and made is not None:
+        dollars = price * raw["chips"] * made.step_seconds * 1000 / 3600
+    collectives = raw["collectives"]
+    return PlanReport(
+        experiment=experiment.name,
+        topology=where.name,
+        program=program,
+        compiler=raw["compiler"],
+        chips=raw["chips"],
+        devices=raw["devices"],
+        mesh=raw["mesh"],
+        settings=_settings(experiment, raw, program),
+        fits=fits,
+        refused=raw["refused"],
+        hbm_bytes=where.hbm,
+        peak_bytes=peak,
+        argument_bytes=argument,
+        formula_bytes=raw["formula_bytes"],
+        temporary_bytes=temporary,
+        donated_bytes=raw.get("donated_bytes"),
+        largest=tuple(raw["largest"]),
+        remedies=tuple(remedies(experiment, raw, where)) if fits is False else (),
+        collectives=tuple(collectives or ()),
+        collective_bytes=None if collectives is None else sum(c["bytes"] for c in collectives),
+        gathered_by_sums=tuple(raw["gathered_by_sums"]),
+        summed_whole=tuple(raw["summed_whole"]),
+        replicated=tuple(raw["replicated"]),
+        parameters=raw["parameters"],
+        trained_parameters=raw["trained_parameters"],
+        flops=raw["flops"],
+        tokens=raw["tokens"],
+        kernels=raw["kernels"],
+        lower_seconds=raw["lower_seconds"],
+        compile_seconds=raw["compile_seconds"],
+        estimate=made,
+        dollars=dollars,
+        assumed=tuple(assumed) + (() if made is None else made.assumptions),
+        unproven=where.unproven,
+    )
+
+
+def _settings(experiment: Experiment, raw: Mapping[str, Any], program: Program) -> dict[str, Any]:
+    train = experiment.train
+    made: dict[str, Any] = {"rows": raw["rows"], "length": raw["length"]}
+    if program == "train":
+        made |= {"micro_batches": train.micro_batches, "remat": train.remat}
+    return made | {"plan": experiment.mesh.plan, "base": experiment.base}
+
+
+def remedies(experiment: Experiment, raw: Mapping[str, Any], where: Topology) -> list[str]:
+    """Options that need less memory, those that help most first.
+
+    Args:
+      raw: of `compiled_apart`.
+    """
+    train, found = experiment.train, []
+    arguments = raw.get("argument_bytes", raw["plain_bytes"])
+    if where.hbm is not None and arguments > where.hbm / 2:
+        if experiment.lora is not None:
+            found.append("--base int8 or nf4 for the frozen kernels")
+        elif experiment.mesh.plan == "replicated":
+            found.append("--mesh.plan fsdp")
+        found.append("more chips over fsdp")
+    later = REMATS[REMATS.index(train.remat) + 1 :] if train.remat in REMATS else ()
+    if later:
+        found.append(f"--train.remat {later[0]}" + (f" (or {later[-1]})" if later[1:] else ""))
+    parts = 1
+    for name in ("slice", "data", "fsdp"):
+        parts *= raw["mesh"].get(name, 1)
+    each = train.batch_size // (parts * train.micro_batches)
+    if each > 1:
+        found.append(f"--train.micro-batches {train.micro_batches * each}")
+    elif not later:
+        found.append("a shorter length, or context over more chips")
+    return found
+
+
+def _estimate(
+    experiment: Experiment, where: Topology, raw: Mapping[str, Any], program: Program
+) -> Estimate | None:
+    """The roofline of a step, with the bytes that the compiled program sends."""
+    if raw["collectives"] is None or raw["refused"] or where.chip is None:
+        return None
+    sent: dict[Any, float] = {}
+    every = tuple(raw["mesh"])
+    for row in raw["collectives"]:
+        axes = every if row["axes"] == "unknown" else tuple(filter(None, row["axes"].split("+")))
+        if axes:
+            sent[axes] = sent.get(axes, 0.0) + row["bytes"]
+    shape = where.shape if where.kind == "tpu" else ()
+    links = links_of(where.chip, raw["mesh"], shape) if every else None
+    more = again(experiment, raw["tokens"]) if program == "train" else 0.0
+    return estimate(
+        flops=raw["flops"] / raw["devices"],
+        flops_again=more / raw["devices"],
+        hbm_bytes_moved=float(raw["moved_bytes"]),
+        collective=sent,
+        chip=where.chip,
+        links=links,
+        tokens_per_chip=raw["tokens"] / raw["devices"],
+    )
+
+
+def again(experiment: Experiment, tokens: int) -> float:
+    """Operations of the decoder's layers that `TrainConfig.remat` has computed once more."""
+    decoder = experiment.model.decoder
+    if decoder is None:
+        return 0.0
+    d, f = decoder.width, decoder.mlp_dim
+    kv = decoder.kv_heads * decoder.head_width
+    attention, gates = d * d + 2 * d * kv, 2 * d * f
+    products = {
+        "none": 0,
+        "full": attention + gates + d * d + d * f,
+        "save_context": attention + gates + d * d,
+        "save_qkv_mlp": d * d,
+        "offload": gates + d * d,
+    }
+    return 2.0 * tokens * decoder.layers * products[experiment.train.remat]

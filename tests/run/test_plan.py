@@ -1,0 +1,251 @@
+"""A plan: what the compiler says of a step for devices that are not here, beside the formulas."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from experiments import demo_treecover, llava15_lora, llava15_stage2
+from rsvlm_jax.config import ConfigError, Experiment, MeshConfig
+from rsvlm_jax.mesh.hlo_text import ArrayShape
+from rsvlm_jax.mesh.topology import topology
+from rsvlm_jax.run.plan import PlanRefused, Serving, again, plan, remedies, require, spread
+from rsvlm_jax.run.plan_memory import arguments, buffers, padded
+from rsvlm_jax.run.plan_report import PlanReport
+from rsvlm_jax.run.plan_shapes import shapes_of
+
+
+def tiny(module=llava15_stage2, **train) -> Experiment:
+    made = module.experiment().tiny()
+    train = {"batch_size": 8, "remat": "save_context", **train}
+    return dataclasses.replace(made, train=dataclasses.replace(made.train, **train))
+
+
+@pytest.fixture(scope="module")
+def simulated() -> PlanReport:
+    return plan(tiny(), "gpu:8", price=2.0)
+
+
+def test_simulated_devices(simulated):
+    r = simulated
+    assert (r.chips, r.mesh, r.fits, r.refused) == (8, {"fsdp": 8}, True, False)
+    assert r.argument_bytes == r.formula_bytes
+    assert r.donated_bytes is not None
+    assert 0.9 * r.argument_bytes < r.donated_bytes < r.argument_bytes
+    assert r.peak_bytes is not None
+    assert r.peak_bytes > r.argument_bytes
+    assert {c["kind"] for c in r.collectives} >= {"all-gather", "reduce-scatter"}
+    assert {c["axes"] for c in r.collectives if c["bytes"]} == {"fsdp"}
+    assert r.collective_bytes == sum(c["bytes"] for c in r.collectives)
+    assert r.gathered_by_sums == r.summed_whole == r.replicated == ()
+    assert r.tokens == 8 * 512
+    assert "8 simulated devices" in r.compiler
+    assert r.largest[0]["bytes"] >= r.largest[1]["bytes"] >= r.largest[2]["bytes"]
+    assert any("temporary memory" in line for line in r.unproven)
+    assert require(r) is r
+
+
+def test_json_has_the_promised_keys(simulated):
+    found = json.loads(json.dumps(simulated.to_dict()))
+    for key in ("compiler", "fits", "hbm_bytes", "peak_bytes", "argument_bytes",
+                "collective_bytes", "flops", "mfu_estimate", "step_seconds"):  # fmt: skip
+        assert found[key] is not None, key
+    assert found["dollars"] == pytest.approx(2.0 * 8 * found["step_seconds"] * 1000 / 3600)
+
+
+def test_lines_for_people(simulated):
+    text = "\n".join(simulated.lines())
+    for word in ("gpu:8: 8 chips, mesh fsdp=8", "fits", "all-gather over fsdp", "unproven",
+                 "the experiment's mesh is of one device: here fsdp=-1", "MFU"):  # fmt: skip
+        assert word in text
+
+
+@pytest.mark.tpu
+def test_the_compiler_of_tpus():
+    """Splash attention with segments, on chips that are not here; arguments to the byte."""
+    r = plan(tiny(llava15_lora), "v5e:2x2")
+    assert (r.chips, r.devices, r.fits) == (4, 4, True)
+    assert r.compiler.startswith("libtpu")
+    assert r.kernels >= 3
+    assert r.argument_bytes == r.formula_bytes
+    assert r.gathered_by_sums == ()
+    assert r.hbm_bytes == int(15.75 * 2**30)
+    assert r.estimate is not None
+
+
+def test_generation():
+    """A prompt and one token more, over "tensor": weights and cache in pieces."""
+    made = dataclasses.replace(tiny(), mesh=MeshConfig(tensor=-1))
+    serving = Serving(rows=2, prompt=32, new=8)
+    r = plan(made, "gpu:2", program="decode", serving=serving)
+    assert r.argument_bytes == r.formula_bytes
+    assert (r.tokens, r.trained_parameters, r.mesh) == (2, 0, {"tensor": 2})
+    assert any("vision tower" in line for line in r.assumed)
+    assert r.estimate is not None
+
+
+@pytest.mark.tpu
+def test_a_prompt_on_tpus():
+    made = dataclasses.replace(tiny(), mesh=MeshConfig(tensor=-1))
+    r = plan(made, "v5e:2x2", program="prefill", serving=Serving(rows=2, prompt=128, new=8))
+    assert r.fits
+    assert r.argument_bytes == r.formula_bytes
+    assert r.tokens == 256
+
+
+@pytest.mark.tpu
+def test_a_flag_that_the_compiler_refuses(monkeypatch):
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_no_such_flag=true")
+    with pytest.raises(ConfigError, match=r"flag that the compiler refuses.*xla_tpu_no_such_flag"):
+        plan(tiny(), "v5e:2x2")
+
+
+def report(**changes) -> PlanReport:
+    made = PlanReport(
+        "x", "v5e:2x2", "train", "c", 4, 4, {"fsdp": 4}, {}, False, True, 100, 130, 60, 60, None,
+        None, ({"bytes": 50, "shape": "f32[9]", "kind": "argument", "what": "a"},), ("--do this",),
+        (), None, (), (), (), 1, 1, 1.0, 1, None, 0.0, 0.0, None, None, (), (),
+    )  # fmt: skip
+    return dataclasses.replace(made, **changes)
+
+
+def test_a_plan_that_does_not_fit():
+    with pytest.raises(PlanRefused) as error:
+        require(report())
+    line = str(error.value)
+    assert error.value.exit_code == 2
+    assert "does not fit in v5e:2x2" in line
+    assert "30 bytes over" in line
+    assert "f32[9]" in line
+    assert line.endswith("--do this")
+    assert require(report(fits=None)).over_bytes == 0
+
+
+def test_what_helps_is_said():
+    raw = {"plain_bytes": 60, "mesh": {"fsdp": 4}}
+    where = dataclasses.replace(topology("v5e:2x2"), hbm=100)
+    found = remedies(tiny(llava15_lora, remat="none"), raw, where)
+    assert found[0] == "--base int8 or nf4 for the frozen kernels"
+    assert "--train.remat save_qkv_mlp (or full)" in found
+    assert "--train.micro-batches 2" in found
+    raw = {"plain_bytes": 1, "mesh": {"fsdp": 8}}
+    assert remedies(tiny(remat="full"), raw, where) == [
+        "a shorter length, or context over more chips"
+    ]
+
+
+def test_what_remat_computes_again():
+    """Of 7B all of the decoder's layers is their forward pass."""
+    made = llava15_stage2.experiment()
+    full = dataclasses.replace(made, train=dataclasses.replace(made.train, remat="full"))
+    assert again(full, 1) == pytest.approx(2 * 6.476e9, rel=1e-3)
+    assert again(made, 1) == 0
+
+
+def test_a_mesh_of_one_device_is_spread():
+    made, lines = spread(tiny(), topology("v5e:2x2"))
+    assert made.mesh.fsdp == -1
+    assert lines
+    chosen = dataclasses.replace(tiny(), mesh=MeshConfig(data=2, fsdp=2))
+    assert spread(chosen, topology("v5e:2x2")) == (chosen, [])
+    copies = dataclasses.replace(tiny(), mesh=MeshConfig(plan="lora_dp"))
+    assert spread(copies, topology("cpu:4"))[0].mesh.data == -1
+
+
+def test_a_batch_that_the_mesh_does_not_divide():
+    """Told by the other process, in one line."""
+    with pytest.raises(ConfigError, match=r"batch does not divide over the mesh.*found 6") as error:
+        plan(tiny(batch_size=6), "cpu:4")
+    assert error.value.exit_code == 2
+
+
+def test_shapes_of_a_cube_that_is_at_hand():
+    made = shapes_of(demo_treecover.experiment())
+    assert made.batch.obs["s2_l1c"].pixels.shape[:2] == (32, 3)
+    assert made.batch.obs["s2_l1c"].pixels.dtype == "int16"
+    assert made.visual_tokens == 8
+    assert made.assumed == ("dates and length as in sample:slovenia_s2",)
+
+
+def test_shapes_of_a_cube_that_is_not_there():
+    made = demo_treecover.experiment()
+    made = dataclasses.replace(made, data=dataclasses.replace(made.data, cube="path/to/cube.zarr"))
+    found = shapes_of(made, length=20)
+    here = shapes_of(demo_treecover.experiment())
+    for name in ("pixels", "valid", "date", "platform"):
+        a, b = (getattr(x.batch.obs["s2_l1c"], name) for x in (found, here))
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    assert found.bandsets[0].band_names == here.bandsets[0].band_names
+    assert found.batch.tokens.shape == (32, 20)
+    assert any("sensor table" in line for line in found.assumed)
+
+
+def of_inputs(**changes) -> Experiment:
+    made = demo_treecover.experiment()
+    data = dataclasses.replace(made.data, cube="path/to/cube.zarr")
+    inputs = (dataclasses.replace(made.model.inputs[0], **changes),)
+    model = dataclasses.replace(made.model, inputs=inputs)
+    return dataclasses.replace(made, data=data, model=model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"dates": None}, "nothing says how many dates a series has.*--dates N"),
+        ({"bandset": "s2_l9"}, "no such band set in the sensor table.*s2_l9"),
+        ({"bands": ("infrablue",)}, "no such band.*infrablue"),
+    ],
+)
+def test_shapes_that_nothing_says(changes, line):
+    with pytest.raises(ConfigError, match=line):
+        shapes_of(of_inputs(**changes))
+
+
+TEXT = """HloModule jit_step, is_scheduled=true
+
+ENTRY %main (p: f32[514,64]) -> f32[] {
+  %p = f32[514,64]{0,1:T(8,128)} parameter(0), metadata={op_name="state.params[\\'a\\'].b"}
+  %q = bf16[3,5]{1,0:T(8,128)(2,1)} parameter(1), metadata={op_name="batch.x"}
+  ROOT %fusion.1 = f32[32,7]{1,0:T(8,128)} fusion(%p), kind=kLoop, metadata={op_name="jit(step)/a"}
+}
+"""
+
+ASSIGNMENT = """BufferAssignment:
+allocation 0: size 163840, page 0, parameter 0, shape |f32[514,64]| at ShapeIndex {}, live:
+ value: <1 p @0> (size=163840,offset=0): f32[514,64]{0,1:T(8,128)}
+allocation 1: size 900000, color 1, page 0, preallocated-temp:
+ value: <2 fusion.1 @1> (size=900000,offset=0): f32[32,7]{1,0:T(8,128)S(1)}
+allocation 2: size 20000, page 0, preallocated-temp:
+ value: <3 fusion.1{0} @0> (size=16384,offset=0): f32[32,7]{1,0:T(8,128)}
+ value: <4 other (phi) @0> (size=4096,offset=0): f32[8,7]{1,0:T(8,128)}
+ value: <5 other.2 @0> (size=2048,offset=16384): f32[8]{0:T(128)}
+"""
+
+
+def test_buffers_by_name():
+    found = arguments(TEXT)
+    assert found["state.params['a'].b"].bytes == 163840  # 64 x 640 floats
+    assert found["batch.x"].bytes == 8 * 128 * 2
+    told = buffers(TEXT, ASSIGNMENT)
+    assert [(b.bytes, b.kind, b.what) for b in told] == [
+        (163840, "argument", "state.params['a'].b"),
+        (16384, "temporary", "jit(step)/a"),
+        (2048, "temporary", "other.2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "size"),
+    [
+        (ArrayShape("f32", ()), ":T(128)", 512),
+        (ArrayShape("s32", (3,)), "0:T(128)", 512),
+        (ArrayShape("bf16", (1030,)), "0:T(1024)(128)(2,1)", 4096),
+        (ArrayShape("f32", (5, 3, 130)), "1,2,0:T(8,128)", 5 * 136 * 128 * 4),
+        (ArrayShape("f32", (5, 3)), "1,0", 60),
+        (ArrayShape("pred", (5,)), "", 5),
+    ],
+)
+def test_tiles_are_filled_up(shape, layout, size):
+    assert padded(shape, layout) == size
