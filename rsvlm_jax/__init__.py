@@ -4,6 +4,7 @@
     load(DIRECTORY) -> Pretrained   of Hugging Face or LLaVA: .logits(**processor(...)) .generate
     fit(experiment, out=RUN)    train; resumes by itself
     predict(loaded, cube, OUT)  a wall-to-wall map with its interval
+    trend(cube_or_array)        the trend of every pixel, as a dataset
     open_cube(path) -> Cube     from `data_zarr`
     find_cube(name) -> Cube     by path, "sample:NAME" or "world:PRESET"
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rsvlm_jax.run.fit import fit
     from rsvlm_jax.run.load import load
     from rsvlm_jax.run.predict import predict
+    from rsvlm_jax.run.trend import trend
 
 _HOME = {
     "find_cube": "rsvlm_jax.run.cubes",
@@ -28,9 +30,10 @@ _HOME = {
     "load": "rsvlm_jax.run.load",
     "open_cube": "data_zarr",
     "predict": "rsvlm_jax.run.predict",
+    "trend": "rsvlm_jax.run.trend",
 }
 
-__all__ = ["find_cube", "fit", "load", "open_cube", "predict"]
+__all__ = ["find_cube", "fit", "load", "open_cube", "predict", "trend"]
 
 
 def __getattr__(name: str) -> Any:

@@ -43,7 +43,7 @@ class Blocks:
       boxes: of all blocks, row by row.
 
     Raises:
-      ConfigError: impossible block; `out` cannot be written, or holds blocks of another computation.
+      ConfigError: impossible block; `out` cannot be written, or holds blocks of something else.
     """
 
     def __init__(
@@ -127,9 +127,7 @@ class Blocks:
                 if say is not None:
                     say(done, total)
         elif tasks:
-            schedule.run(
-                _Task(self, fn), tasks, scheduler=scheduler, workers=workers, progress=say
-            )
+            schedule.run(_Task(self, fn), tasks, scheduler=scheduler, workers=workers, progress=say)
         if not tasks and progress is not None:
             progress(total, total)
         return len(tasks)

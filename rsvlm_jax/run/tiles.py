@@ -87,7 +87,6 @@ def tiles(
     Raises:
       DataError: a window larger than the grid. ConfigError: `out` belongs to another computation.
     """
-    height, width = shape
     if tile > min(shape):
         raise DataError(
             "the window is larger than the cube",
