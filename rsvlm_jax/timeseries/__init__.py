@@ -1,4 +1,4 @@
-"""Trends of many series at once: exact rank statistics, masked, batched, jitted.
+"""Trends of many series at once: rank statistics, fits and breaks, masked, batched, jitted.
 
 Contents:
   dates      on the host: checks, decimal years, order, lengths in buckets
@@ -6,9 +6,10 @@ Contents:
   kendall    `mann_kendall`: original, Hamed-Rao, Yue-Wang, pre-whitening, trend-free pre-whitening
   grouped    `mann_kendall_grouped`: seasonal, regional, multivariate, correlated or not
   field      `false_discovery` over a map
+  harmonic   `harmonic_fit`: level, trend and waves of a year; least squares, Huber, LASSO
   pieces     `in_pieces`: any number of pixels by one program
   result     `Trend`, `Line`, and the `Code` of pixels without an answer
-  blocks, pairs, selection, serial: how it is computed
+  blocks, pairs, selection, serial, regressors, estimators: how it is computed
 
     values [pixels T], times [T] or [pixels T], mask [pixels T] -> one number a pixel, and a code
 
@@ -18,6 +19,7 @@ Not here: cubes and files, models. float64 needs `jax.enable_x64`.
 from .dates import bucket, check_dates, days, decimal_years, fill_up, ordered
 from .field import Discoveries, false_discovery
 from .grouped import fold, mann_kendall_grouped
+from .harmonic import Harmonic, harmonic_fit
 from .kendall import mann_kendall
 from .pieces import in_pieces
 from .result import Code, Line, Trend
@@ -26,6 +28,7 @@ from .sen import theil_sen
 __all__ = [
     "Code",
     "Discoveries",
+    "Harmonic",
     "Line",
     "Trend",
     "bucket",
@@ -35,6 +38,7 @@ __all__ = [
     "false_discovery",
     "fill_up",
     "fold",
+    "harmonic_fit",
     "in_pieces",
     "mann_kendall",
     "mann_kendall_grouped",
