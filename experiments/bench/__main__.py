@@ -17,11 +17,12 @@
     step      micro-batches, cross-entropy of what is supervised, optimisers: bytes and times
     attention  in blocks beside plain, by length: time, bytes; what each remat policy keeps
     trend     Mann-Kendall and Theil-Sen: pixels a second beside pymannkendall
+    trend_statistics  false positives, coverage of intervals and forecasts on simulated series
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
     talkdata  conversations: real tokens packed, grouped, padded; pictures a second
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
-Without names: all but `biomass`. `--short`: a smaller `data`.
+Without names: all but `biomass`. `--short`: a smaller `data` and `trend_statistics`.
 On a GPU: `python -m experiments.bench.gpu generate`, and `train`.
 """
 
@@ -35,7 +36,7 @@ import sys
 NAMES = (
     *("startup", "demo", "radar", "devices", "resume", "save", "input"),
     *("parity", "vs_torch", "decode", "import_memory", "grammar", "quantize", "rsvqa", "talkdata"),
-    *("step", "attention", "trend"),
+    *("step", "attention", "trend", "trend_statistics"),
     *("data", "biomass"),
 )
 

@@ -12,6 +12,10 @@ from tyro.conf import Positional
 
 from .options import parse, say, stop_on_sigterm
 
+COMPUTED = ("method", "test", "alpha", "harmonics", "estimator", "disturbance", "at")
+CHOSEN = ("index", "band", "bandset", "dates", "season", "platforms", "where", "window")
+"""What decides the numbers: of the computation, and of the series."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -21,15 +25,24 @@ class Options:
     """Path or URL of a cube, sample:NAME or world:PRESET."""
     out: Path
     """Directory of the result."""
-    method: Literal["sen"] = "sen"
-    """sen: Theil-Sen slope with its interval, and a Mann-Kendall test."""
+    method: Literal["sen", "harmonic", "landtrendr", "forecast"] = "sen"
+    """sen: Theil-Sen slope and Mann-Kendall test. harmonic: slope beside the waves of a year.
+    landtrendr: the largest disturbance of annual medians. forecast: waves and line continued."""
     test: Literal[
         "original", "hamed_rao", "yue_wang", "pre_whitening", "trend_free", "seasonal",
         "correlated_seasonal",
     ] = "original"  # fmt: skip
-    """Of Mann-Kendall; the seasonal ones compare the medians of a month over the years."""
+    """sen: which Mann-Kendall test; the seasonal ones compare medians of a month over the years."""
     alpha: float = 0.05
     """Level of significance; intervals cover 1 - alpha."""
+    harmonics: int = 2
+    """harmonic, forecast: waves of a year, 1 to 4."""
+    estimator: Literal["ols", "huber"] = "ols"
+    """harmonic: least squares, or Huber's, which outliers hardly move."""
+    disturbance: Literal["fall", "rise"] = "fall"
+    """landtrendr: what a disturbance does to the series."""
+    at: str | None = None
+    """forecast: the day, YYYY-MM-DD; a year after the last date by default."""
     index: str | None = None
     """Spectral index of reflectances: ndvi, ndmi, nbr, ndwi, mndwi, evi, savi, ndre."""
     band: str | None = None
@@ -38,6 +51,8 @@ class Options:
     """Band set; by default the first with dates that has the bands."""
     dates: tuple[str, str] | None = None
     """First and last day, e.g. 2015-01-01 2020-12-31."""
+    season: tuple[str, str] | None = None
+    """First and last day of each year, e.g. 06-01 09-15."""
     platforms: tuple[str, ...] = ()
     """Only these, e.g. landsat-8 landsat-9."""
     where: tuple[str, ...] = ()
@@ -68,20 +83,20 @@ def run(args: Sequence[str]) -> dict[str, object]:
 
 def _run(o: Options, stop: Any) -> dict[str, object]:
     from rsvlm_jax.config import Preempted
-    from rsvlm_jax.run import methods
     from rsvlm_jax.run.cubes import find_cube
     from rsvlm_jax.run.series import choose
-    from rsvlm_jax.run.trend import trend_cube
+    from rsvlm_jax.run.trend import options_of, trend_cube
 
     from .progress import Bars
 
-    settings = methods.Options(o.method, o.test, o.alpha)
+    settings = options_of({name: getattr(o, name) for name in COMPUTED})
     source = choose(
         find_cube(o.cube),
         index=o.index,
         bands=() if o.band is None else (o.band,),
         bandset=o.bandset,
         dates=o.dates,
+        season=o.season,
         platforms=o.platforms,
         where=_region(o.where),
         window=o.window,
@@ -136,9 +151,7 @@ def _command(o: Options) -> str:
     """The command without what does not change its result."""
     words = ["rsvlm", "trend", o.cube]
     default = Options(o.cube, o.out)
-    names = ("method", "test", "alpha", "index", "band", "bandset", "dates", "platforms", "where",
-             "window")  # fmt: skip
-    for name in names:
+    for name in (*COMPUTED, *CHOSEN):
         value = getattr(o, name)
         if value != getattr(default, name):
             several = value if isinstance(value, tuple) else (value,)
@@ -153,7 +166,7 @@ def _lines(made: Any, alpha: float) -> list[str]:
     lines = [f"{report.pixels} {what}: {codes}"]
     if report.significant == report.significant:
         lines.append(
-            f"{report.significant:.1%} of those tested have a trend (p_corrected <= {alpha:g})"
+            f"{report.significant:.1%} of those tested are significant (p_corrected <= {alpha:g})"
         )
     if report.computed:
         rate = f"{report.pixels_per_second:.0f} {what}/s"

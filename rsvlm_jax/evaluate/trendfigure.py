@@ -19,8 +19,8 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.patches import Patch
 
 from data_zarr.grid import Grid
-from rsvlm_jax.run.methods import OUTSIDE
 from rsvlm_jax.run.trend import Trends
+from rsvlm_jax.run.trend_methods import OUTSIDE
 
 from .panels import INK, SOFT, color_bar, new_figure, place, save, scale_bar, show_map, tallness
 from .trendseries import series_figure
@@ -61,7 +61,7 @@ def _maps(made: Trends, grid: Grid, path: str | os.PathLike[str]) -> Path:
     step = -(-max(grid.height, grid.width) // MOST)
     data = made.open()
     layers = {str(name): v[::step, ::step].to_numpy() for name, v in data.data_vars.items()}
-    panels = [_slope, _significance]
+    panels = [draw for name, draw in PANELS.items() if name in layers]
     tall = tallness(grid)
     wide = min(SIDE, MAX_HEIGHT / tall)
     width, height = LEFT + len(panels) * PITCH, HEAD + wide * tall + FOOT
@@ -91,9 +91,7 @@ def _maps(made: Trends, grid: Grid, path: str | os.PathLike[str]) -> Path:
 
 def _slope(ax: Axes, layers: dict[str, Any], grid: Grid, made: Trends, first: bool) -> None:
     slope = layers["slope"]
-    known = np.abs(slope[np.isfinite(slope)])
-    limit = float(np.percentile(known, 98)) if known.size else 1.0
-    limit = limit or 1.0
+    limit = _limit(slope)
     shown = show_map(
         *(ax, slope, grid, "Slope"), first=first, cmap=DIVERGING, vmin=-limit, vmax=limit
     )
@@ -129,3 +127,55 @@ def _significance(ax: Axes, layers: dict[str, Any], grid: Grid, made: Trends, fi
         fontsize=7, frameon=False, labelcolor=SOFT, handlelength=1.0, borderaxespad=0,
         columnspacing=1.2,
     )  # fmt: skip
+
+
+def _break(ax: Axes, layers: dict[str, Any], grid: Grid, made: Trends, first: bool) -> None:
+    """Decimal years: what is close in time is close in colour."""
+    date = layers["break_date"]
+    days = date.astype("datetime64[D]").astype(np.float64)
+    year = np.where(np.isnat(date), np.nan, 1970 + days / 365.2425)
+    shown = show_map(ax, year, grid, "Largest change: when", first=first, cmap="viridis")
+    color_bar(shown, ax, "year")
+
+
+def _magnitude(ax: Axes, layers: dict[str, Any], grid: Grid, made: Trends, first: bool) -> None:
+    size = layers["break_magnitude"]
+    limit = _limit(size)
+    style = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit}
+    shown = show_map(ax, size, grid, "Largest change: how much", first=first, **style)
+    color_bar(shown, ax, _named(made))
+
+
+def _forecast(ax: Axes, layers: dict[str, Any], grid: Grid, made: Trends, first: bool) -> None:
+    title = f"Forecast for {made.options.at}"
+    shown = show_map(ax, layers["forecast"], grid, title, first=first, cmap="viridis")
+    color_bar(shown, ax, _named(made))
+
+
+def _width(ax: Axes, layers: dict[str, Any], grid: Grid, made: Trends, first: bool) -> None:
+    width = layers["forecast_hi"] - layers["forecast_lo"]
+    title = f"Width of its {100 * (1 - made.options.alpha):g} % interval"
+    shown = show_map(ax, width, grid, title, first=first, cmap="magma", vmin=0)
+    color_bar(shown, ax, _named(made))
+
+
+def _limit(values: np.ndarray) -> float:
+    """The 98th percentile of the size of what is known."""
+    known = np.abs(values[np.isfinite(values)])
+    return (float(np.percentile(known, 98)) if known.size else 1.0) or 1.0
+
+
+def _named(made: Trends) -> str:
+    unit = made.source.unit
+    return made.source.name if unit in ("", "1") else f"{made.source.name} ({unit})"
+
+
+PANELS = {
+    "slope": _slope,
+    "slope_lo": _significance,
+    "break_date": _break,
+    "break_magnitude": _magnitude,
+    "forecast": _forecast,
+    "forecast_lo": _width,
+}
+"""What is drawn where a variable is there."""

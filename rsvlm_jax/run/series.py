@@ -30,6 +30,10 @@ from rsvlm_jax.config import ConfigError, DataError
 from rsvlm_jax.timeseries import decimal_years
 
 from .blocks import Box
+from .trend_options import day
+
+EPOCH = 2000
+"""Intercepts are values at the beginning of this year, and dates are days since."""
 
 LEAST_DATES = 4
 """Fewer dates than this are no trend of any pixel."""
@@ -180,6 +184,7 @@ def choose(
     bands: Sequence[str] = (),
     bandset: str | None = None,
     dates: tuple[str, str] | None = None,
+    season: tuple[str, str] | None = None,
     platforms: Sequence[str] = (),
     where: Region | None = None,
     window: tuple[int, int, int, int] | None = None,
@@ -191,6 +196,7 @@ def choose(
       bands: instead of it; the only band of a band set by default.
       bandset: the first with dates that has the bands, by default.
       dates: the first and the last day that are taken.
+      season: the first and the last day of each year that are taken, MM-DD.
       platforms: by name; all by default.
       where, window: the part of the cube that is wanted; (row, column, height, width) in pixels of
         the band set.
@@ -218,7 +224,7 @@ def choose(
             "dates without years have no trend", where=f"{cube.path}: {info.name}",
             expected="year_known", found="only the day of the year is real",
         )  # fmt: skip
-    rows, keep = _taken(cube, info, dates, platforms)
+    rows, keep = _taken(cube, info, dates, season, platforms)
     own = cube.grid_of(info.name)
     origin, grid = (0, 0), own
     if isinstance(own, Sites) and window is not None:
@@ -275,13 +281,28 @@ def _bands_of(
 
 
 def _taken(
-    cube: Cube, info: BandSetInfo, dates: tuple[str, str] | None, platforms: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray | None]:
+    cube: Cube, info: BandSetInfo, dates: tuple[str, str] | None, season: tuple[str, str] | None,
+    platforms: Sequence[str],
+) -> tuple[np.ndarray, np.ndarray | None]:  # fmt: skip
     """The rows that are taken, and of sites with dates of their own a mask [T, S]."""
     keep = ~np.isnat(info.dates)
     if dates is not None:
-        first, last = (_day(d) for d in dates)
+        first, last = (day(d, "--dates") for d in dates)
         keep &= (info.dates >= first) & (info.dates < last + np.timedelta64(1, "D"))
+    if season is not None:
+        # Counted as in a leap year, so that the end of February is where it is.
+        first, last = (day(f"2000-{d}", "--season") for d in season)
+        if first > last:
+            raise ConfigError(
+                "a season that ends before it begins", where="--season", found=" ".join(season),
+                expected="MM-DD MM-DD within a year",
+            )  # fmt: skip
+        month = info.dates.astype("datetime64[M]")
+        within = info.dates.astype("datetime64[D]") - month.astype("datetime64[D]")
+        moved = month.astype(np.int64) % 12 + np.datetime64("2000-01", "M")
+        keep &= (moved.astype("datetime64[D]") + within >= first) & (
+            moved.astype("datetime64[D]") + within <= last
+        )
     for name in platforms:
         if name not in PLATFORMS:
             raise ConfigError(
@@ -301,13 +322,3 @@ def _taken(
     if info.dates.ndim == 2:
         return np.arange(info.shape[0]), keep
     return np.flatnonzero(keep), None
-
-
-def _day(text: str) -> np.datetime64:
-    try:
-        day = np.datetime64(text, "D")
-    except ValueError as error:
-        raise ConfigError("no date", where="--dates", expected="YYYY-MM-DD", found=text) from error
-    if np.isnat(day):
-        raise ConfigError("no date", where="--dates", expected="YYYY-MM-DD", found=text)
-    return day

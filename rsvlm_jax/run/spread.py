@@ -61,6 +61,11 @@ class Spread:
         alone = cpu and mesh.devices.size == 1
         return cls(mesh, max(len(os.sched_getaffinity(0)) // share, 1) if alone else 1)
 
+    def alone(self) -> Spread:
+        """The first device alone: for few pixels."""
+        first = make_mesh(MeshConfig(data=1), [self.mesh.devices.flat[0]])
+        return dataclasses.replace(self, mesh=first)
+
     def __call__(
         self, compute: Compute, values: np.ndarray, times: np.ndarray, mask: np.ndarray
     ) -> Any:

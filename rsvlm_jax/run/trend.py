@@ -38,11 +38,13 @@ from rsvlm_jax.timeseries import false_discovery
 
 from .blocks import Blocks, Box, Layer
 from .cubes import find_cube
-from .methods import CODES, EPOCH, METHODS, OUTSIDE, VARIABLES, Options, run_method
 from .rundir import write_atomic
-from .series import Source, choose
+from .series import EPOCH, Source, choose
 from .spread import Spread
-from .table import write_table
+from .trend_fits import settled
+from .trend_methods import CODES, METHODS, OUTSIDE, attributes_of, run_method
+from .trend_options import WORDS, Options
+from .trend_table import write_table
 
 if TYPE_CHECKING:
     import xarray
@@ -108,25 +110,27 @@ def trend(
     data: Any,
     *,
     method: str = "sen",
-    test: str = "original",
     alpha: float = 0.05,
     index: str | None = None,
     bands: Sequence[str] = (),
     bandset: str | None = None,
     dates: tuple[str, str] | None = None,
+    season: tuple[str, str] | None = None,
     platforms: Sequence[str] = (),
     where: Region | tuple[float, float, float, float] | str | os.PathLike[str] | None = None,
     window: tuple[int, int, int, int] | None = None,
     out: str | os.PathLike[str] | None = None,
     devices: int = -1,
+    **more: Any,
 ) -> xarray.Dataset:
     """The trend of every pixel of a cube, or of every series of an array.
 
     Args:
       data: a cube, its path or name; or an `xarray.DataArray` with an axis "time" of dates, in any
         order, and NaN for what is missing.
-      method, test, alpha: see `rsvlm_jax.run.methods.Options`.
-      index, bands, bandset, dates, platforms, window: of a cube; see `rsvlm_jax.run.series.choose`.
+      method, alpha, more: fields of `rsvlm_jax.run.trend_options.Options`: test, harmonics ...
+      index, bands, bandset, dates, season, platforms, window: of a cube; see `choose` in
+        `rsvlm_jax.run.series`.
       where: of a cube: (west, south, east, north) in degrees, or the path of a GeoJSON file.
       out: of a cube: a directory to leave the result in, restartable; None: in memory.
       devices: -1: pixels over all there are; 1: the first.
@@ -141,10 +145,12 @@ def trend(
     """
     import xarray as xr
 
-    options = Options(method, test, alpha)  # type: ignore[arg-type]
+    options = options_of({"method": method, "alpha": alpha, **more})
     if isinstance(data, (xr.DataArray, xr.Dataset)):
-        given = {"index": index, "bands": bands, "bandset": bandset, "dates": dates, "out": out,
-                 "platforms": platforms, "where": where, "window": window}  # fmt: skip
+        given = {
+            "index": index, "bands": bands, "bandset": bandset, "dates": dates, "season": season,
+            "platforms": platforms, "where": where, "window": window, "out": out,
+        }  # fmt: skip
         if named := [k for k, v in given.items() if v]:
             raise ConfigError(
                 "only of cubes", where=named[0], found="an array", remedy="select by xarray"
@@ -154,8 +160,8 @@ def trend(
         return trend_array(data, options, Spread.over(devices))
     cube = data if isinstance(data, Cube) else find_cube(data)
     source = choose(
-        cube, index=index, bands=bands, bandset=bandset, dates=dates, platforms=platforms,
-        where=region_of(where), window=window,
+        cube, index=index, bands=bands, bandset=bandset, dates=dates, season=season,
+        platforms=platforms, where=region_of(where), window=window,
     )  # fmt: skip
     if out is not None:
         return trend_cube(source, options, out, devices=devices).open()
@@ -163,6 +169,17 @@ def trend(
         made = trend_cube(source, options, Path(folder) / "out", devices=devices, geotiff=False)
         with made.open() as found:
             return found.load()
+
+
+def options_of(words: dict[str, Any]) -> Options:
+    """`Options` of keywords; ConfigError for one that does not exist."""
+    known = [f.name for f in dataclasses.fields(Options)]
+    for word in words:
+        if word not in known:
+            raise ConfigError(
+                "no such option", where="trend", expected=", ".join(known), found=word
+            )
+    return Options(**words)
 
 
 def region_of(where: Any) -> Region | None:
@@ -200,6 +217,7 @@ def trend_cube(
       ConfigError: `out` cannot be written, or holds something else.
     """
     out, started = Path(out), time.monotonic()
+    options = settled(options, source.dates)
     edge = block or _edge(source)
     what = {
         **source.describe(),
@@ -313,14 +331,16 @@ def _write(
         float((tested <= options.alpha).mean()) if tested.size else float("nan"),
         {CODES[int(c)]: int(k) for c, k in zip(numbers, counts, strict=True)},
     )  # fmt: skip
-    variables = {v: (layers[v], _attributes(v, source, options)) for v in row.variables}
+    variables = {
+        v: (layers[v], attributes_of(v, source.name, source.unit, options)) for v in row.variables
+    }
     described = {
-        "title": f"{row.words}: {source.name} of {source.cube.title}",
+        "title": f"{WORDS[options.method]}: {source.name} of {source.cube.title}",
         "source": source.cube.title,
         "source_license": str(source.cube.attrs.get("license", "not stated")),
         "input_digest": source.cube.digest(),
         "command": command,
-        **options.describe(),
+        **{k: v for k, v in options.describe().items() if v is not None},
         "series": source.name,
         "first_date": str(source.dates[0]),
         "last_date": str(source.dates[-1]),
@@ -358,19 +378,6 @@ def corrected(p: np.ndarray, alpha: float) -> np.ndarray:
         with jax.enable_x64(True):  # the rank of a pixel among millions
             result[known] = np.asarray(false_discovery(p[known].astype(np.float64), alpha).q)
     return result
-
-
-def _attributes(name: str, source: Source, options: Options) -> dict[str, Any]:
-    row = VARIABLES[name]
-    words = f"{source.name}: {row.words}" if "{unit}" in row.unit else row.words
-    if "interval" in words:
-        words += f" that covers {100 * (1 - options.alpha):g} %"
-    unit = row.unit.replace("{unit}", source.unit or "unknown").removeprefix("1 ")
-    attrs: dict[str, Any] = {"long_name": words, "units": unit}
-    if name == "code":
-        attrs["flag_values"] = list(CODES)
-        attrs["flag_meanings"] = " ".join(CODES.values())
-    return attrs
 
 
 def _write_geotiffs(

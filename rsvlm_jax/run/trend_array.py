@@ -12,10 +12,12 @@ import numpy as np
 from rsvlm_jax.config import DataError
 from rsvlm_jax.timeseries import check_dates
 
-from .methods import CODES, EPOCH, METHODS, VARIABLES, Options, run_method
-from .series import LEAST_DATES, Series
+from .series import EPOCH, LEAST_DATES, Series
 from .spread import Spread
 from .trend import corrected
+from .trend_fits import settled
+from .trend_methods import METHODS, attributes_of, run_method
+from .trend_options import Options
 
 if TYPE_CHECKING:
     import xarray
@@ -54,6 +56,7 @@ def trend_array(data: Any, options: Options, spread: Spread) -> xarray.Dataset:
         )  # fmt: skip
     order = np.argsort(dates, kind="stable")
     rest = [d for d in data.dims if d != "time"]
+    options = settled(options, dates)
     values = np.asarray(data.transpose(*rest, "time").values, np.float32)[..., order]
     values = np.where(np.isfinite(values), values, np.float32(np.nan))
     flat = values.reshape(1, -1, len(dates))
@@ -64,14 +67,9 @@ def trend_array(data: Any, options: Options, spread: Spread) -> xarray.Dataset:
     unit = str(data.attrs.get("units", "1"))
     variables = {}
     for name in METHODS[options.method].variables:
-        row = VARIABLES[name]
-        attrs: dict[str, Any] = {
-            "long_name": row.words,
-            "units": row.unit.replace("{unit}", unit).removeprefix("1 "),
-        }
-        if name == "code":
-            attrs["flag_values"], attrs["flag_meanings"] = list(CODES), " ".join(CODES.values())
+        attrs = attributes_of(name, str(data.name or ""), unit, options)
         variables[name] = (rest, found[name].reshape(values.shape[:-1]), attrs)
     kept = {k: v for k, v in data.coords.items() if "time" not in v.dims}
-    described = {**options.describe(), "epoch": f"{EPOCH}-01-01", "series": str(data.name or "")}
+    known = {k: v for k, v in options.describe().items() if v is not None}
+    described = {**known, "epoch": f"{EPOCH}-01-01", "series": str(data.name or "")}
     return xr.Dataset(variables, coords=kept, attrs=described)

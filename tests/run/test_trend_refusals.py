@@ -136,6 +136,19 @@ OPTIONS = {
     "an impossible block": (["--index", "ndvi", "--block", "-1"], 2, "impossible block"),
     "no scheduler": (["--index", "ndvi", "--scheduler", "slurm"], 3, "no such scheduler"),
     "no such method": (["--method", "magic"], 2, ""),
+    "an option of another method": (
+        ["--index", "ndvi", "--harmonics", "3"], 2, "the method has no such option in --harmonics",
+    ),
+    "too many waves": (
+        ["--index", "ndvi", "--method", "harmonic", "--harmonics", "9"], 2, "no such harmonics",
+    ),
+    "a forecast of no day": (
+        ["--index", "ndvi", "--method", "forecast", "--at", "soon"], 2, "no date in --at",
+    ),
+    "a season over New Year": (
+        ["--index", "ndvi", "--season", "11-01", "02-28"], 2, "a season that ends before",
+    ),
+    "no season": (["--index", "ndvi", "--season", "june", "july"], 2, "no date in --season"),
     "no such test": (["--test", "magic"], 2, ""),
 }  # fmt: skip
 

@@ -24,9 +24,10 @@ from data_zarr import open_cube
 from data_zarr.regions import Region
 from rsvlm_jax.cli.main import main
 from rsvlm_jax.run.blocks import Blocks
-from rsvlm_jax.run.methods import METHODS, OUTSIDE, Options
 from rsvlm_jax.run.series import choose
 from rsvlm_jax.run.trend import trend_cube
+from rsvlm_jax.run.trend_methods import METHODS, OUTSIDE
+from rsvlm_jax.run.trend_options import Options
 from rsvlm_jax.timeseries import Code, decimal_years, false_discovery, mann_kendall
 
 CODED = {

@@ -16,8 +16,9 @@ import numpy as np
 
 from data_zarr.sites import Sites
 
-from .methods import CODES, OUTSIDE, VARIABLES
 from .rundir import write_atomic
+from .series import EPOCH
+from .trend_methods import CODES, DAYS, OUTSIDE, VARIABLES
 
 
 def rows_of(
@@ -59,6 +60,8 @@ def write_table(
 def _shown(name: str, value: Any) -> Any:
     if np.dtype(VARIABLES[name].dtype).kind != "f":
         return int(value)
+    if VARIABLES[name].unit == DAYS and np.isfinite(value):
+        return str(np.datetime64(f"{EPOCH}-01-01", "D") + np.timedelta64(int(value), "D"))
     return _number(value)
 
 
