@@ -1,0 +1,98 @@
+"""Clouds and shadows that the quality band missed, by robust regression (Tmask).
+
+    t [W B], y [bands W B], there [W B]  ->  whether an observation is far off [W B]
+
+Two bands, green (clouds bright) and the first short-wave infrared (shadows and clouds dark), each
+fitted by a wave a year and one of the whole period; what is off by more than 4.42 times the band's
+variogram is no clear look at the ground. Zhu and Woodcock (2014), Remote Sens. Environ. 152,
+217-234. The fit is Tukey's bisquare as robustfit has it: residuals over sqrt(1 - leverage), scale
+by their median without the p - 1 smallest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rsvlm_jax.core.shapes import Bool, Float
+
+from .regressors import inverse
+
+LIMIT = 4.42
+"""Variograms that an observation may be off."""
+
+TUNING, SIGMA = 4.685, 0.6745
+ROUNDS, HALVINGS = 8, 11
+
+
+def outliers(
+    t: Float[Any, "W B"],
+    cos: Float[Any, "W B"],
+    sin: Float[Any, "W B"],
+    y: Float[Any, "bands W B"],
+    there: Bool[Any, "W B"],
+    variogram: Float[Any, "bands B"],
+) -> Bool[Any, "W B"]:
+    """Which of the observations that are `there` are off in any of the bands.
+
+    Args:
+      t: years; cos, sin: of the year.
+      y: 0 where nothing is there.
+    """
+    bands, rows, wide = y.shape
+    dtype = y.dtype
+    inf = jnp.asarray(jnp.inf, dtype)
+    first = jnp.min(jnp.where(there, t, inf), axis=0)
+    last = jnp.max(jnp.where(there, t, -inf), axis=0)
+    first = jnp.where(jnp.isfinite(first), first, 0)
+    period = jnp.maximum(jnp.ceil(last - first), 1)
+    angle = jnp.where(there, (t - first[None]) / period[None], 0) * jnp.asarray(2 * np.pi, dtype)
+    x = jnp.stack([jnp.ones_like(t), cos, sin, jnp.cos(angle), jnp.sin(angle)])
+    x = jnp.where(there[None], x, 0)
+    p = x.shape[0]
+    n = there.sum(0, dtype=jnp.int32)
+
+    def solved(weight: Any) -> Any:
+        """beta [p bands B] by weights [bands W B]."""
+        left = x[:, None] * weight[None]
+        xx = (left[:, None] * x[None, :, None]).sum(3)
+        xy = (left * y[None]).sum(2)
+        a, _ = inverse(xx.reshape(p, p, bands * wide))
+        return (a.reshape(p, p, bands, wide) * xy[None]).sum(1)
+
+    def residual(beta: Any) -> Any:
+        return jnp.where(there[None], y - (x[:, None] * beta[:, :, None]).sum(0), 0)
+
+    plain, _ = inverse((x[:, None] * x[None]).sum(2))
+    lever = (x * (plain[:, :, None] * x[None]).sum(1)).sum(0)
+    stretch = 1 / jnp.sqrt(jnp.maximum(1 - lever, 1e-4))
+    rank = (n + p) // 2
+
+    def reweighted(_: Any, beta: Any) -> Any:
+        r = jnp.abs(residual(beta)) * stretch[None]
+        sigma = _smallest(r, there, rank, n) / SIGMA
+        size = r / (TUNING * jnp.maximum(sigma, jnp.finfo(dtype).tiny))[:, None]
+        weight = jnp.where(there[None] & (size < 1), (1 - size * size) ** 2, 0)
+        return solved(weight)
+
+    ones = jnp.broadcast_to(there.astype(dtype)[None], y.shape)
+    beta = lax.fori_loop(0, ROUNDS, reweighted, solved(ones))
+    off = jnp.abs(residual(beta)) > (LIMIT * variogram)[:, None]
+    return there & jnp.any(off, axis=0)
+
+
+def _smallest(r: Any, there: Any, rank: Any, n: Any) -> Any:
+    """About the rank-th smallest of r [bands W B], [bands B]; it lies under four means."""
+    mean = r.sum(1) / jnp.maximum(n, 1).astype(r.dtype)[None]
+
+    def halve(_: Any, ends: Any) -> Any:
+        low, high = ends
+        middle = 0.5 * (low + high)
+        count = (there[None] & (r <= middle[:, None])).sum(1, dtype=jnp.int32)
+        down = count >= rank[None]
+        return jnp.where(down, low, middle), jnp.where(down, middle, high)
+
+    return lax.fori_loop(0, HALVINGS, halve, (jnp.zeros_like(mean), 4 * mean))[1]
