@@ -239,7 +239,9 @@ def _centred(series: _Series) -> tuple[Float[Any, "C T B"], Float[Any, "C B"]]:
     return jnp.where(there[None], series.y - level[:, None], 0), level
 
 
-def _described(found: Found, block: Block, level: Any, base: Any, rules: Rules, code: Any) -> Breaks:
+def _described(
+    found: Found, block: Block, level: Any, base: Any, rules: Rules, code: Any
+) -> Breaks:
     """Dates, models and magnitudes of the segments."""
     rows = jnp.arange(block.t.shape[0])[:, None]
     dtype = block.t.dtype
@@ -254,7 +256,9 @@ def _described(found: Found, block: Block, level: Any, base: Any, rules: Rules, 
         zero = at(t, first[None])[0]
         x = jnp.where(used[None], columns(t, zero, block.waves), 0)
         x = jnp.where((jnp.arange(8)[:, None] < coefficients(n)[None])[:, None], x, 0)
-        beta = lasso((x[:, None] * x[None]).sum(2), (x[:, None] * block.y[None]).sum(2), n, rules, None)
+        beta = lasso(
+            (x[:, None] * x[None]).sum(2), (x[:, None] * block.y[None]).sum(2), n, rules, None
+        )
         r = jnp.where(used[None], block.y - (x[:, None] * beta[:, :, None]).sum(0), 0)
         freedom = jnp.maximum(n - coefficients(n), 1).astype(dtype)
         rmse = jnp.sqrt((r * r).sum(1) / freedom[None])

@@ -30,7 +30,7 @@ ROUNDS = 100
 """Reweightings at most."""
 
 PIVOTS, SWEEPS, TRIES = 5, 6, 60
-"""Guesses of the LASSO by its last solution; sweeps over the coordinates between later ones; all."""
+"""Guesses of the LASSO by its last solution; sweeps between later ones; guesses at most."""
 
 
 class Fit(NamedTuple):

@@ -42,7 +42,7 @@ def outliers(
       t: years; cos, sin: of the year.
       y: 0 where nothing is there.
     """
-    bands, rows, wide = y.shape
+    bands, _, wide = y.shape
     dtype = y.dtype
     inf = jnp.asarray(jnp.inf, dtype)
     first = jnp.min(jnp.where(there, t, inf), axis=0)
