@@ -276,7 +276,14 @@ def _described(
         shown = (jnp.where(here[None], a, nan) for a in (magnitude, rmse))
         return (*known, *shown, jnp.where(here[None, None], beta, nan), jnp.where(here, n, 0))
 
-    each = lax.map(one, (found.first, found.last, found.broke, found.share))
+    segments = (found.first, found.last, found.broke, found.share)
+    shapes = jax.eval_shape(one, jax.tree.map(lambda a: a[0], segments))
+
+    def nothing(_: Any) -> Any:
+        return tuple(jnp.full(a.shape, 0 if a.dtype == jnp.int32 else jnp.nan, a.dtype)
+                     for a in shapes)  # fmt: skip
+
+    each = lax.map(lambda s: lax.cond(jnp.any(s[0] >= 0), one, nothing, s), segments)
     start, end, date, share, magnitude, rmse, beta, n = each
     return Breaks(
         start.T, end.T, date.T, share.T, magnitude.transpose(2, 0, 1), beta.transpose(3, 0, 2, 1),

@@ -247,12 +247,11 @@ def _moving(
     total = jnp.concatenate([jnp.zeros_like(total[:1]), total])
     history = early.sum(0, dtype=jnp.int32)
     count = used.sum(0, dtype=jnp.int32)
-    number = jnp.arange(1, r.shape[0] + 1)[:, None]
-    width = jnp.maximum((history * (4 * window)).astype(jnp.int32) // 4, 1)
+    number = jnp.arange(1, r.shape[0] + 1, dtype=jnp.int32)[:, None]
+    width = jnp.maximum(history * round(4 * window) // 4, 1)
     behind = jnp.clip(number - width[None], 0, r.shape[0])
     moving = total[1:] - jnp.take_along_axis(total, behind, 0)
-    share = number / jnp.maximum(history, 1)[None]
-    share = share.astype(r.dtype)
+    share = number.astype(r.dtype) / jnp.maximum(history, 1).astype(r.dtype)[None]
     late_log = jnp.where(share > math.e, jnp.log(jnp.maximum(share, 1)), 1)
     edge = critical * jnp.sqrt(2 * late_log)
     watched = (number > history[None]) & (number <= count[None])

@@ -25,7 +25,8 @@ LIMIT = 4.42
 """Variograms that an observation may be off."""
 
 TUNING, SIGMA = 4.685, 0.6745
-ROUNDS, HALVINGS = 8, 11
+ROUNDS, HALVINGS, TOLERANCE = 60, 12, 0.01
+"""Reweightings at most, halvings of the median's bracket, and when the fit rests, in variograms."""
 
 
 def outliers(
@@ -69,30 +70,45 @@ def outliers(
     plain, _ = inverse((x[:, None] * x[None]).sum(2))
     lever = (x * (plain[:, :, None] * x[None]).sum(1)).sum(0)
     stretch = 1 / jnp.sqrt(jnp.maximum(1 - lever, 1e-4))
-    rank = (n + p) // 2
 
-    def reweighted(_: Any, beta: Any) -> Any:
+    def unfinished(state: Any) -> Any:
+        _, done, i = state
+        return (i < ROUNDS) & ~jnp.all(done)
+
+    def reweighted(state: Any) -> Any:
+        beta, done, i = state
         r = jnp.abs(residual(beta)) * stretch[None]
-        sigma = _smallest(r, there, rank, n) / SIGMA
-        size = r / (TUNING * jnp.maximum(sigma, jnp.finfo(dtype).tiny))[:, None]
+        sigma = jnp.maximum(_middle(r, there, n, p) / SIGMA, jnp.finfo(dtype).tiny)
+        size = r / (TUNING * sigma)[:, None]
         weight = jnp.where(there[None] & (size < 1), (1 - size * size) ** 2, 0)
-        return solved(weight)
+        new = solved(weight)
+        moved = jnp.max(jnp.abs(residual(new) - residual(beta)), axis=1)
+        new = jnp.where(done[None], beta, new)
+        return new, done | (moved <= TOLERANCE * variogram), i + 1
 
-    ones = jnp.broadcast_to(there.astype(dtype)[None], y.shape)
-    beta = lax.fori_loop(0, ROUNDS, reweighted, solved(ones))
+    beta = solved(jnp.broadcast_to(there.astype(dtype)[None], y.shape))
+    still = jnp.broadcast_to(n <= p, variogram.shape) | ~(variogram > 0)
+    beta, _, _ = lax.while_loop(unfinished, reweighted, (beta, still, jnp.int32(0)))
     off = jnp.abs(residual(beta)) > (LIMIT * variogram)[:, None]
     return there & jnp.any(off, axis=0)
 
 
-def _smallest(r: Any, there: Any, rank: Any, n: Any) -> Any:
-    """About the rank-th smallest of r [bands W B], [bands B]; it lies under four means."""
+def _middle(r: Any, there: Any, n: Any, p: int) -> Any:
+    """About the median of r [bands W B] without the p - 1 smallest, [bands B]."""
     mean = r.sum(1) / jnp.maximum(n, 1).astype(r.dtype)[None]
 
     def halve(_: Any, ends: Any) -> Any:
-        low, high = ends
-        middle = 0.5 * (low + high)
-        count = (there[None] & (r <= middle[:, None])).sum(1, dtype=jnp.int32)
-        down = count >= rank[None]
-        return jnp.where(down, low, middle), jnp.where(down, middle, high)
+        low, high, low2, high2 = ends
+        one, two = 0.5 * (low + high), 0.5 * (low2 + high2)
+        down = (there[None] & (r <= one[:, None])).sum(1, dtype=jnp.int32) >= ((n + p) // 2)[None]
+        down2 = (there[None] & (r <= two[:, None])).sum(1, dtype=jnp.int32) >= ((n + p + 1) // 2)[
+            None
+        ]
+        return (
+            jnp.where(down, low, one), jnp.where(down, one, high),
+            jnp.where(down2, low2, two), jnp.where(down2, two, high2),
+        )  # fmt: skip
 
-    return lax.fori_loop(0, HALVINGS, halve, (jnp.zeros_like(mean), 4 * mean))[1]
+    zero, top = jnp.zeros_like(mean), 4 * mean
+    _, one, _, two = lax.fori_loop(0, HALVINGS, halve, (zero, top, zero, top))
+    return 0.5 * (one + two)

@@ -43,6 +43,9 @@ ANGLE = 45.0
 TAIL = 6
 """Observations that make a segment before the first model, or after the last break."""
 
+NEAR = 7
+"""Halvings of half a year, to find the residuals nearest in the season."""
+
 GAP = 1.0
 """Years without an observation that a first model may not bridge."""
 
@@ -119,22 +122,26 @@ class State(NamedTuple):
 
 def watch(block: Block, rules: Rules) -> Found:
     """All segments of a block."""
-    steps = ((START, _start), (BACK, _back), (REFIT, _refit), (STEP, _step))
+    # How many wait for a kind before it runs, of those that want another: by what it costs.
+    kinds = ((START, _start, 1.0), (BACK, _back, 0.0), (REFIT, _refit, 0.0), (STEP, _step, 0.2))
 
-    def wants(s: State, *kinds: int) -> Any:
-        return sum((s.phase == kind).sum(dtype=jnp.int32) for kind in kinds)
+    def wants(s: State, *some: int) -> Any:
+        return sum((s.phase == kind).sum().astype(jnp.float32) for kind in some)
 
     def turn(s: State) -> State:
-        for kind, step in steps:
+        for kind, step, share in kinds:
             others = [k for k in (START, BACK, REFIT, STEP) if k != kind]
 
-            def majority(s: State, kind: int = kind, others: list[int] = others) -> Any:
+            def enough(
+                s: State, kind: int = kind, others: Any = others, share: float = share
+            ) -> Any:
                 mine = wants(s, kind)
-                if kind in (BACK, REFIT):
-                    return mine > 0
-                return (mine > 0) & (mine >= wants(s, *others))
+                return (mine > 0) & (mine >= share * wants(s, *others))
 
-            s = lax.while_loop(majority, lambda s, step=step: step(block, rules, s), s)
+            if share:
+                s = lax.while_loop(enough, lambda s, step=step: step(block, rules, s), s)
+            else:
+                s = lax.cond(enough(s), lambda s, step=step: step(block, rules, s), lambda s: s, s)
         return s
 
     s = lax.while_loop(lambda s: wants(s, START, BACK, REFIT, STEP) > 0, turn, _begin(block, rules))
@@ -181,7 +188,7 @@ def _start(block: Block, rules: Rules, s: State) -> State:
     used = clear & (rows <= last[None])
     gap = jnp.max(jnp.where(used & (before > -inf), t - before, 0), axis=0) > GAP
     following = s.start + _first(clear & (rows >= 1), 1)
-    look = clear & (rows <= (last + rules.confirm)[None])
+    look = clear & (rows <= (last + rules.confirm)[None]) & (go & ~none & ~out & ~gap)[None]
     if block.screen is None:
         bad = jnp.zeros_like(look)
     else:
@@ -200,7 +207,7 @@ def _start(block: Block, rules: Rules, s: State) -> State:
     x = jnp.where(kept[None], jnp.stack([jnp.ones_like(t), t - t0[None], waves[0], waves[1]]), 0)
     xx = (x[:, None] * x[None]).sum(2)
     xy = (x[:, None] * y[None]).sum(2)
-    beta = _lasso(xx, xy, n, rules, None)
+    beta = _lasso(xx, xy, jnp.where(normal, n, 0), rules, None)
     r = jnp.where(kept[None], y - (x[:, None] * beta[:, :, None]).sum(0), 0)
     rmse = jnp.sqrt((r * r).sum(1) / jnp.maximum(n - FEWEST, 1).astype(t.dtype)[None])
     scale = jnp.maximum(block.least, rmse)
@@ -284,7 +291,7 @@ def _refit(block: Block, rules: Rules, s: State) -> State:
     size = coefficients(s.span)
     on = jnp.arange(8)[:, None] < size[None]
     xx = jnp.where(on[:, None] & on[None], s.xx, 0)
-    beta = _lasso(xx, jnp.where(on[:, None], s.xy, 0), s.span, rules, s.beta)
+    beta = _lasso(xx, jnp.where(on[:, None], s.xy, 0), jnp.where(go, s.span, 0), rules, s.beta)
     beta = jnp.where(go[None, None], beta, s.beta)
     zero = s.zero
     used = s.found.clear & (rows >= s.start[None]) & (rows <= s.head[None])
@@ -326,7 +333,7 @@ def _step(block: Block, rules: Rules, s: State) -> State:
         return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
 
     half = jnp.full(t.shape, 0.5, dtype)
-    near = away <= lax.fori_loop(0, 9, halve, (jnp.zeros_like(half), half))[1][None]
+    near = away <= lax.fori_loop(0, NEAR, halve, (jnp.zeros_like(half), half))[1][None]
     freedom = jnp.maximum(near.sum(0, dtype=jnp.int32) - size, 1).astype(dtype)
     seasonal = jnp.sqrt(jnp.where(near[None], s.squares, 0).sum(1) / freedom[None])
     value = _value(s, t[None], waves[:, None])[:, 0]
