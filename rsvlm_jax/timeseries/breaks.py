@@ -88,7 +88,8 @@ class Breaks:
         waves = seasons(near[:, None], 3)
         line = near - jnp.asarray(self.origin - whole, dtype)
         x = jnp.stack([jnp.ones_like(line), line, *(w[:, 0] for w in waves)], axis=1)
-        inside = (near >= self.start[..., None] - whole) & (near <= self.end[..., None] - whole)
+        at = near[None, None]
+        inside = (at >= self.start[..., None] - whole) & (at <= self.end[..., None] - whole)
         each = jnp.einsum("np,isbp->isnb", x, self.coefficients, precision="highest")
         value = jnp.where(inside[..., None], each, 0).sum(1)
         return jnp.where(inside.any(1)[..., None], value, jnp.asarray(jnp.nan, dtype))
@@ -144,16 +145,16 @@ def detect_breaks(
     if mask is not None and mask.ndim == 2 and mask.shape == values.shape[:2]:
         mask = np.broadcast_to(mask[:, :, None], values.shape) if isinstance(
             mask, np.ndarray) else jnp.broadcast_to(mask[:, :, None], values.shape)  # fmt: skip
-    rows, window = _sizes(values, times, mask)
     near, base = nearby(times)
     x, near = checked(values, near, mask, "pixels T C")
+    rows, window = _sizes(values, times, mask)
     from scipy.special import chdtri
 
     rules = Rules(float(chdtri(len(tested), alpha)), float(chdtri(len(tested), OUTLIER)), confirm,
-                  window, float(penalty), segments)  # fmt: skip
+                  window, segments)  # fmt: skip
     pair = None if screen is None else (tested.index(screen[0]), tested.index(screen[1]))
-    return _detect(x, near, jnp.asarray(base, x.dtype), rules=rules, tested=tested, pair=pair,
-                   rows=rows)  # fmt: skip
+    base, weight = (jnp.asarray(a, x.dtype) for a in (base, penalty))
+    return _detect(x, near, base, weight, rules=rules, tested=tested, pair=pair, rows=rows)
 
 
 def _sizes(values: Any, times: Any, mask: Any) -> tuple[int, int]:
@@ -185,7 +186,7 @@ class _Series(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("rules", "tested", "pair", "rows"))
 def _detect(
-    x: Any, times: Any, base: Any, *, rules: Rules, tested: tuple[int, ...],
+    x: Any, times: Any, base: Any, penalty: Any, *, rules: Rules, tested: tuple[int, ...],
     pair: tuple[int, int] | None, rows: int,
 ) -> Breaks:  # fmt: skip
     def body(x: Any, t: Any) -> Breaks:
@@ -202,7 +203,7 @@ def _detect(
         able = (series.n >= LEAST) & ~constant
         n = jnp.where(able, series.n, 0)
         least = jnp.where(able[None], variogram[some], 1)
-        block = Block(series.t, waves, y[some], n, least, pair)
+        block = Block(series.t, waves, y[some], n, least, penalty, pair)
         found = watch(block, rules)
         code = jnp.where(constant, int(Code.CONSTANT), int(Code.OK))
         code = jnp.where(series.n < LEAST, int(Code.TOO_FEW), code)
@@ -257,7 +258,11 @@ def _described(
         x = jnp.where(used[None], columns(t, zero, block.waves), 0)
         x = jnp.where((jnp.arange(8)[:, None] < coefficients(n)[None])[:, None], x, 0)
         beta = lasso(
-            (x[:, None] * x[None]).sum(2), (x[:, None] * block.y[None]).sum(2), n, rules, None
+            (x[:, None] * x[None]).sum(2),
+            (x[:, None] * block.y[None]).sum(2),
+            n,
+            block.penalty,
+            None,
         )
         r = jnp.where(used[None], block.y - (x[:, None] * beta[:, :, None]).sum(0), 0)
         freedom = jnp.maximum(n - coefficients(n), 1).astype(dtype)

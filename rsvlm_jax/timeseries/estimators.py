@@ -19,7 +19,7 @@ from jax import lax
 from rsvlm_jax.core.shapes import Bool, Float
 
 from .pairs import middle
-from .regressors import gram, inverse, moment, product, times_vector
+from .regressors import gram, inverse, moment, product, solve, times_vector
 
 TUNING = 1.345
 """Huber's bend, in scales: 95 % efficient for normal errors."""
@@ -126,6 +126,7 @@ def lasso_normal(
     n: Float[Any, " B"],
     penalty: Float[Any, ""],
     begin: Float[Any, "p B"] | None = None,
+    tries: int = TRIES,
 ) -> tuple[Float[Any, "p B"], Bool[Any, " B"], Bool[Any, " B"]]:
     """beta that minimises |y - x beta|^2 / 2n + penalty sum |beta_j| sd(x_j) by x'x and x'y.
 
@@ -137,22 +138,20 @@ def lasso_normal(
     Returns:
       beta; whether every regressor varies; whether it came to rest.
     """
-    p = xx.shape[0]
     dtype = xx.dtype
     eps = jnp.finfo(dtype).eps
     n = jnp.maximum(n, 1)
-    mean = xx[0] / n[None]
-    joint = xx / n[None, None] - mean[:, None] * mean[None]
-    own = jnp.arange(p)
+    mean = xx[0, 1:] / n[None]
+    joint = xx[1:, 1:] / n[None, None] - mean[:, None] * mean[None]
+    own = jnp.arange(joint.shape[0])
     spread = jnp.sqrt(jnp.maximum(joint[own, own], 0))
-    varies = spread > 10 * eps * jnp.sqrt(xx[own, own] / n[None])
-    varies = varies.at[0].set(False)
+    varies = spread > 10 * eps * jnp.sqrt(xx[own + 1, own + 1] / n[None])
     unit = jnp.where(varies, 1 / jnp.where(varies, spread, 1), 0)
     r = joint * unit[:, None] * unit[None]
-    c = (xy / n[None] - mean * (xy[0] / n)[None]) * unit
+    c = (xy[1:] / n[None] - mean * (xy[0] / n)[None]) * unit
     reach = jnp.max(jnp.abs(c), axis=0)
     slack = 100 * eps * jnp.maximum(reach, penalty)
-    eye = jnp.eye(p, dtype=dtype)[:, :, None]
+    eye = jnp.eye(joint.shape[0], dtype=dtype)[:, :, None]
 
     def coordinate(j: Any, b: Any) -> Any:
         row = lax.dynamic_index_in_dim(r, j, 0, keepdims=False)
@@ -162,18 +161,20 @@ def lasso_normal(
         return jnp.where(here & varies, moved[None], b)
 
     def sweep(_: Any, b: Any) -> Any:
-        return lax.fori_loop(1, p, coordinate, b)
+        return lax.fori_loop(0, joint.shape[0], coordinate, b)
 
     def unfinished(state: Any) -> Any:
         _, _, done, i = state
-        return (i < TRIES) & ~jnp.all(done)
+        return (i < tries) & ~jnp.all(done)
 
     def attempt(state: Any) -> Any:
         b, answer, done, i = state
         sign = jnp.where(varies, jnp.sign(b), 0)
         active = sign != 0
-        inverted, definite = inverse(jnp.where(active[:, None] & active[None], r, eye))
-        solved = times_vector(inverted, jnp.where(active, c - penalty * sign, 0))
+        solved, definite = solve(
+            jnp.where(active[:, None] & active[None], r, eye),
+            jnp.where(active, c - penalty * sign, 0),
+        )
         pull = c - times_vector(r, solved)
         agrees = (jnp.sign(solved) == sign) | (penalty == 0)
         wanting = ~active & varies & (jnp.abs(pull) > (penalty + slack)[None])
@@ -193,13 +194,12 @@ def lasso_normal(
         return following, answer, done | exact | rest, i + 1
 
     nothing = jnp.zeros_like(c)
-    guess = nothing if begin is None else begin
+    guess = nothing if begin is None else begin[1:]
     start = (guess, nothing, n <= 1, jnp.int32(0))
     _, answer, done, _ = lax.while_loop(unfinished, attempt, start)
     beta = answer * unit
     level = xy[0] / n - (mean * beta).sum(0)
-    definite = jnp.all(varies[1:], axis=0)
-    return jnp.concatenate([level[None], beta[1:]]), definite, done
+    return jnp.concatenate([level[None], beta]), jnp.all(varies, axis=0), done
 
 
 def _squares(x: Any, y: Any, weight: Any, beta: Any) -> Any:

@@ -59,38 +59,44 @@ def outliers(
     def solved(weight: Any) -> Any:
         """beta [p bands B] by weights [bands W B]."""
         left = x[:, None] * weight[None]
-        xx = (left[:, None] * x[None, :, None]).sum(3)
+        upper = {(i, j): (left[i] * x[j][None]).sum(1) for i in range(p) for j in range(i, p)}
+        xx = jnp.stack([jnp.stack([upper[min(i, j), max(i, j)] for j in range(p)])
+                        for i in range(p)])  # fmt: skip
         xy = (left * y[None]).sum(2)
         a, _ = inverse(xx.reshape(p, p, bands * wide))
         return (a.reshape(p, p, bands, wide) * xy[None]).sum(1)
 
     def residual(beta: Any) -> Any:
-        return jnp.where(there[None], y - (x[:, None] * beta[:, :, None]).sum(0), 0)
+        total = y
+        for k in range(p):
+            total -= x[k][None] * beta[k][:, None]
+        return jnp.where(there[None], total, 0)
 
     plain, _ = inverse((x[:, None] * x[None]).sum(2))
     lever = (x * (plain[:, :, None] * x[None]).sum(1)).sum(0)
     stretch = 1 / jnp.sqrt(jnp.maximum(1 - lever, 1e-4))
 
     def unfinished(state: Any) -> Any:
-        _, done, i = state
+        _, _, done, i = state
         return (i < ROUNDS) & ~jnp.all(done)
 
     def reweighted(state: Any) -> Any:
-        beta, done, i = state
-        r = jnp.abs(residual(beta)) * stretch[None]
+        beta, off, done, i = state
+        r = jnp.abs(off) * stretch[None]
         sigma = jnp.maximum(_middle(r, there, n, p) / SIGMA, jnp.finfo(dtype).tiny)
         size = r / (TUNING * sigma)[:, None]
         weight = jnp.where(there[None] & (size < 1), (1 - size * size) ** 2, 0)
         new = solved(weight)
-        moved = jnp.max(jnp.abs(residual(new) - residual(beta)), axis=1)
         new = jnp.where(done[None], beta, new)
-        return new, done | (moved <= TOLERANCE * variogram), i + 1
+        now = residual(new)
+        moved = jnp.max(jnp.abs(now - off), axis=1)
+        return new, now, done | (moved <= TOLERANCE * variogram), i + 1
 
     beta = solved(jnp.broadcast_to(there.astype(dtype)[None], y.shape))
     still = jnp.broadcast_to(n <= p, variogram.shape) | ~(variogram > 0)
-    beta, _, _ = lax.while_loop(unfinished, reweighted, (beta, still, jnp.int32(0)))
-    off = jnp.abs(residual(beta)) > (LIMIT * variogram)[:, None]
-    return there & jnp.any(off, axis=0)
+    begin = (beta, residual(beta), still, jnp.int32(0))
+    _, off, _, _ = lax.while_loop(unfinished, reweighted, begin)
+    return there & jnp.any(jnp.abs(off) > (LIMIT * variogram)[:, None], axis=0)
 
 
 def _middle(r: Any, there: Any, n: Any, p: int) -> Any:

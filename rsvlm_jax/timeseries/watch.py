@@ -43,6 +43,9 @@ ANGLE = 45.0
 TAIL = 6
 """Observations that make a segment before the first model, or after the last break."""
 
+TRIES = 8
+"""Of the LASSO while it runs: a model that is not at rest by then is good enough to go on."""
+
 NEAR = 7
 """Halvings of half a year, to find the residuals nearest in the season."""
 
@@ -56,7 +59,7 @@ class Block(NamedTuple):
     Attributes:
       t: [T, B], years, inf behind the last;  waves: [6, T, B];  y: [bands, T, B], 0 behind;
       n: int32 [B];  least: [bands, B], the variogram, below which no rmse falls;
-      screen: of which bands `outliers` judges, None for no screening.
+      penalty: of the LASSO;  screen: of which bands `outliers` judges, None for no screening.
     """
 
     t: Any
@@ -64,18 +67,18 @@ class Block(NamedTuple):
     y: Any
     n: Any
     least: Any
+    penalty: Any
     screen: tuple[int, int] | None
 
 
 class Rules(NamedTuple):
     """Squared normalised differences of a change and of an outlier; observations that confirm;
-    the most observations looked at for a first model; penalty of the LASSO; segments kept."""
+    the most observations looked at for a first model; segments kept."""
 
     change: float
     outlier: float
     confirm: int
     window: int
-    penalty: float
     segments: int
 
 
@@ -123,7 +126,7 @@ class State(NamedTuple):
 def watch(block: Block, rules: Rules) -> Found:
     """All segments of a block."""
     # How many wait for a kind before it runs, of those that want another: by what it costs.
-    kinds = ((START, _start, 1.0), (BACK, _back, 0.0), (REFIT, _refit, 0.0), (STEP, _step, 0.2))
+    kinds = ((START, _start, 1.0), (BACK, _back, 0.0), (REFIT, _refit, 0.0), (STEP, _step, 0.5))
 
     def wants(s: State, *some: int) -> Any:
         return sum((s.phase == kind).sum().astype(jnp.float32) for kind in some)
@@ -207,7 +210,7 @@ def _start(block: Block, rules: Rules, s: State) -> State:
     x = jnp.where(kept[None], jnp.stack([jnp.ones_like(t), t - t0[None], waves[0], waves[1]]), 0)
     xx = (x[:, None] * x[None]).sum(2)
     xy = (x[:, None] * y[None]).sum(2)
-    beta = _lasso(xx, xy, jnp.where(normal, n, 0), rules, None)
+    beta = _lasso(xx, xy, jnp.where(normal, n, 0), block.penalty, None)
     r = jnp.where(kept[None], y - (x[:, None] * beta[:, :, None]).sum(0), 0)
     rmse = jnp.sqrt((r * r).sum(1) / jnp.maximum(n - FEWEST, 1).astype(t.dtype)[None])
     scale = jnp.maximum(block.least, rmse)
@@ -291,7 +294,9 @@ def _refit(block: Block, rules: Rules, s: State) -> State:
     size = coefficients(s.span)
     on = jnp.arange(8)[:, None] < size[None]
     xx = jnp.where(on[:, None] & on[None], s.xx, 0)
-    beta = _lasso(xx, jnp.where(on[:, None], s.xy, 0), jnp.where(go, s.span, 0), rules, s.beta)
+    beta = _lasso(
+        xx, jnp.where(on[:, None], s.xy, 0), jnp.where(go, s.span, 0), block.penalty, s.beta
+    )
     beta = jnp.where(go[None, None], beta, s.beta)
     zero = s.zero
     used = s.found.clear & (rows >= s.start[None]) & (rows <= s.head[None])
@@ -404,14 +409,13 @@ def coefficients(n: Int[Any, " B"]) -> Int[Any, " B"]:
     return 4 + 2 * (n >= TIMES * 6).astype(jnp.int32) + 2 * (n >= TIMES * 8).astype(jnp.int32)
 
 
-def _lasso(xx: Any, xy: Any, n: Any, rules: Rules, begin: Any) -> Any:
+def _lasso(xx: Any, xy: Any, n: Any, penalty: Any, begin: Any) -> Any:
     """beta [p bands B]; the matrices are the same for all bands."""
     p, bands, wide = xy.shape
     each = jnp.broadcast_to(xx[:, :, None], (p, p, bands, wide)).reshape(p, p, bands * wide)
     count = jnp.broadcast_to(n.astype(xx.dtype)[None], (bands, wide)).reshape(-1)
     begin = None if begin is None else begin.reshape(p, -1)
-    penalty = jnp.asarray(rules.penalty, xx.dtype)
-    beta, _, _ = lasso_normal(each, xy.reshape(p, -1), count, penalty, begin)
+    beta, _, _ = lasso_normal(each, xy.reshape(p, -1), count, penalty, begin, TRIES)
     return beta.reshape(p, bands, wide)
 
 
@@ -423,8 +427,12 @@ def _columns(t: Any, zero: Any, waves: Any) -> Any:
 
 
 def _value(s: State, t: Float[Any, "W B"], waves: Float[Any, "6 W B"]) -> Float[Any, "bands W B"]:
-    """The model at some times."""
-    return (_columns(t, s.zero[None], waves)[:, None] * s.beta[:, :, None]).sum(0)
+    """The model at some times: written out, so that it is one pass over [bands W B]."""
+    line = jnp.where(jnp.isfinite(t), t - s.zero[None], 0)
+    total = s.beta[0][:, None] + s.beta[1][:, None] * line[None]
+    for k in range(waves.shape[0]):
+        total += s.beta[k + 2][:, None] * waves[k][None]
+    return total
 
 
 def _window(block: Block, place: Int[Any, "W B"]) -> tuple[Any, Any, Any]:

@@ -107,12 +107,13 @@ def test_breaks_are_found_where_they_are(whole):
     seen = np.isfinite(X).all(2).sum(1)
     assert (whole.n.sum(1) >= 0.9 * seen).all()
     assert (whole.n.sum(1) <= seen).all()
-    truth = np.array([800, 3000, 1500]) + 0 * X + SHIFT * (YEARS >= BROKE)[:, None]
+    truth = np.zeros(X.shape) + [800, 3000, 1500] + SHIFT * (YEARS >= BROKE)[:, None]
     truth += np.cos(2 * np.pi * YEARS)[:, None] * np.array([100, 300, 200])
     value = np.asarray(whole.predict(YEARS))[:half]
     known = np.isfinite(value)
     assert known.mean() > 0.9
-    assert np.abs(value - truth[:half])[known].mean() < 30
+    # The LASSO shrinks a wave by up to 20 sqrt(2).
+    assert np.abs(value - truth[:half])[known].mean() < 40
 
 
 def same(a, b, rtol=0.0):
