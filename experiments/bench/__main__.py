@@ -16,7 +16,8 @@
     quantize  int8 and nf4 weights: perplexity, agreement, bytes, memory while reading
     step      micro-batches, cross-entropy of what is supervised, optimisers: bytes and times
     attention  in blocks beside plain, by length: time, bytes; what each remat policy keeps
-    trend     Mann-Kendall and Theil-Sen: pixels a second beside pymannkendall
+    trend     Mann-Kendall, harmonic fits, breaks: pixels a second beside pymannkendall, nrt, pyxccd
+    trend_power  simulated breaks: how many are found and when, beside pyxccd
     trend_statistics  false positives, coverage of intervals and forecasts on simulated series
     trend_series  STL beside statsmodels; LandTrendr-like segments; forecasts: pixels a second
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
@@ -37,7 +38,7 @@ import sys
 NAMES = (
     *("startup", "demo", "radar", "devices", "resume", "save", "input"),
     *("parity", "vs_torch", "decode", "import_memory", "grammar", "quantize", "rsvqa", "talkdata"),
-    *("step", "attention", "trend", "trend_statistics", "trend_series"),
+    *("step", "attention", "trend", "trend_power", "trend_statistics", "trend_series"),
     *("data", "biomass"),
 )
 
