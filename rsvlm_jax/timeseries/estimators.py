@@ -19,7 +19,7 @@ from jax import lax
 from rsvlm_jax.core.shapes import Bool, Float
 
 from .pairs import middle
-from .regressors import gram, inverse, moment, product, times_vector
+from .regressors import gram, inverse, moment, product, solve, times_vector
 
 TUNING = 1.345
 """Huber's bend, in scales: 95 % efficient for normal errors."""
@@ -29,8 +29,8 @@ QUARTILE = NormalDist().inv_cdf(0.75)
 ROUNDS = 100
 """Reweightings at most."""
 
-SWEEPS, TRIES = 4, 60
-"""Sweeps over the coordinates before the exact solution is tried, and tries at most."""
+PIVOTS, SWEEPS, TRIES = 5, 6, 60
+"""Guesses of the LASSO by its last solution; sweeps between later ones; guesses at most."""
 
 
 class Fit(NamedTuple):
@@ -125,30 +125,33 @@ def lasso_normal(
     xy: Float[Any, "p B"],
     n: Float[Any, " B"],
     penalty: Float[Any, ""],
+    begin: Float[Any, "p B"] | None = None,
+    tries: int = TRIES,
 ) -> tuple[Float[Any, "p B"], Bool[Any, " B"], Bool[Any, " B"]]:
     """beta that minimises |y - x beta|^2 / 2n + penalty sum |beta_j| sd(x_j) by x'x and x'y.
 
-    A few sweeps over the coordinates find which are not zero and of what sign; if the equations of
-    these give the same signs and no other wants to move, that solution is the answer, to rounding.
+    Whoever knows which coefficients are not zero, and of what sign, has linear equations. They are
+    guessed: from `begin`; then by the coefficients that the solution of the last guess turned, and
+    those that it leaves wanting; in the end by sweeps over the coordinates. A guess that its
+    solution confirms is the answer, to rounding.
 
     Returns:
       beta; whether every regressor varies; whether it came to rest.
     """
-    p = xx.shape[0]
     dtype = xx.dtype
     eps = jnp.finfo(dtype).eps
     n = jnp.maximum(n, 1)
-    mean = xx[0] / n[None]
-    joint = xx / n[None, None] - mean[:, None] * mean[None]
-    own = jnp.arange(p)
+    mean = xx[0, 1:] / n[None]
+    joint = xx[1:, 1:] / n[None, None] - mean[:, None] * mean[None]
+    own = jnp.arange(joint.shape[0])
     spread = jnp.sqrt(jnp.maximum(joint[own, own], 0))
-    varies = spread > 10 * eps * jnp.sqrt(xx[own, own] / n[None])
-    varies = varies.at[0].set(False)
+    varies = spread > 10 * eps * jnp.sqrt(xx[own + 1, own + 1] / n[None])
     unit = jnp.where(varies, 1 / jnp.where(varies, spread, 1), 0)
     r = joint * unit[:, None] * unit[None]
-    c = (xy / n[None] - mean * (xy[0] / n)[None]) * unit
+    c = (xy[1:] / n[None] - mean * (xy[0] / n)[None]) * unit
     reach = jnp.max(jnp.abs(c), axis=0)
-    eye = jnp.eye(p, dtype=dtype)[:, :, None]
+    slack = 100 * eps * jnp.maximum(reach, penalty)
+    eye = jnp.eye(joint.shape[0], dtype=dtype)[:, :, None]
 
     def coordinate(j: Any, b: Any) -> Any:
         row = lax.dynamic_index_in_dim(r, j, 0, keepdims=False)
@@ -158,41 +161,45 @@ def lasso_normal(
         return jnp.where(here & varies, moved[None], b)
 
     def sweep(_: Any, b: Any) -> Any:
-        return lax.fori_loop(1, p, coordinate, b)
+        return lax.fori_loop(0, joint.shape[0], coordinate, b)
 
     def unfinished(state: Any) -> Any:
         _, _, done, i = state
-        return (i < TRIES) & ~jnp.all(done)
+        return (i < tries) & ~jnp.all(done)
 
     def attempt(state: Any) -> Any:
         b, answer, done, i = state
-        b = lax.fori_loop(0, SWEEPS, sweep, b)
-        last = sweep(0, b)
-        active = last != 0
-        both = active[:, None] & active[None]
-        inverted, definite = inverse(jnp.where(both, r, eye))
-        solved = times_vector(inverted, jnp.where(active, c - penalty * jnp.sign(last), 0))
+        sign = jnp.where(varies, jnp.sign(b), 0)
+        active = sign != 0
+        solved, definite = solve(
+            jnp.where(active[:, None] & active[None], r, eye),
+            jnp.where(active, c - penalty * sign, 0),
+        )
         pull = c - times_vector(r, solved)
-        slack = 100 * eps * jnp.maximum(reach, penalty)
-        kept = jnp.all(
-            jnp.where(
-                active, jnp.sign(solved) == jnp.sign(last),
-                jnp.abs(pull) <= (penalty + slack)[None],
-            ) | ~varies,
-            axis=0,
-        )  # fmt: skip
-        exact = kept & definite
-        rest = jnp.max(jnp.abs(last - b), axis=0) <= 4 * eps * reach
-        answer = jnp.where(done[None], answer, jnp.where(exact[None], solved, last))
-        return last, answer, done | exact | rest, i + 1
+        agrees = (jnp.sign(solved) == sign) | (penalty == 0)
+        wanting = ~active & varies & (jnp.abs(pull) > (penalty + slack)[None])
+        exact = definite & jnp.all(jnp.where(active, agrees, ~wanting), axis=0)
+
+        def pivot(_: Any) -> Any:
+            return jnp.where(active & agrees, solved, jnp.where(wanting, pull, 0))
+
+        def descend(b: Any) -> Any:
+            return lax.fori_loop(0, SWEEPS, sweep, b)
+
+        following = lax.cond(i < PIVOTS, pivot, descend, b)
+        moved = jnp.max(jnp.abs(following - b), axis=0)
+        rest = (moved <= 4 * eps * reach) & (i > PIVOTS)
+        found = jnp.where(exact[None], solved, following)
+        answer = jnp.where(done[None], answer, found)
+        return following, answer, done | exact | rest, i + 1
 
     nothing = jnp.zeros_like(c)
-    start = (nothing, nothing, n <= 1, jnp.int32(0))
+    guess = nothing if begin is None else begin[1:]
+    start = (guess, nothing, n <= 1, jnp.int32(0))
     _, answer, done, _ = lax.while_loop(unfinished, attempt, start)
     beta = answer * unit
     level = xy[0] / n - (mean * beta).sum(0)
-    definite = jnp.all(varies[1:], axis=0)
-    return jnp.concatenate([level[None], beta[1:]]), definite, done
+    return jnp.concatenate([level[None], beta]), jnp.all(varies, axis=0), done
 
 
 def _squares(x: Any, y: Any, weight: Any, beta: Any) -> Any:

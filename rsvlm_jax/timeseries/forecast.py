@@ -109,6 +109,7 @@ def seasonal_naive_forecast(
     period: int = 12,
     cycle: float = 1.0,
     alpha: float = 0.05,
+    grid: tuple[float, int] | None = None,
     least: int = MIN_DATES,
 ) -> Forecast:
     """The last value of the same season.
@@ -123,6 +124,8 @@ def seasonal_naive_forecast(
       at: later than all times.
       period: steps of a cycle;  cycle: its length in units of the times.
       alpha: the interval covers 1 - alpha.
+      grid: first time and number of steps of what is known; None: from the first of the times to
+        the last. A time is of the step nearest to it.
       least: pixels with fewer observations get `Code.TOO_FEW`. A season that was never seen is NaN.
 
     Raises:
@@ -132,14 +135,14 @@ def seasonal_naive_forecast(
     check_options(alpha, least)
     _check_at(at)
     x, _ = checked(values, times, mask, "pixels T")
-    steps = steps_of(times, period, cycle)
+    steps = steps_of(times, period, cycle, grid)
     known = np.asarray(times, np.float64)
-    last = np.nanmax(known)
+    first, last = np.nanmin(known) if grid is None else grid[0], np.nanmax(known)
     if (at <= last).any():
         raise DataError("a forecast of the past", where="at", expected=f"after {last:.6g}",
                         found=f"{at.min():.6g}")  # fmt: skip
     place = np.where(np.isfinite(steps.place), np.rint(steps.place), 0).astype(np.int32)
-    target = np.rint((at.astype(np.float64) - np.nanmin(known)) / (cycle / period))
+    target = np.rint((at.astype(np.float64) - first) / (cycle / period))
     target = jnp.asarray(target.astype(np.int32))
     cycles = -(-steps.count // period)
     return _naive(
@@ -170,10 +173,10 @@ def _naive(
         from_ = (cycles - 1) - jnp.argmax(before[:, ::-1], 1).astype(jnp.int32)
         value = jnp.take_along_axis(seen, from_[:, None], 1)[:, 0]
         value = jnp.where(before.any(1), value, jnp.nan)
-        low, high = _differences(grid, alpha)
         # What is further apart than any two cycles were has no interval.
         apart = to[None] - from_
         i = jnp.clip(apart - 1, 0, cycles - 1)
+        low, high = _differences(grid, alpha, jnp.where(before.any(1), i + 1, 0).max())
         low, high = (
             jnp.where(apart <= cycles - 1, jnp.take_along_axis(a, i, 1), jnp.nan)
             for a in (low, high)
@@ -190,13 +193,16 @@ def _naive(
     return in_rows(body, (x, place) if own else (x,), WIDTH)
 
 
-def _differences(grid: Any, alpha: float) -> tuple[Any, Any]:
-    """Quantiles of the differences of cycles 1, 2 ... apart, [B cycles] each; grid [B C P]."""
+def _differences(grid: Any, alpha: float, most: Any) -> tuple[Any, Any]:
+    """Quantiles of the differences of cycles 1, 2 ... `most` apart, [B cycles] each; grid [B C P].
+
+    Sorting is what takes long, and few forecasts look further back than a cycle or two.
+    """
     batch, cycles, _ = grid.shape
     later = jnp.pad(grid, ((0, 0), (0, cycles), (0, 0)), constant_values=jnp.nan)
     inf = jnp.asarray(jnp.inf, grid.dtype)
 
-    def apart(k: Any) -> tuple[Any, Any]:
+    def apart(k: Any, found: tuple[Any, Any]) -> tuple[Any, Any]:
         off = jax.lax.dynamic_slice_in_dim(later, k, cycles, 1) - grid
         row = jnp.sort(jnp.where(off == off, off, inf).reshape(batch, -1), 1)
         n = (off == off).sum((1, 2), dtype=jnp.int32)
@@ -208,13 +214,17 @@ def _differences(grid: Any, alpha: float) -> tuple[Any, Any]:
             low = jnp.floor(at)
             i = low.astype(jnp.int32)[:, None]
             j = jnp.minimum(i + 1, jnp.maximum(n - 1, 0)[:, None])
-            a, b = (jnp.take_along_axis(row, k, 1)[:, 0] for k in (i, j))
+            a, b = (jnp.take_along_axis(row, rank, 1)[:, 0] for rank in (i, j))
             return jnp.where(size + 1 >= 2 / alpha, a + (at - low) * (b - a), jnp.nan)
 
-        return quantile(alpha / 2), quantile(1 - alpha / 2)
+        low, high = (
+            jax.lax.dynamic_update_index_in_dim(known, quantile(q), k - 1, 1)
+            for known, q in zip(found, (alpha / 2, 1 - alpha / 2), strict=True)
+        )
+        return low, high
 
-    low, high = jax.lax.map(apart, jnp.arange(1, cycles + 1))
-    return low.T, high.T
+    none = jnp.full((batch, cycles), jnp.nan, grid.dtype)
+    return jax.lax.fori_loop(1, most + 1, apart, (none, none))
 
 
 def _check_at(at: Any) -> None:

@@ -153,5 +153,12 @@ def test_times_that_are_none_are_refused():
         decompose(X, np.full(T, np.nan))
 
 
+def test_nothing_grows_with_the_square_of_the_dates_times_the_pixels():
+    pixels = 2**16
+    x = jax.ShapeDtypeStruct((pixels, T), np.float32)
+    program = jax.jit(lambda x: decompose(x, TIMES)).lower(x).compile()
+    assert program.memory_analysis().temp_size_in_bytes < pixels * T * T
+
+
 def test_no_pixels_are_no_error():
     assert decompose(X[:0], TIMES).code.shape == (0,)

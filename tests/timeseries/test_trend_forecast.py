@@ -144,6 +144,16 @@ def test_every_pixel_without_an_answer_has_a_code():
             assert np.isnan(np.asarray(leaf)[1:]).all()
 
 
+def test_without_the_first_date_the_months_of_a_grid_stay():
+    x, times = series(), TIMES + 0.02
+    masked = seasonal_naive_forecast(
+        x, times, AT + 0.04, np.tile(MONTHS > 0, (4, 1)), grid=(2015.0, 73)
+    )
+    fewer = np.pad(x[:, 1:], ((0, 0), (0, 1)), constant_values=np.nan)
+    later = np.pad(times[1:], (0, 1), constant_values=np.nan)
+    same([masked], [seasonal_naive_forecast(fewer, later, AT + 0.04, grid=(2015.0, 73))])
+
+
 def test_too_few_differences_bound_nothing():
     x = series()[:, :30]
     found = seasonal_naive_forecast(x, TIMES[:30], AT)

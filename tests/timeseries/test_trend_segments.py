@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from scipy.stats import f as fisher
+from segments_in_loops import segments_in_loops
 
 from rsvlm_jax.config.errors import ConfigError, DataError
 from rsvlm_jax.timeseries import Code, annual_composites, landtrendr
@@ -67,6 +68,21 @@ def test_planted_segments_are_found_exactly_without_noise():
     assert np.isnan(found.change_time[3])
     np.testing.assert_allclose(found.slope[3, 0], 0.4 / 29)
     assert (np.asarray(found.p) < 1e-100).all()
+
+
+def test_a_thousand_at_once_are_as_one_after_the_other():
+    """The same steps in plain loops, on one series at a time."""
+    rng = np.random.default_rng(7)
+    x = np.concatenate([series(0.05, seed) for seed in range(250)])
+    x[rng.random(x.shape) < 0.15] = np.nan
+    found = fours(x)
+    for i, row in enumerate(x):
+        there = np.isfinite(row)
+        at, value, p = segments_in_loops(YEARS[there], row[there])
+        m = int(found.segments[i])
+        np.testing.assert_array_equal(found.vertex_time[i][: m + 1], at)
+        np.testing.assert_allclose(found.vertex_value[i][: m + 1], value, atol=1e-9)
+        assert found.p[i] == pytest.approx(p, rel=1e-6)
 
 
 def test_planted_segments_are_found_in_noise():
