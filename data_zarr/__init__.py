@@ -11,6 +11,7 @@ splits       folds of blocks, places, labels and years; leakage report; scikit-l
 variogram    how far a target resembles itself
 stats        exact statistics of bands over training windows; `percentiles`
 radiometry   stored numbers to physical ones; QA masks
+harmonize    reflectances of one instrument as another would have seen them
 atmosphere   level-1 numbers to reflectance: TOA, dark-object subtraction, look-up curves
 ingest       recipes: archives of Sentinel, Landsat, GeoTIFF, STAC, NetCDF and tables to cubes
 samples      small real cubes and questions, with the recipes that made them

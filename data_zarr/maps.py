@@ -1,7 +1,8 @@
 """Georeferenced outputs: a map as Zarr (`write_map`) or GeoTIFF (`write_geotiff`).
 
 Not cubes: no dates, no manifest. Both are written beside their place and moved there whole, so a
-killed run leaves the old map or the new one.
+killed run leaves the old map or the new one. Layers are read by strips of rows: an array, or
+whatever has a shape, a dtype and such slices.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,12 +21,26 @@ from data_zarr.grid import Grid
 from data_zarr.sites import Sites
 
 EDGE = 256
+"""Of chunks and of the tiles of a GeoTIFF."""
+
+
+@runtime_checkable
+class Layer(Protocol):
+    """What is written: [H, W], a NumPy array or larger than memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
 
 
 def write_map(
     path: str | os.PathLike[str],
     grid: Grid | Sites,
-    variables: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]],
+    variables: Mapping[str, tuple[Layer, Mapping[str, Any]]],
     attrs: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes layers as one Zarr v3 group that xarray, rioxarray and GDAL open in place.
@@ -52,35 +67,39 @@ def write_map(
         write_axes(group, grid)
         dims = ("site",) if isinstance(grid, Sites) else ("y", "x")
         for name, (layer, extra) in variables.items():
-            values = layer.reshape(layer.shape[: len(dims)])
-            floating = values.dtype.kind == "f"
+            shape, dtype = layer.shape[: len(dims)], np.dtype(layer.dtype)
             array = group.create_array(
                 name,
-                shape=values.shape,
-                dtype=values.dtype,
-                chunks=tuple(min(EDGE, n) for n in values.shape),
-                fill_value=np.nan if floating else values.dtype.type(0),
-                compressors=codecs(values.dtype),
+                shape=shape,
+                dtype=dtype,
+                chunks=tuple(min(EDGE, n) for n in shape),
+                fill_value=np.nan if dtype.kind == "f" else dtype.type(0),
+                compressors=codecs(dtype),
                 dimension_names=dims,
                 attributes={**extra, **placed(grid)},
                 config={"write_empty_chunks": True},
             )
-            array[...] = values
+            for rows in _strips(shape[0]):
+                strip = layer[rows]
+                array[rows] = strip.reshape(strip.shape[: len(dims)])
     return Path(path)
 
 
 def write_geotiff(
     path: str | os.PathLike[str],
     grid: Grid | Sites,
-    bands: Mapping[str, np.ndarray],
+    bands: Mapping[str, Layer],
     nodata: int | float | None = np.nan,
-    unit: str = "",
+    unit: str | Mapping[str, str] = "",
     description: str = "",
+    tags: Mapping[str, str] | None = None,
 ) -> Path:
-    """Writes layers [H, W] as the bands of one tiled, deflated GeoTIFF with CRS.
+    """Writes layers [H, W] as the bands of one deflated, cloud-optimised GeoTIFF with CRS.
 
     Args:
       bands: name -> layer; the name becomes the band's description. One common dtype.
+      unit: of all bands, or of each by its name.
+      tags: more metadata of the file.
 
     Raises:
       CubeError: rasterio is not installed; a layer of another shape; sites, which are no raster.
@@ -92,6 +111,8 @@ def write_geotiff(
         )
     try:
         import rasterio
+        from rasterio.shutil import copy
+        from rasterio.windows import Window
     except ImportError as error:
         raise CubeError(
             "cannot write GeoTIFF without rasterio",
@@ -99,36 +120,53 @@ def write_geotiff(
             remedy="pip install 'rsvlm-jax[geo]'",
         ) from error
     _check_shapes(path, grid, bands)
-    layers = [np.asarray(v) for v in bands.values()]
-    dtype = np.result_type(*layers)
-    large = min(grid.height, grid.width) >= EDGE
+    dtype = np.result_type(*(v.dtype for v in bands.values()))
     profile: dict[str, Any] = {
         "driver": "GTiff",
         "height": grid.height,
         "width": grid.width,
-        "count": len(layers),
+        "count": len(bands),
         "dtype": dtype,
         "crs": f"EPSG:{grid.epsg}" if grid.epsg else grid.crs_wkt,
         "transform": rasterio.Affine(*grid.transform),
         "nodata": nodata,
-        "compress": "deflate",
-        "predictor": 3 if dtype.kind == "f" else 2,
-        **({"tiled": True, "blockxsize": EDGE, "blockysize": EDGE} if large else {}),
+        "interleave": "band",
+        "bigtiff": "if_safer",
     }
-    with _moved_into_place(path) as part, rasterio.open(part, "w", **profile) as file:
-        for i, (name, layer) in enumerate(zip(bands, layers, strict=True), 1):
-            file.write(layer.astype(dtype), i)
-            file.set_band_description(i, name)
-            if unit:
-                file.set_band_unit(i, unit)
-        if description:
-            file.update_tags(TIFFTAG_IMAGEDESCRIPTION=description)
+    with _moved_into_place(path) as part:
+        plain = part.with_suffix(".plain")  # the driver of COGs only copies
+        try:
+            with rasterio.open(plain, "w", **profile) as file:
+                for i, (name, layer) in enumerate(bands.items(), 1):
+                    for rows in _strips(grid.height):
+                        place = Window(0, rows.start, grid.width, rows.stop - rows.start)  # type: ignore[call-arg]
+                        file.write(layer[rows].astype(dtype), i, window=place)
+                    file.set_band_description(i, name)
+                    if word := unit if isinstance(unit, str) else unit.get(name, ""):
+                        file.set_band_unit(i, word)
+                if description:
+                    file.update_tags(TIFFTAG_IMAGEDESCRIPTION=description)
+                file.update_tags(**(tags or {}))
+            # A mean of codes, or of pixels with and without an answer, would be nobody's: nearest.
+            copy(
+                plain, part, driver="COG", compress="deflate", blocksize=EDGE, bigtiff="if_safer",
+                predictor="floating_point" if dtype.kind == "f" else "standard",
+                overview_resampling="nearest",
+            )  # fmt: skip
+        finally:
+            plain.unlink(missing_ok=True)
     return Path(path)
 
 
-def _check_shapes(path: Any, grid: Grid | Sites, layers: Mapping[str, np.ndarray]) -> None:
+def _strips(height: int) -> Iterator[slice]:
+    """Rows, `EDGE` at a time."""
+    for y in range(0, height, EDGE):
+        yield slice(y, min(y + EDGE, height))
+
+
+def _check_shapes(path: Any, grid: Grid | Sites, layers: Mapping[str, Layer]) -> None:
     for name, values in layers.items():
-        if values.shape != (grid.height, grid.width):
+        if tuple(values.shape) != (grid.height, grid.width):
             raise CubeError(
                 "layer does not fit the grid",
                 where=f"{path}: {name}",

@@ -5,6 +5,7 @@
     fit(experiment, out=RUN)    train; resumes by itself
     plan(experiment, "v5e:16x16") -> PlanReport     compiled for a pod that is not here
     predict(loaded, cube, OUT)  a wall-to-wall map with its interval
+    trend(cube_or_array)        the trend of every pixel, as a dataset
     open_cube(path) -> Cube     from `data_zarr`
     find_cube(name) -> Cube     by path, "sample:NAME" or "world:PRESET"
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rsvlm_jax.run.load import load
     from rsvlm_jax.run.plan import plan
     from rsvlm_jax.run.predict import predict
+    from rsvlm_jax.run.trend import trend
 
 _HOME = {
     "find_cube": "rsvlm_jax.run.cubes",
@@ -31,9 +33,10 @@ _HOME = {
     "open_cube": "data_zarr",
     "plan": "rsvlm_jax.run.plan",
     "predict": "rsvlm_jax.run.predict",
+    "trend": "rsvlm_jax.run.trend",
 }
 
-__all__ = ["find_cube", "fit", "load", "open_cube", "plan", "predict"]
+__all__ = ["find_cube", "fit", "load", "open_cube", "plan", "predict", "trend"]
 
 
 def __getattr__(name: str) -> Any:

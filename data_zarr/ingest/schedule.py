@@ -9,7 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,16 @@ def run(
         )
     if progress:
         progress(0, len(tasks))
-    for i, _ in enumerate(done, 1):
-        if progress:
-            progress(i, len(tasks))
+    # Closed by hand: an error of `progress` must not leave tasks running behind it.
+    with contextlib.closing(done):
+        for i, _ in enumerate(done, 1):
+            if progress:
+                progress(i, len(tasks))
 
 
-def _threads(function: Callable[[Any], Any], tasks: Sequence[Any], count: int) -> Iterator[Any]:
+def _threads(
+    function: Callable[[Any], Any], tasks: Sequence[Any], count: int
+) -> Generator[Any, None, None]:
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
         futures = [pool.submit(function, task) for task in tasks]
         try:
@@ -63,7 +67,7 @@ def _threads(function: Callable[[Any], Any], tasks: Sequence[Any], count: int) -
 
 def _dask(
     function: Callable[[Any], Any], tasks: Sequence[Any], scheduler: str, count: int
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     from distributed import Client, LocalCluster, as_completed
 
     if not tasks:

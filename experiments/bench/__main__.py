@@ -17,12 +17,15 @@
     step      micro-batches, cross-entropy of what is supervised, optimisers: bytes and times
     attention  in blocks beside plain, by length: time, bytes; what each remat policy keeps
     roofline  three steps predicted from this machine's floors, beside what they take
-    trend     Mann-Kendall and Theil-Sen: pixels a second beside pymannkendall
+    trend     Mann-Kendall, harmonic fits, breaks: pixels a second beside pymannkendall, nrt, pyxccd
+    trend_power  simulated breaks: how many are found and when, beside pyxccd
+    trend_statistics  false positives, coverage of intervals and forecasts on simulated series
+    trend_series  STL beside statsmodels; LandTrendr-like segments; forecasts: pixels a second
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
     talkdata  conversations: real tokens packed, grouped, padded; pictures a second
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
-Without names: all but `biomass`. `--short`: a smaller `data`.
+Without names: all but `biomass`. `--short`: a smaller `data` and `trend_statistics`.
 On a GPU: `python -m experiments.bench.gpu generate`, and `train`.
 """
 
@@ -36,7 +39,8 @@ import sys
 NAMES = (
     *("startup", "demo", "radar", "devices", "resume", "save", "input"),
     *("parity", "vs_torch", "decode", "import_memory", "grammar", "quantize", "rsvqa", "talkdata"),
-    *("step", "attention", "roofline", "trend"),
+    *("step", "attention", "roofline"),
+    *("trend", "trend_power", "trend_statistics", "trend_series"),
     *("data", "biomass"),
 )
 

@@ -24,6 +24,7 @@ VERBS = {
     "plan": "compile a step for a pod that is not here: does it fit, how fast, what moves",
     "features": "what a frozen vision tower makes of the images of an experiment, once",
     "predict": "a wall-to-wall map of a cube, with its interval",
+    "trend": "is there a trend, how steep: maps and tables over a whole cube",
     "evaluate": "metrics of a run on held-out windows, beside baselines",
     "generate": "prompts in bulk, as JSON lines; restartable",
     "chat": "talk about pictures, or about places of a cube",
@@ -73,7 +74,7 @@ OUTPUT = (
 )
 """What the system says of a full disk, of missing rights and of a place that cannot be."""
 
-COMPUTING = ("demo", "train", "features", "predict", "evaluate", "generate", "chat")
+COMPUTING = ("demo", "train", "features", "predict", "trend", "evaluate", "generate", "chat")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,10 +1,10 @@
 """The whole-cube engine: run a function over overlapping windows, blend, restart where it stopped.
 
-The output grid is cut into blocks. A block is one idempotent task: it evaluates every window that
-touches it, blends their values with fixed weights and writes one file. A restart finds the files
-of finished blocks and computes only the others; since windows lie at fixed places and a block sums
-them in a fixed order, an interrupted and an unbroken run give the same bytes. Windows across a
-block's edge are evaluated once for each block that they touch: that is the price of independence.
+The output grid is cut into blocks (`blocks.py`, which restarts). A block evaluates every window
+that touches it, blends their values with fixed weights and writes one file. Since windows lie at
+fixed places and a block sums them in a fixed order, an interrupted and an unbroken run give the
+same bytes. Windows across a block's edge are evaluated once for each block that they touch: that is
+the price of independence.
 
            block                     window (tile x tile), every `tile - overlap` pixels
     +----------------+
@@ -17,14 +17,9 @@ block's edge are evaluated once for each block that they touch: that is the pric
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
-import json
 import os
-import zipfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -32,7 +27,7 @@ import numpy as np
 from data_zarr.sampling import WindowTable
 from rsvlm_jax.config import ConfigError, DataError
 
-from .rundir import write_atomic
+from .blocks import Blocks, Box
 
 WindowFn = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 """(y int64[n], x int64[n]) -> {variable: float [n]}: one value a window."""
@@ -92,7 +87,6 @@ def tiles(
     Raises:
       DataError: a window larger than the grid. ConfigError: `out` belongs to another computation.
     """
-    height, width = shape
     if tile > min(shape):
         raise DataError(
             "the window is larger than the cube",
@@ -105,49 +99,45 @@ def tiles(
         raise ConfigError(
             "impossible overlap", where="tiles", expected=f"0 .. {tile - 1}", found=overlap
         )
-    if block < 1:
-        raise ConfigError("impossible block", where="tiles", expected=">= 1 pixel", found=block)
-    out = Path(out)
     ys, xs = (window_starts(n, tile, tile - overlap) for n in shape)
-    _claim(
+    store = Blocks(
         out,
-        {
+        shape,
+        block=block,
+        what={
             "key": key,
-            "shape": list(shape),
             "tile": tile,
             "overlap": overlap,
             "windows": None if windows is None else WindowTable(*windows, tile).digest(),
             "blend": blend,
-            "block": block,
         },
     )
     weights = blend_weights(tile, blend)
-    corners = [(y, x) for y in range(0, height, block) for x in range(0, width, block)]
+    evaluated = 0
+
+    def values(box: Box) -> dict[str, np.ndarray]:
+        nonlocal evaluated
+        y0, x0, y1, x1 = box
+        if windows is None:
+            near_y = ys[(ys < y1) & (ys + tile > y0)]
+            near_x = xs[(xs < x1) & (xs + tile > x0)]
+            y, x = (a.ravel() for a in np.meshgrid(near_y, near_x, indexing="ij"))
+        else:
+            y, x = windows
+            here = (y < y1) & (y + tile > y0) & (x < x1) & (x + tile > x0)
+            y, x = y[here], x[here]
+        evaluated += len(y)
+        return _blend(fn(y, x), y, x, box, weights) if len(y) else {}
+
+    computed = store.fill(values, progress=progress)
     result: dict[str, np.ndarray] = {}
-    computed = evaluated = 0
-    for done, (y0, x0) in enumerate(corners):
-        y1, x1 = min(y0 + block, height), min(x0 + block, width)
-        file = out / f"block_{y0}_{x0}.npz"
-        values = _load(file)
-        if values is None:
-            if windows is None:
-                near_y = ys[(ys < y1) & (ys + tile > y0)]
-                near_x = xs[(xs < x1) & (xs + tile > x0)]
-                y, x = (a.ravel() for a in np.meshgrid(near_y, near_x, indexing="ij"))
-            else:
-                y, x = windows
-                here = (y < y1) & (y + tile > y0) & (x < x1) & (x + tile > x0)
-                y, x = y[here], x[here]
-            values = _blend(fn(y, x), y, x, (y0, x0, y1, x1), weights) if len(y) else {}
-            _save(file, values)
-            computed, evaluated = computed + 1, evaluated + len(y)
-        for name, v in values.items():
+    for box in store.boxes:
+        y0, x0, y1, x1 = box
+        for name, v in (store.load(box) or {}).items():
             if name not in result:
                 result[name] = np.full(shape, np.nan, np.float32)
             result[name][y0:y1, x0:x1] = v
-        if progress is not None:
-            progress(done + 1, len(corners))
-    return result, TilesReport(len(corners), computed, evaluated)
+    return result, TilesReport(len(store.boxes), computed, evaluated)
 
 
 def _blend(
@@ -171,70 +161,3 @@ def _blend(
             sums[name][at] += w * float(v[i])
     total[total == 0] = np.nan  # no window lies there
     return {name: (s / total).astype(np.float32) for name, s in sums.items()}
-
-
-def _claim(out: Path, what: dict[str, object]) -> None:
-    """Say whose blocks these are; a directory without blocks is anybody's."""
-    file = out / "tiles.json"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not any(out.glob("block_*.npz")):
-            write_atomic(file, json.dumps(what, sort_keys=True))
-        known = json.loads(file.read_text())
-    except (FileNotFoundError, ValueError):
-        known = {}
-    except OSError as e:
-        raise ConfigError(
-            f"cannot write the output ({e.strerror})", where=out, remedy="choose another --out"
-        ) from e
-    differ = [k for k in what if known.get(k) != what[k]]
-    if differ:
-        raise ConfigError(
-            "the output directory holds blocks of another computation",
-            where=out,
-            expected=", ".join(f"{k} {_short(what[k])}" for k in differ),
-            found=", ".join(_short(known.get(k)) for k in differ),
-            remedy="delete it, or choose another --out",
-        )
-
-
-def _short(value: object) -> str:
-    """Digests by their first digits."""
-    words = str(value).split()
-    shown = " ".join(w[:12] for w in words[:3])
-    return shown + (" ..." if len(words) > 3 else "")
-
-
-def _save(file: Path, values: dict[str, np.ndarray]) -> None:
-    tmp = file.with_name(f".{file.name}.{os.getpid()}.npz")
-    digest = _digest(values)
-    try:
-        np.savez(tmp, _digest=np.array(digest), **values)  # type: ignore[arg-type]
-        tmp.replace(file)
-    except OSError as e:
-        with contextlib.suppress(OSError):
-            tmp.unlink()
-        raise ConfigError(
-            f"cannot write the output ({e.strerror})",
-            where=file,
-            remedy="free space or rights and run again: finished blocks are kept",
-        ) from e
-
-
-def _load(file: Path) -> dict[str, np.ndarray] | None:
-    """A finished block; None when it is missing or torn, so that it is computed again."""
-    try:
-        with np.load(file, allow_pickle=False) as f:
-            values = {k: f[k] for k in f.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-        return None
-    digest = str(values.pop("_digest", ""))
-    return values if digest == _digest(values) else None
-
-
-def _digest(values: dict[str, np.ndarray]) -> str:
-    h = hashlib.sha256()
-    for name in sorted(values):
-        h.update(name.encode())
-        h.update(np.ascontiguousarray(values[name]).tobytes())
-    return h.hexdigest()

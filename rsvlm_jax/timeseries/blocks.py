@@ -73,16 +73,20 @@ def checked(values: Any, times: Any, mask: Any, axes: str) -> tuple[Any, Any]:
     return jnp.where(counts, values, jnp.asarray(jnp.nan, values.dtype)), times
 
 
-def in_blocks(body: Callable[[Any, Any], Any], x: Any, times: Any) -> Any:
-    """`body(x [T groups B], t [T 1 B or 1])`, a tree of [B], of every block; a tree of [pixels].
+def in_blocks(
+    body: Callable[[Any, Any], Any], x: Any, times: Any, *, numbers: int = NUMBERS
+) -> Any:
+    """`body(x [T groups B], t [T 1 B or 1])`, a tree of [B ...], of every block; a tree of
+    [pixels ...].
 
     Args:
       body: of one block; T is odd, the rows of NaN that make it so come last.
       x: [pixels, T, groups] with NaN for what does not count.
       times: [T] or [pixels, T].
+      numbers: of a block, about.
     """
     pixels, length, groups = x.shape
-    width = min(max(NUMBERS // max(length * groups, 1), LEAST), MOST, max(pixels, 1))
+    width = min(max(numbers // max(length * groups, 1), LEAST), MOST, max(pixels, 1))
     count = -(-pixels // width)
     more = count * width - pixels
     add = 1 - length % 2
@@ -96,4 +100,4 @@ def in_blocks(body: Callable[[Any, Any], Any], x: Any, times: Any) -> Any:
         t = jnp.pad(times, ((0, more), (0, add)), constant_values=nan)
         t = t.reshape(count, width, length + add)
         out = lax.map(lambda b: body(b[0].transpose(1, 2, 0), b[1].T[:, None, :]), (x, t))
-    return jax.tree.map(lambda a: a.reshape(count * width)[:pixels], out)
+    return jax.tree.map(lambda a: a.reshape(count * width, *a.shape[2:])[:pixels], out)

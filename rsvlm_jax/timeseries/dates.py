@@ -152,13 +152,13 @@ def fill_up(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Values and mask [pixels, T] and times [T] or [pixels, T], filled up to `bucket(T)`.
 
-    What is added is NaN and masked out.
+    What is added is NaN and masked out. Values (and mask) may have bands, [pixels, T, bands].
     """
     mask = np.isfinite(values) if mask is None else mask
     more = bucket(values.shape[1]) - values.shape[1]
-    wide = ((0, 0), (0, more))
-    return (
-        np.pad(values, wide, constant_values=np.nan),
-        np.pad(times, wide if times.ndim == 2 else wide[1:], constant_values=np.nan),
-        np.pad(mask, wide),
-    )
+
+    def filled(a: np.ndarray, axis: int, value: float | bool) -> np.ndarray:
+        wide = [(0, more if i == axis else 0) for i in range(a.ndim)]
+        return np.pad(a, wide, constant_values=value)
+
+    return filled(values, 1, np.nan), filled(times, times.ndim - 1, np.nan), filled(mask, 1, False)

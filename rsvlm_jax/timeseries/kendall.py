@@ -55,7 +55,8 @@ def mann_kendall(
       method: see `serial.py`.
       alpha: of the interval of the slope, and of the bounds of Hamed-Rao's autocorrelations.
       interval: whether `slope_lo` and `slope_hi` are computed (two more selections).
-      lags: Hamed-Rao and Yue-Wang look at so many lags; None: at all.
+      lags: Hamed-Rao and Yue-Wang look at so many lags; None: at all, as `pymannkendall`, which is
+        no good idea with Yue-Wang: see `python -m experiments.bench trend_statistics`.
       detrend: where a trend is removed (all but `original` and `pre_whitening`): at the `dates`; or
         as if the observations that count followed each other in steps of one unit of time
         (`order`), which is what `pymannkendall` does with gaps.

@@ -30,7 +30,8 @@ def in_pieces(
 
     Args:
       compute: for instance `functools.partial(mann_kendall, method="trend_free")`.
-      values: [P, T]; times: [T] or [P, T]; mask: as values, None = everything finite.
+      values: [P, T], or with bands [P, T, C]; times: [T] or [P, T]; mask: as values, or of all
+        bands [P, T]; None = everything finite.
       pixels: of a piece; the last is filled up with masked ones.
       threads: pieces under way at a time: a piece keeps one core of a CPU busy.
 
@@ -46,10 +47,13 @@ def in_pieces(
     def one(start: int) -> Any:
         part = slice(start, start + pixels)
         more = max(start + pixels - total, 0)
-        wide = ((0, more), (0, 0))
-        x = np.pad(values[part], wide, constant_values=np.nan)
-        t = times if times.ndim == 1 else np.pad(times[part], wide, constant_values=np.nan)
-        found = compute(x, t, np.pad(mask[part], wide))
+
+        def filled(a: np.ndarray, value: float | bool) -> np.ndarray:
+            wide = ((0, more), *((0, 0) for _ in a.shape[1:]))
+            return np.pad(a[part], wide, constant_values=value)
+
+        t = times if times.ndim == 1 else filled(times, np.nan)
+        found = compute(filled(values, np.nan), t, filled(mask, False))
         return jax.tree.map(lambda a: np.asarray(a)[: pixels - more], found)
 
     starts = range(0, max(total, 1), pixels)

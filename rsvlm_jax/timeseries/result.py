@@ -12,6 +12,7 @@ from rsvlm_jax.core import pytree_dataclass
 class Code(enum.IntEnum):
     """Why a pixel has no answer. Whatever is not answered is NaN, never a zero.
 
+    `NOT_CONVERGED`: an iteration ended without an answer, or the answer is no finite number.
     `UNDEFINED`: slope and score stand, but the corrected variance is not positive (Hamed-Rao and
     Yue-Wang can come out so), or the whitened series is not defined: z and p are NaN.
     """

@@ -112,11 +112,12 @@ def smallest(
     start = (bracket, jnp.zeros(k.shape, bool), jnp.int32(0))
     bracket, down, i = lax.while_loop(many, coarse, start)
     # To numbers of the set: the largest up to hi, the smallest from lo.
-    _, under, _ = measure(bracket.hi)
-    _, _, above = measure(_before(bracket.lo))
+    upto, under, _ = measure(bracket.hi)
+    below, _, above = measure(_before(bracket.lo))
+    between = (below <= k) & (k < upto)  # not where the answer is infinite
     bracket = bracket._replace(lo=above, hi=under)
     bracket, _, _ = lax.while_loop(unfinished, fine, (bracket, down, jnp.maximum(i, 4)))
-    return jnp.where(k <= bracket.below, bracket.lo, bracket.hi), ~bracket.open(k)
+    return jnp.where(k <= bracket.below, bracket.lo, bracket.hi), between & ~bracket.open(k)
 
 
 def _between(bracket: Bracket, k: Any, down: Any) -> Any:

@@ -1,0 +1,75 @@
+"""Trends of an `xarray.DataArray`: what `trend` does with numbers that are in memory.
+
+Not for what is larger: a cube goes block by block.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rsvlm_jax.config import DataError
+from rsvlm_jax.timeseries import check_dates
+
+from .series import EPOCH, LEAST_DATES, Series
+from .spread import Spread
+from .trend import corrected
+from .trend_fits import settled
+from .trend_methods import METHODS, attributes_of, run_method
+from .trend_options import Options
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def trend_array(data: Any, options: Options, spread: Spread) -> xarray.Dataset:
+    """The variables of a method on the axes of `data` but "time".
+
+    Raises:
+      DataError: no axis of dates; dates that are missing, twice, with a time zone, or too few;
+        stored numbers that nobody has scaled.
+    """
+    import xarray as xr
+
+    if isinstance(data, xr.Dataset):
+        raise DataError(
+            "several arrays", expected="one DataArray", found=", ".join(map(str, data.data_vars)),
+            remedy="select one: dataset[NAME]",
+        )  # fmt: skip
+    if "time" not in data.dims or "time" not in data.coords:
+        found = ", ".join(map(str, data.dims))
+        raise DataError("no axis of dates", where=data.name, expected="time", found=found)
+    if {"scale_factor", "add_offset"} & set(data.attrs):
+        raise DataError(
+            "stored numbers that are not scaled", where=data.name, expected="physical values",
+            found={k: data.attrs[k] for k in ("scale_factor", "add_offset") if k in data.attrs},
+            remedy="decode by xarray.decode_cf, or scale and drop these attributes",
+        )  # fmt: skip
+    if data.dtype.kind not in "fiu":
+        raise DataError("no numbers", where=data.name, found=data.dtype)
+    dates = check_dates(data["time"].values)
+    if len(dates) < LEAST_DATES:
+        raise DataError(
+            "too few dates for a trend", where=data.name, expected=f"{LEAST_DATES} or more",
+            found=len(dates),
+        )  # fmt: skip
+    order = np.argsort(dates, kind="stable")
+    rest = [d for d in data.dims if d != "time"]
+    options = settled(options, dates)
+    values = np.asarray(data.transpose(*rest, "time").values, np.float32)[..., order]
+    values = np.where(np.isfinite(values), values, np.float32(np.nan))
+    flat = values.reshape(1, -1, len(dates))
+    series = Series(flat, dates[order].astype("datetime64[s]"), np.ones(flat.shape[1], bool))
+    found = run_method(series, options, spread)
+    if "p_corrected" in METHODS[options.method].variables:
+        found["p_corrected"] = corrected(found["p"], options.alpha)
+    unit = str(data.attrs.get("units", "1"))
+    variables = {}
+    for name in METHODS[options.method].variables:
+        attrs = attributes_of(name, str(data.name or ""), unit, options)
+        variables[name] = (rest, found[name].reshape(values.shape[:-1]), attrs)
+    kept = {k: v for k, v in data.coords.items() if "time" not in v.dims}
+    known = {k: v for k, v in options.describe().items() if v is not None}
+    described = {**known, "epoch": f"{EPOCH}-01-01", "series": str(data.name or "")}
+    return xr.Dataset(variables, coords=kept, attrs=described)

@@ -1,0 +1,108 @@
+"""What `trend` is asked to compute: names and numbers, checked before anything is read.
+
+Not where and of what: that is `series.py`. A method heeds the fields that `HEEDED` names for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from rsvlm_jax.config import ConfigError
+
+MethodName = Literal["sen", "harmonic", "landtrendr", "forecast"]
+Test = Literal[
+    "original", "hamed_rao", "yue_wang", "pre_whitening", "trend_free", "seasonal",
+    "correlated_seasonal",
+]  # fmt: skip
+Estimator = Literal["ols", "huber"]
+Disturbance = Literal["fall", "rise"]
+
+HEEDED: dict[str, tuple[str, ...]] = {
+    "sen": ("test", "alpha"),
+    "harmonic": ("estimator", "harmonics", "alpha"),
+    "landtrendr": ("disturbance", "alpha"),
+    "forecast": ("at", "harmonics", "alpha"),
+}
+"""Fields of `Options` by method."""
+
+WORDS = {
+    "sen": "Theil-Sen slope and Mann-Kendall test",
+    "harmonic": "line and waves of a year",
+    "landtrendr": "segments of annual medians",
+    "forecast": "line and waves of a year, continued",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is computed.
+
+    Attributes:
+      method: a row of `METHODS`.
+      test: of the Mann-Kendall test; the seasonal ones take the median of each month.
+      alpha: significance, and 1 - alpha is what intervals cover.
+      harmonics: waves of a year in a fit, 1 to 4.
+      estimator: of a fit: least squares, or Huber's, which outliers hardly move.
+      disturbance: what LandTrendr takes for one: NDVI and NBR fall.
+      at: the day of the forecast, YYYY-MM-DD; None: a year after the last date.
+    """
+
+    method: MethodName = "sen"
+    test: Test = "original"
+    alpha: float = 0.05
+    harmonics: int = 2
+    estimator: Estimator = "ols"
+    disturbance: Disturbance = "fall"
+    at: str | None = None
+
+    def __post_init__(self) -> None:
+        choices = {"method": MethodName, "test": Test, "estimator": Estimator,
+                   "disturbance": Disturbance}  # fmt: skip
+        for name, allowed in choices.items():
+            if getattr(self, name) not in get_args(allowed):
+                raise ConfigError(
+                    f"no such {name}", where=f"--{name}", expected=" | ".join(get_args(allowed)),
+                    found=getattr(self, name),
+                )  # fmt: skip
+        if not 0 < self.alpha < 1:
+            raise ConfigError(
+                "no level of significance", where="--alpha", expected="0 < alpha < 1",
+                found=self.alpha,
+            )  # fmt: skip
+        if not 1 <= self.harmonics <= 4:
+            raise ConfigError(
+                "no such harmonics", where="--harmonics", expected="1 to 4", found=self.harmonics
+            )
+        if self.at is not None:
+            day(self.at, "--at")
+        for field in dataclasses.fields(self):
+            given = getattr(self, field.name) != field.default
+            if given and field.name not in ("method", *HEEDED[self.method]):
+                raise ConfigError(
+                    "the method has no such option", where=f"--{field.name}",
+                    expected=", ".join(HEEDED[self.method]), found=f"method {self.method}",
+                )  # fmt: skip
+
+    def describe(self) -> dict[str, Any]:
+        """The options that matter to the method, as JSON values."""
+        return {"method": self.method, **{n: getattr(self, n) for n in HEEDED[self.method]}}
+
+    def words(self) -> str:
+        """The same in a line for people."""
+        given = [(n, getattr(self, n)) for n in HEEDED[self.method]]
+        more = ", ".join(f"{n} {v}" for n, v in given if v is not None)
+        return f"{WORDS[self.method]} ({more})"
+
+
+def day(text: str, where: str) -> np.datetime64:
+    """A day; ConfigError for what is none."""
+    try:
+        found = np.datetime64(text, "D")
+    except ValueError as error:
+        raise ConfigError("no date", where=where, expected="YYYY-MM-DD", found=text) from error
+    if np.isnat(found):
+        raise ConfigError("no date", where=where, expected="YYYY-MM-DD", found=text)
+    return found

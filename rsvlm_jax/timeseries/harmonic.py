@@ -1,0 +1,272 @@
+"""Harmonic regression: a level, a trend and the waves of a year, of every pixel at once.
+
+    values [pixels T], times [T] or [pixels T] (decimal years), mask  ->  `Harmonic` of [pixels]
+
+    value(t) = c0 + c1 (t - origin) + sum over k of  c2k cos(2 pi k t) + c2k+1 sin(2 pi k t)
+
+Not change detection (`breaks.py`, `monitor.py`): one model for all dates. In float64 least squares
+and Huber's estimate are those of `statsmodels`, the LASSO is that of scikit-learn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rsvlm_jax.config.errors import ConfigError, DataError
+from rsvlm_jax.core import pytree_dataclass
+from rsvlm_jax.core.shapes import Bool, Float, Int
+
+from .blocks import Numbers, checked, in_blocks
+from .estimators import huber, lasso, least_squares
+from .regressors import columns, nearby, seasons
+from .result import Code
+from .sen import MIN_DATES
+
+Estimator = Literal["ols", "huber", "lasso"]
+
+ORIGIN = 2000.0
+"""The year in which the level `c0` of a fit with a trend stands."""
+
+PENALTY = 20.0
+"""CCDC's, of reflectances x 10000."""
+
+BLOCK = 32_768
+"""Numbers of a block, about: products of matrices want them wider than pairs do."""
+
+
+@pytree_dataclass
+@dataclasses.dataclass(frozen=True)
+class Harmonic:
+    """A fit a pixel; NaN with a code where there is none.
+
+    Attributes:
+      coefficients: [pixels, 2 + 2K]: level at `origin`, slope per year, cos and sin of one wave a
+        year, of two ... The slope is 0 where the model has no trend.
+      rmse: [pixels], the root of the sum of squared residuals over n less the coefficients fitted.
+      stderr: [pixels, 2 + 2K], of the coefficients; None for the LASSO, which has none.
+      covariance: [pixels, 2 + 2K, 2 + 2K], of the coefficients; None unless asked for.
+      n: int32 [pixels], observations.
+      code: int32 [pixels], a `Code`; `UNDEFINED`: the dates do not tell the coefficients apart.
+      origin: decimal year, see `coefficients`.
+    """
+
+    coefficients: Any
+    rmse: Any
+    stderr: Any
+    covariance: Any
+    n: Any
+    code: Any
+    origin: float = dataclasses.field(default=ORIGIN, metadata={"static": True})
+
+    @property
+    def harmonics(self) -> int:
+        """K."""
+        return self.coefficients.shape[1] // 2 - 1
+
+    @property
+    def slope(self) -> Any:
+        """[pixels], per year."""
+        return self.coefficients[:, 1]
+
+    @property
+    def intercept(self) -> Any:
+        """[pixels], the level at time 0, as `Trend` has it."""
+        return self.coefficients[:, 0] - self.coefficients[:, 1] * self.origin
+
+    @property
+    def amplitude(self) -> Any:
+        """[pixels, K], of every wave."""
+        waves = self.coefficients[:, 2:].reshape(len(self.coefficients), -1, 2)
+        return (waves**2).sum(2) ** 0.5
+
+    def regressors(self, times: Numbers) -> Float[jax.Array, "rows T p"]:
+        """What the coefficients are multiplied with at some times, [1 or pixels, T, 2 + 2K]."""
+        dtype = self.coefficients.dtype
+        whole = float(np.floor(self.origin))
+        t = jnp.atleast_2d(jnp.asarray(times - np.asarray(whole, times.dtype), dtype))
+        line = t - jnp.asarray(self.origin - whole, dtype)
+        found = jnp.stack([jnp.ones_like(t), line, *seasons(t, self.harmonics)], axis=2)
+        known = (t == t)[:, :, None]
+        return jnp.where(known, found, jnp.asarray(jnp.nan, dtype))
+
+    def predict(
+        self, times: Float[Numbers, " N"] | Float[Numbers, "pixels N"]
+    ) -> Float[jax.Array, "pixels N"]:
+        """The fitted values at some times, decimal years; NaN where a pixel has no fit."""
+        x = self.regressors(times)
+        if x.shape[0] == 1:
+            return jnp.einsum("tp,np->nt", x[0], self.coefficients, precision="highest")
+        return jnp.einsum("ntp,np->nt", x, self.coefficients, precision="highest")
+
+    def residuals(self, values: Float[Numbers, "pixels T"], times: Any) -> Any:
+        """Values less the fit, [pixels, T]."""
+        return values - self.predict(times)
+
+
+def harmonic_fit(
+    values: Float[Numbers, "pixels T"],
+    times: Float[Numbers, " T"] | Float[Numbers, "pixels T"],
+    mask: Bool[Numbers, "pixels T"] | None = None,
+    *,
+    harmonics: int = 2,
+    trend: bool = True,
+    method: Estimator = "ols",
+    penalty: float = PENALTY,
+    origin: float = ORIGIN,
+    covariance: bool = False,
+    least: int | None = None,
+) -> Harmonic:
+    """Level, trend and harmonics of every pixel.
+
+    Args:
+      values: [pixels, T], float32 or float64 (the latter under `jax.enable_x64`). NaN and infinite
+        values do not count.
+      times: decimal years (`decimal_years`), in any order, with gaps; [T] or [pixels, T]. NumPy
+        arrays are brought near zero in their own precision: float64 years serve float32 values.
+      mask: True = counts; None = everything finite.
+      harmonics: waves a year, 1 to 4.
+      trend: whether there is a slope.
+      method: `ols`; `huber` (bend 1.345, scale by the median absolute residual); `lasso`.
+      penalty: of the LASSO, in the unit of the values: on the coefficients of standardised
+        regressors, the squares halved and averaged. CCDC takes 20 for reflectances x 10000.
+      origin: the year of the level.
+      covariance: whether the covariance of the coefficients is given (not of the LASSO).
+      least: pixels with fewer observations get `Code.TOO_FEW`; None: one more than coefficients.
+
+    Returns:
+      `Harmonic`.
+
+    Raises:
+      DataError: shapes or types that do not fit. ConfigError: an option.
+    """
+    check_model(harmonics, method)
+    fitted = 1 + trend + 2 * harmonics
+    least = max(fitted + 1, MIN_DATES) if least is None else least
+    if least <= fitted:
+        raise ConfigError(
+            "too few observations for the coefficients", where="least", found=least,
+            expected=f"{fitted + 1} or more",
+        )  # fmt: skip
+    if not penalty >= 0:
+        raise ConfigError("no penalty", where="penalty", expected="0 or more", found=penalty)
+    if covariance and method == "lasso":
+        raise ConfigError(
+            "the LASSO has no covariance", where="covariance", remedy="leave it, or fit by ols"
+        )
+    if not np.issubdtype(times.dtype, np.floating):
+        raise DataError("times are no years", found=times.dtype, remedy="use `decimal_years`")
+    near, base = nearby(times)
+    x, near = checked(values, near, mask, "pixels T")
+    found = _fit(
+        x, near, jnp.asarray(origin - base, x.dtype), harmonics=harmonics, trend=trend,
+        method=method, penalty=penalty, covariance=covariance, least=least,
+    )  # fmt: skip
+    return dataclasses.replace(found, origin=float(origin))
+
+
+def check_model(harmonics: int, method: str = "ols") -> None:
+    """Raises `ConfigError` for a number of waves outside 1 to 4, or an unknown estimator."""
+    if not 1 <= harmonics <= 4:
+        raise ConfigError("no such model", where="harmonics", expected="1 to 4", found=harmonics)
+    if method not in get_args(Estimator):
+        raise ConfigError(
+            "unknown option", where="method", expected=" | ".join(get_args(Estimator)), found=method
+        )
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("harmonics", "trend", "method", "penalty", "covariance", "least"),
+)
+def _fit(
+    x: Any, times: Any, origin: Any, *, harmonics: int, trend: bool, method: str, penalty: float,
+    covariance: bool, least: int,
+) -> Harmonic:  # fmt: skip
+    def body(x: Any, t: Any) -> Harmonic:
+        x, t = x[:, 0], t[:, 0]
+        there = x == x
+        n = there.sum(0, dtype=jnp.int32)
+        code = code_of(x, n, least)
+        centre, span = extent(t)
+        level = jnp.where(there, x, 0).sum(0) / jnp.maximum(n, 1).astype(x.dtype)
+        y = jnp.where(there, x - level[None], 0)
+        weight = there.astype(x.dtype)
+        line = (t - centre[None]) / span[None] if trend else None
+        design = columns(t, line, harmonics)
+        if method == "ols":
+            fit = least_squares(design, y, weight)
+        elif method == "huber":
+            fit = huber(design, y, weight)
+        else:
+            fit = lasso(design, y, weight, penalty)
+        freedom = jnp.maximum(n - design.shape[1], 1).astype(x.dtype)
+        code = jnp.where((code == 0) & ~fit.done, int(Code.NOT_CONVERGED), code)
+        code = jnp.where((code == 0) & ~fit.definite, int(Code.UNDEFINED), code)
+        off = (origin - centre) / span
+        beta = fit.beta.at[0].add(level)
+        beta, spread = from_centre(beta, fit.covariance, off, span, trend)
+        ok = code == 0
+
+        def known(a: Any) -> Any:
+            return jnp.where(ok.reshape(-1, *(1,) * (a.ndim - 1)), a, jnp.nan)
+
+        stderr, kept = None, None
+        if spread is not None:
+            own = jnp.arange(spread.shape[0])
+            stderr = known(jnp.sqrt(jnp.maximum(spread[own, own], 0)).T)
+            kept = known(spread.transpose(2, 0, 1)) if covariance else None
+        rmse = known(jnp.sqrt(fit.ssr / freedom))
+        return Harmonic(known(beta.T), rmse, stderr, kept, n, code.astype(jnp.int32))
+
+    return in_blocks(body, x[:, :, None], times, numbers=BLOCK)
+
+
+def code_of(x: Float[Any, "T B"], n: Int[Any, " B"], least: int) -> Int[Any, " B"]:
+    """`Code` by what there is, before a fit."""
+    low = jnp.min(jnp.where(x == x, x, jnp.asarray(jnp.inf, x.dtype)), axis=0)
+    high = jnp.max(jnp.where(x == x, x, -jnp.asarray(jnp.inf, x.dtype)), axis=0)
+    code = jnp.where(low == high, int(Code.CONSTANT), int(Code.OK))
+    code = jnp.where(n < least, int(Code.TOO_FEW), code)
+    return jnp.where(n == 0, int(Code.ALL_MASKED), code)
+
+
+def extent(t: Float[Any, "T Bt"]) -> tuple[Float[Any, " Bt"], Float[Any, " Bt"]]:
+    """The middle of the times and half of their range (1 where there is none)."""
+    known = t == t
+    low = jnp.min(jnp.where(known, t, jnp.asarray(jnp.inf, t.dtype)), axis=0)
+    high = jnp.max(jnp.where(known, t, -jnp.asarray(jnp.inf, t.dtype)), axis=0)
+    some = high > low
+    half = jnp.asarray(0.5, t.dtype)
+    centre = jnp.where(jnp.isfinite(low), half * (low + high), 0)
+    return centre, jnp.where(some, half * (high - low), 1)
+
+
+def from_centre(
+    beta: Float[Any, "p B"], covariance: Any, off: Any, span: Any, trend: bool
+) -> tuple[Any, Any]:
+    """Coefficients (and covariance) of (t - centre) / span as those of (t - origin).
+
+    Args:
+      off: [B or 1], the origin less the centre, over the span.
+      trend: where False, a slope of 0 is put in.
+    """
+    if not trend:
+        beta = jnp.insert(beta, 1, 0, axis=0)
+        if covariance is not None:
+            covariance = jnp.insert(jnp.insert(covariance, 1, 0, axis=0), 1, 0, axis=1)
+        return beta, covariance
+    beta = beta.at[0].add(beta[1] * off)
+    beta = beta.at[1].divide(span)
+    if covariance is not None:
+        for axis in (0, 1):
+            c = covariance if axis == 0 else covariance.transpose(1, 0, 2)
+            c = c.at[0].add(c[1] * off[None])
+            covariance = c.at[1].divide(jnp.broadcast_to(span, c.shape[2:])[None])
+        covariance = covariance.transpose(1, 0, 2)
+    return beta, covariance

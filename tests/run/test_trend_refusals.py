@@ -1,0 +1,270 @@
+"""`rsvlm trend` with input that has no trend: one line each, and the exit code."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trend_cubes as cubes
+import xarray as xr
+import zarr
+
+import rsvlm_jax
+from data_zarr.write import create_cube, seal
+from rsvlm_jax.cli.main import main
+from rsvlm_jax.config import ConfigError, DataError
+from rsvlm_jax.timeseries import Code
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cubes.make(tmp_path_factory.mktemp("trend") / "julys.zarr").path
+
+
+@pytest.fixture
+def copied(known: Path, tmp_path: Path) -> Path:
+    """A private copy, to be damaged."""
+    return Path(shutil.copytree(known, tmp_path / "copy.zarr"))
+
+
+def refused(args: list[str], capsys) -> tuple[int, str]:
+    """Exit code and the only line."""
+    code = main(["trend", *args, "--json"])
+    done = capsys.readouterr()
+    assert done.err.count("\n") == 1, done.err
+    line = done.err.removeprefix("error: ").rstrip("\n")
+    assert json.loads(done.out.splitlines()[-1]) == {"error": line, "exit_code": code}
+    return code, line
+
+
+# ---- cubes ---------------------------------------------------------------------------------------
+
+DATES = {
+    "unsorted": (slice(None, None, -1), "dates are not sorted"),
+    "duplicate": ([0, 0, *range(2, cubes.DATES)], "a platform repeats an instant"),
+    "NaT": (None, "date missing"),
+}
+
+
+@pytest.mark.parametrize("name", DATES)
+def test_dates_of_a_cube(name: str, copied: Path, tmp_path: Path, capsys):
+    order, words = DATES[name]
+    array = zarr.open_array(copied / "landsat" / "time", mode="r+")
+    stored = np.asarray(array[...])
+    if order is None:
+        stored[3] = np.iinfo(stored.dtype).min
+    else:
+        stored = stored[order]
+    array[...] = stored
+    seal(copied)
+    code, line = refused([str(copied), "--index", "ndvi", "--out", str(tmp_path / "o")], capsys)
+    assert code == 3
+    assert line.startswith(words)
+
+
+def test_a_cube_without_crs(copied: Path, tmp_path: Path, capsys):
+    file = copied / "zarr.json"
+    document = json.loads(file.read_text())
+    for name in ("proj:wkt2", "proj:code"):
+        del document["attributes"][name]
+    file.write_text(json.dumps(document))
+    seal(copied)
+    code, line = refused([str(copied), "--index", "ndvi", "--out", str(tmp_path / "o")], capsys)
+    assert code == 3
+    assert line.startswith("cube without CRS")
+
+
+def test_dates_without_years(tmp_path: Path, capsys):
+    path = cubes.make(tmp_path / "months.zarr", year_known=False).path
+    code, line = refused([str(path), "--index", "ndvi", "--out", str(tmp_path / "o")], capsys)
+    assert code == 3
+    assert line.startswith("dates without years have no trend")
+
+
+def test_a_wrong_scale(tmp_path: Path, capsys):
+    path = cubes.make(tmp_path / "raw.zarr", scale=1.0, offset=0.0).path
+    code, line = refused([str(path), "--index", "ndvi", "--out", str(tmp_path / "o")], capsys)
+    assert code == 3
+    assert line.startswith("impossible reflectances")
+
+
+def test_everything_is_masked(tmp_path: Path):
+    with create_cube(
+        tmp_path / "dark.zarr", grid=cubes.grid(), bandsets=[cubes.optical()], title="dark",
+        license="none", provenance="tests",
+    ) as writer:  # fmt: skip
+        stored = np.full((cubes.DATES, 2, cubes.SIDE, cubes.SIDE), 9000, np.int32)
+        writer.write("landsat", 0, 0, stored, np.zeros(stored.shape[:1] + stored.shape[2:], bool))
+    found = rsvlm_jax.trend(tmp_path / "dark.zarr", index="ndvi", window=(4, 4, 8, 8), devices=1)
+    assert (found["code"] == int(Code.ALL_MASKED)).all()
+    assert found["slope"].isnull().all()
+    assert found["p_corrected"].isnull().all()
+
+
+OPTIONS = {
+    "an index whose bands are missing": (
+        ["--index", "NDMI"], 3, "a band is missing in index 'ndmi'; expected swir16; found",
+    ),
+    "no such index": (["--index", "ndiv"], 2, "no such index in --index"),
+    "a band that is missing": (["--band", "green"], 3, "a band is missing in --band"),
+    "no band set": (["--bandset", "landsta"], 3, "no such band set"),
+    "no series": ([], 2, "which series?"),
+    "fewer than four dates": (
+        ["--index", "ndvi", "--dates", "2010-01-01", "2012-12-31"], 3,
+        "too few dates for a trend",
+    ),
+    "no date": (["--index", "ndvi", "--dates", "2010", "yesterday"], 2, "no date in --dates"),
+    "no such platform": (["--index", "ndvi", "--platforms", "landsat8"], 2, "no such platform"),
+    "a platform that is not there": (
+        ["--index", "ndvi", "--platforms", "landsat-5"], 3, "too few dates for a trend",
+    ),
+    "a region elsewhere": (
+        ["--index", "ndvi", "--where", "20", "10", "21", "11"], 3,
+        "the region and the cube do not meet",
+    ),
+    "a box the wrong way round": (
+        ["--index", "ndvi", "--where", "46", "15.2", "45", "15.1"], 3, "no box",
+    ),
+    "three numbers": (["--index", "ndvi", "--where", "1", "2", "3"], 2, "no place in --where"),
+    "no such file": (["--index", "ndvi", "--where", "no.geojson"], 3, "unreadable region"),
+    "a window outside": (["--index", "ndvi", "--window", "30", "0", "8", "8"], 3, "window outside"),
+    "an impossible level": (["--index", "ndvi", "--alpha", "5"], 2, "no level of significance"),
+    "an impossible block": (["--index", "ndvi", "--block", "-1"], 2, "impossible block"),
+    "no scheduler": (["--index", "ndvi", "--scheduler", "slurm"], 3, "no such scheduler"),
+    "no such method": (["--method", "magic"], 2, ""),
+    "an option of another method": (
+        ["--index", "ndvi", "--harmonics", "3"], 2, "the method has no such option in --harmonics",
+    ),
+    "too many waves": (
+        ["--index", "ndvi", "--method", "harmonic", "--harmonics", "9"], 2, "no such harmonics",
+    ),
+    "a forecast of no day": (
+        ["--index", "ndvi", "--method", "forecast", "--at", "soon"], 2, "no date in --at",
+    ),
+    "a season over New Year": (
+        ["--index", "ndvi", "--season", "11-01", "02-28"], 2, "a season that ends before",
+    ),
+    "no season": (["--index", "ndvi", "--season", "june", "july"], 2, "no date in --season"),
+    "no such test": (["--test", "magic"], 2, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options(name: str, known: Path, tmp_path: Path, capsys):
+    words, code, start = OPTIONS[name]
+    found, line = refused([str(known), "--out", str(tmp_path / "out"), *words], capsys)
+    assert found == code
+    assert line.startswith(start)
+
+
+# ---- outputs -------------------------------------------------------------------------------------
+
+
+def test_an_output_of_another_grid(known: Path, tmp_path: Path, capsys):
+    args = [str(known), "--index", "ndvi", "--out", str(tmp_path / "out"), "--no-figure"]
+    assert main(["trend", *args, "--window", "0", "0", "8", "8", "--devices", "1"]) == 0
+    capsys.readouterr()
+    code, line = refused([*args, "--window", "0", "0", "8", "9"], capsys)
+    assert code == 2
+    assert line.startswith("the output directory holds something else")
+    assert "a trend of other data or options" in line
+
+
+def test_an_output_of_another_command(known: Path, tmp_path: Path, capsys):
+    (tmp_path / "out" / "map.zarr").mkdir(parents=True)
+    args = [str(known), "--index", "ndvi", "--out", str(tmp_path / "out")]
+    code, line = refused(args, capsys)
+    assert code == 2
+    assert line.startswith("the output directory holds something else")
+    assert "found map.zarr" in line
+
+
+def test_blocks_of_another_command(known: Path, tmp_path: Path, capsys):
+    blocks = tmp_path / "out" / "blocks"
+    blocks.mkdir(parents=True)
+    (blocks / "block_0_0.npz").write_bytes(b"")
+    (blocks / "tiles.json").write_text(json.dumps({"key": "a", "tile": 8, "shape": [32, 32]}))
+    args = [str(known), "--index", "ndvi", "--out", str(tmp_path / "out")]
+    code, line = refused(args, capsys)
+    assert code == 2
+    assert line.startswith("the output directory holds blocks of another computation")
+
+
+def test_an_output_that_cannot_be_written(known: Path, tmp_path: Path, capsys):
+    (tmp_path / "file").write_text("")
+    code, line = refused(
+        [str(known), "--index", "ndvi", "--out", str(tmp_path / "file" / "o")], capsys
+    )
+    assert code == 2
+    assert line.startswith("cannot")
+
+
+# ---- arrays --------------------------------------------------------------------------------------
+
+
+def array(times=None, values=None) -> xr.DataArray:
+    times = (
+        np.array([f"201{y}-07-01" for y in range(8)], "datetime64[ns]") if times is None else times
+    )
+    values = 0.1 * np.arange(len(times)) if values is None else values
+    cube = np.stack([values, -values], axis=1)
+    return xr.DataArray(cube, dims=("time", "place"), coords={"time": times}, name="ndvi")
+
+
+def test_an_array_in_any_order():
+    whole = array()
+    expected = rsvlm_jax.trend(whole, devices=1)
+    mixed = rsvlm_jax.trend(whole.isel(time=[3, 1, 7, 0, 2, 6, 5, 4]), devices=1)
+    xr.testing.assert_identical(mixed, expected)
+    np.testing.assert_allclose(expected["slope"], [0.1, -0.1], rtol=1e-3)
+    assert expected["slope"].attrs["units"] == "year-1"
+    assert expected["slope"].dims == ("place",)
+
+
+def test_gaps_and_constants_of_an_array_are_coded():
+    values = np.full((8, 3), np.nan, np.float32)
+    values[:3, 0], values[:, 1] = [1, 2, 3], 4
+    data = xr.DataArray(values, dims=("time", "place"), coords={"time": array()["time"]})
+    found = rsvlm_jax.trend(data, devices=1)
+    assert found["code"].values.tolist() == [Code.TOO_FEW, Code.CONSTANT, Code.ALL_MASKED]
+    assert found["slope"].isnull().all()
+
+
+UTC = datetime.UTC
+TIMES = {
+    "duplicate": (np.array(["2010-07-01", "2010-07-01", "2011-07-01", "2012-07-01", "2013-07-01"],
+                           "datetime64[ns]"), "a date twice"),
+    "NaT": (np.array(["2010-07-01", "NaT", "2011-07-01", "2012-07-01", "2013-07-01"],
+                     "datetime64[ns]"), "a date that is missing"),
+    "a time zone": (np.array([datetime.datetime(y, 7, 1, tzinfo=UTC) for y in range(2010, 2015)],
+                             object), "a date with a time zone"),
+    "numbers": (np.arange(5), "no dates"),
+    "three dates": (np.array(["2010-07-01", "2011-07-01", "2012-07-01"], "datetime64[ns]"),
+                    "too few dates"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_dates_of_an_array(name: str):
+    times, words = TIMES[name]
+    with pytest.raises(DataError, match=words):
+        rsvlm_jax.trend(array(times), devices=1)
+
+
+def test_arrays_that_are_no_series():
+    with pytest.raises(DataError, match="no axis of dates"):
+        rsvlm_jax.trend(array().rename(time="t"), devices=1)
+    with pytest.raises(DataError, match="several arrays"):
+        rsvlm_jax.trend(array().to_dataset(), devices=1)
+    with pytest.raises(ConfigError, match="only of cubes in index"):
+        rsvlm_jax.trend(array(), index="ndvi")
+
+
+def test_mixed_scales_of_an_array():
+    data = array().assign_attrs(scale_factor=1e-4)
+    with pytest.raises(DataError, match="stored numbers that are not scaled in ndvi"):
+        rsvlm_jax.trend(data, devices=1)
