@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,10 +24,11 @@ from rsvlm_jax.assets import GALILEO_NANO, GALILEO_REFERENCE, PRESTO, PRESTO_REF
 EVERY = 5
 """Of the tokens of hidden states every fifth is kept, from the first on."""
 
-HIDDEN = ("projected", "embedded", "block0", "block1", "tokens", "decoder_in", "decoder_block0")
+HIDDEN = ("embedded", "block0", "block1", "tokens", "decoder_in", "decoder_block0")
 """Arrays [B,N,D], by the end of their names."""
 
-LEFT_OUT = ("f64", "description", "crop_row_col", "start_month")
+LEFT_OUT = ("f64", "description", "crop_row_col", "start_month", "projected")
+"""Ends of names: runs in float64, words, and what `embedded` holds too."""
 
 SOURCES = (
     ("galileo_nano_encoder.npz", "galileo_nano_reference.npz", GALILEO_NANO, GALILEO_REFERENCE),
@@ -56,7 +58,8 @@ def main() -> None:
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(args.source / weights, to)
         with np.load(args.source / reference, allow_pickle=False) as source:
-            np.savez_compressed(beside, **cut(dict(source)))
+            kept: dict[str, Any] = cut(dict(source))
+        np.savez_compressed(beside, **kept)
 
 
 if __name__ == "__main__":

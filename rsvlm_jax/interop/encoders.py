@@ -171,7 +171,7 @@ def _loaded(make: Any, table: Table, fixed: dict[str, np.ndarray], path: Path) -
     return nnx.merge(graphdef, map_with_path(lambda name, _: read[name], state))
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError("no such checkpoint", where=str(path))
     try:

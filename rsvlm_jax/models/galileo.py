@@ -17,6 +17,8 @@ the predictor and targets of its pretraining; units and normalisation (`galileo_
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -50,7 +52,7 @@ class Galileo(nnx.Module):
         self.config = c
         self.remat: Remat = remat
 
-        def maps(kind: Kind) -> nnx.Dict:
+        def maps(kind: Kind) -> Any:
             made = {}
             for group in GROUPS:
                 count = len(group.channels)
@@ -64,7 +66,7 @@ class Galileo(nnx.Module):
             shape = (sum(g.kind == kind for g in GROUPS), c.width // 4)
             return nnx.Param(normal(0.02)(rngs.params(), shape, jnp.float32))
 
-        self.maps = nnx.Dict({kind: maps(kind) for kind in KINDS})
+        self.maps: Any = nnx.Dict({kind: maps(kind) for kind in KINDS})
         self.channel = nnx.Dict({kind: channels(kind) for kind in KINDS})
         self.layers = stack(
             lambda r: ViTBlock(c.width, c.heads, c.mlp_dim, "gelu", c.norm_eps, rngs=r),
