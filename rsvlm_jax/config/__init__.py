@@ -3,7 +3,14 @@
 from .bands import BandKind, BandSetSpec, BandSpec
 from .conversation import TEMPLATES, ConversationConfig, ImageConfig, Template
 from .data import DataConfig, SplitConfig, TargetConfig
-from .encoders import GALILEO_NANO, PRESTO, EncoderConfig, GalileoConfig, PrestoConfig
+from .encoders import (
+    GALILEO_NANO,
+    PRESTO,
+    EncoderConfig,
+    EncodersConfig,
+    GalileoConfig,
+    PrestoConfig,
+)
 from .errors import (
     CheckpointError,
     ConfigError,
@@ -78,6 +85,7 @@ __all__ = [
     "DecoderConfig",
     "Dinov2Config",
     "EncoderConfig",
+    "EncodersConfig",
     "Experiment",
     "FeatureJoin",
     "GPT2Config",

@@ -129,6 +129,19 @@ class PrestoConfig(_Series):
 
 EncoderConfig = GalileoConfig | PrestoConfig
 
+
+@dataclasses.dataclass(frozen=True)
+class EncodersConfig:
+    """Those of a model, each read where an input has it as its front.
+
+    `Experiment.init_from` gives them their weights: "encoders/galileo=asset:galileo_nano" and
+    "encoders/presto=asset:presto".
+    """
+
+    galileo: GalileoConfig = GalileoConfig()
+    presto: PrestoConfig = PrestoConfig()
+
+
 GALILEO_NANO = GalileoConfig()
 """The shipped Galileo: 1.0 M parameters."""
 

@@ -21,7 +21,8 @@ from flax import nnx
 
 from rsvlm_jax.assets import GALILEO_NANO as GALILEO_FILE
 from rsvlm_jax.assets import PRESTO as PRESTO_FILE
-from rsvlm_jax.config import CheckpointError, GalileoConfig, PrestoConfig
+from rsvlm_jax.config import GALILEO_NANO, CheckpointError, GalileoConfig, PrestoConfig
+from rsvlm_jax.config import PRESTO as DEFAULT_PRESTO
 from rsvlm_jax.core import flat, map_with_path
 from rsvlm_jax.models import galileo as galileo_model
 from rsvlm_jax.models import presto as presto_model
@@ -120,7 +121,8 @@ def galileo(config: GalileoConfig | None = None, path: Path = GALILEO_FILE) -> G
     Raises:
       CheckpointError: no file, a damaged or foreign one, or a model of another shape.
     """
-    c = GalileoConfig() if config is None else config
+    c = GALILEO_NANO if config is None else config
+    _same_heads(c, GALILEO_NANO, path, GALILEO_FILE)
     quarter = c.width // 4
     fixed = {
         "pos_embed": galileo_model.step_table(c.max_steps, quarter),
@@ -135,7 +137,8 @@ def presto(config: PrestoConfig | None = None, path: Path = PRESTO_FILE) -> Pres
     Raises:
       CheckpointError: no file, a damaged or foreign one, or a model of another shape.
     """
-    c = PrestoConfig() if config is None else config
+    c = DEFAULT_PRESTO if config is None else config
+    _same_heads(c, DEFAULT_PRESTO, path, PRESTO_FILE)
     quarter = c.width // 4
     of_decoder = (c.decoder_width - quarter) // 2
     fixed = {
@@ -145,6 +148,19 @@ def presto(config: PrestoConfig | None = None, path: Path = PRESTO_FILE) -> Pres
         "decoder.month_embed.weight": month_table(of_decoder),
     }
     return _loaded(lambda: Presto(c, rngs=nnx.Rngs(0)), PRESTO, fixed, path)
+
+
+def _same_heads(config: Any, shipped: Any, path: Path, of: Path) -> None:
+    """Numbers that no shape tells, of a shipped file."""
+    names = [f for f in ("heads", "norm_eps", "decoder_heads") if hasattr(shipped, f)]
+    wrong = [f for f in names if getattr(config, f) != getattr(shipped, f)]
+    if path == of and wrong:
+        raise CheckpointError(
+            "the encoder of the model and of the checkpoint differ",
+            where=path,
+            expected=", ".join(f"{f}={getattr(shipped, f)}" for f in wrong),
+            found=", ".join(f"{f}={getattr(config, f)}" for f in wrong),
+        )
 
 
 def _loaded(make: Any, table: Table, fixed: dict[str, np.ndarray], path: Path) -> Any:
