@@ -3,6 +3,14 @@
 from .bands import BandKind, BandSetSpec, BandSpec
 from .conversation import TEMPLATES, ConversationConfig, ImageConfig, Template
 from .data import DataConfig, SplitConfig, TargetConfig
+from .encoders import (
+    GALILEO_NANO,
+    PRESTO,
+    EncoderConfig,
+    EncodersConfig,
+    GalileoConfig,
+    PrestoConfig,
+)
 from .errors import (
     CheckpointError,
     ConfigError,
@@ -58,8 +66,10 @@ __all__ = [
     "DECODER_WEIGHTS",
     "EVA_G",
     "FROZEN_CODES",
+    "GALILEO_NANO",
     "LORA_ONLY",
     "PRESETS",
+    "PRESTO",
     "STORIES260K",
     "TEMPLATES",
     "BandKind",
@@ -74,9 +84,12 @@ __all__ = [
     "DataError",
     "DecoderConfig",
     "Dinov2Config",
+    "EncoderConfig",
+    "EncodersConfig",
     "Experiment",
     "FeatureJoin",
     "GPT2Config",
+    "GalileoConfig",
     "GenerationConfig",
     "GroupConfig",
     "HeadConfig",
@@ -95,6 +108,7 @@ __all__ = [
     "PixelShuffleConfig",
     "Plan",
     "Preempted",
+    "PrestoConfig",
     "QFormerConfig",
     "ResamplerConfig",
     "RopeScaling",

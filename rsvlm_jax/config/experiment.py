@@ -38,6 +38,8 @@ INIT_TOWERS = (
     "vision/second",
     "resampler",
     "pixel",
+    "encoders/galileo",
+    "encoders/presto",
     "temporal",
     "connector",
     "decoder",
@@ -83,9 +85,10 @@ class Experiment:
       init_from: checkpoints that the model starts from: "asset:stories260k" for the shipped
         decoder, a run directory, a directory of Hugging Face or LLaVA (all towers that both have),
         or several by tower, "vision=DIR,connector=FILE,decoder=DIR". A file is an OpenCLIP tower
-        (RemoteCLIP) or a projector. A tower's numbers have to be those of its
-        config; position tables are resized to its image size (bicubic, corners aligned), and rows
-        are added to the token table where the model has more.
+        (RemoteCLIP) or a projector; the shipped encoders are "encoders/galileo=asset:galileo_nano"
+        and "encoders/presto=asset:presto". A tower's numbers have to be those of its config;
+        position tables are resized to its image size (bicubic, corners aligned), and rows are
+        added to the token table where the model has more.
       init_missing: what becomes of parameters that none of them holds: "init" leaves them as they
         are initialised, "error" refuses to start.
       allow_pickle: read `.bin` and `.pt` files of `init_from` too, through torch's weights-only

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Literal
 
 from .check import choices, in_range, positive
+from .encoders import EncodersConfig
 from .errors import ConfigError
 from .language import DecoderConfig, LlamaConfig
 from .resampler import ConnectorConfig, PerceiverConfig, PixelShuffleConfig, ResamplerConfig
@@ -48,14 +49,15 @@ class InputConfig:
 
     Attributes:
       bandset: name of the cube's group.
-      front: "rgb" (recombination and vision tower) or "pixel" (one linear token a date).
+      front: "rgb" (recombination and vision tower), "pixel" (one linear token a date), or a
+        pretrained encoder of series, "galileo" or "presto", which reads all its inputs at once.
       bands: native or common names in the wanted order; None takes all of the cube's.
       dates: at most so many dates a window, the clearest ones, in time order; None takes all.
       spectral: recombination of the "rgb" front.
     """
 
     bandset: str
-    front: Literal["rgb", "pixel"] = "rgb"
+    front: Literal["rgb", "pixel", "galileo", "presto"] = "rgb"
     bands: tuple[str, ...] | None = None
     dates: int | None = None
     spectral: SpectralConfig = SpectralConfig()
@@ -128,6 +130,7 @@ class VLMConfig:
       inputs: band sets of a cube; none for a model of images and text alone (LLaVA's own).
       resampler: changes the tokens of a frame before fusion; None keeps them.
       temporal: read only where there are inputs.
+      encoders: of the fronts "galileo" and "presto".
       decoder: None is the ablation without a language model.
     """
 
@@ -138,6 +141,7 @@ class VLMConfig:
     connector: ConnectorConfig = ConnectorConfig()
     decoder: DecoderConfig | None = LlamaConfig()
     head: HeadConfig | None = HeadConfig()
+    encoders: EncodersConfig = EncodersConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
@@ -153,6 +157,14 @@ class VLMConfig:
                 where="VLMConfig.temporal.heads",
                 expected=f"a divisor of {self.frame_width}",
                 found=self.temporal.heads,
+            )
+        encoded = [i for i in self.inputs if i.front in ("galileo", "presto")]
+        if encoded and self.temporal.budget is None:
+            raise ConfigError(
+                "how many tokens an encoder gives is a matter of the window",
+                where="VLMConfig.temporal.budget",
+                expected=f"a number, with the front {encoded[0].front!r}",
+                found=None,
             )
         if self.decoder is None and self.head is None:
             raise ConfigError(

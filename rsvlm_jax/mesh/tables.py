@@ -54,6 +54,7 @@ class Rule(NamedTuple):
 
 _TOWER = "((first|second)/)?"
 _STAGE = rf"{_TOWER}stages/\d+/"
+_SERIES = r"\w+/encoder/(decoder/)?"
 _READER = r"(former/(layers|cross)|(levels/\d+/)?layers)/"
 
 TABLE: tuple[Rule, ...] = (
@@ -107,6 +108,27 @@ TABLE: tuple[Rule, ...] = (
     Rule(rf"^resampler/{_READER}norm\w*/(scale|bias)$", optional=True),
     Rule(r"^resampler/(former|levels/\d+)/norm/(scale|bias)$", optional=True),
     Rule(r"^resampler/(levels/\d+/)?query$", optional=True),
+    # Pretrained encoders of series (Galileo, Presto) and the map of their tokens to Dv. Maps of
+    # band groups have a row for each channel of a patch, the decoder's a column for each channel.
+    Rule(rf"^encoders/{_SERIES}layers/attention/[qkv]/kernel$", ("fsdp", "tensor"), optional=True),
+    Rule(rf"^encoders/{_SERIES}layers/attention/o/kernel$", ("tensor", "fsdp"), optional=True),
+    Rule(rf"^encoders/{_SERIES}layers/mlp/fc1/kernel$", ("fsdp", "tensor"), optional=True),
+    Rule(rf"^encoders/{_SERIES}layers/mlp/fc2/kernel$", ("tensor", "fsdp"), optional=True),
+    Rule(rf"^encoders/{_SERIES}layers/(attention/[qkvo]|mlp/fc[12])/bias$", optional=True),
+    Rule(rf"^encoders/{_SERIES}(layers/norm[12]|norm)/(scale|bias)$", optional=True),
+    Rule(r"^encoders/\w+/encoder/(maps/.+|latlon)/kernel$", (None, "fsdp"), optional=True),
+    Rule(r"^encoders/\w+/encoder/(maps/.+|latlon)/bias$", optional=True),
+    Rule(r"^encoders/\w+/encoder/(channel(/\w+)?|dynamic_world/embedding)$", optional=True),
+    Rule(r"^encoders/\w+/encoder/decoder/embed/kernel$", ("fsdp", "tensor"), optional=True),
+    Rule(
+        r"^encoders/\w+/encoder/decoder/(maps/\w+|dynamic_world)/kernel$",
+        ("fsdp", None),
+        optional=True,
+    ),
+    Rule(r"^encoders/\w+/encoder/decoder/(embed|maps/\w+|dynamic_world)/bias$", optional=True),
+    Rule(r"^encoders/\w+/encoder/decoder/mask_token$", optional=True),
+    Rule(r"^encoders/\w+/project/kernel$", ("fsdp", "tensor?"), optional=True),
+    Rule(r"^encoders/\w+/project/bias$", optional=True),
     # Pixel front and temporal fusion: a few rows each, and one or two blocks.
     Rule(r"^pixel/[^/]+/project/(kernel|bias)$"),
     Rule(r"^temporal/(date/(kernel|bias)|date_scale|(platform|group)/embedding)$"),

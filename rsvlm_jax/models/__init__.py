@@ -6,6 +6,8 @@
     resampler/  fewer tokens a frame: pixel shuffle, Q-Former, multi-level perceiver
     frames      what is known about the tokens of frames: validity, date, platform, group
     pixel       one token a date for band sets without frames
+    galileo, presto  pretrained encoders of series; embed: what they make of observations
+                (monthly, quantities: steps of time and units; *_inputs: groups, normalisation)
     temporal    dates, masked compression to a token budget
     connector   encoder width -> language width; token_count
     language    the decoder of any config: llama (Mistral, Qwen2, Qwen3), gpt2

@@ -22,7 +22,7 @@ from rsvlm_jax.config.training import Remat
 from rsvlm_jax.config.vision import Activation
 from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.mesh.constraints import constrain
-from rsvlm_jax.nn import Attention, Embed, LayerNorm, Linear, Mlp, PatchEmbed, stack
+from rsvlm_jax.nn import Attention, Embed, LayerNorm, Linear, Mask, Mlp, PatchEmbed, stack
 from rsvlm_jax.nn.linear import spread
 from rsvlm_jax.nn.position import resize_positions
 
@@ -47,8 +47,10 @@ class ViTBlock(nnx.Module):
         self.norm2 = LayerNorm(width, eps=eps, rngs=rngs)
         self.mlp = Mlp(width, mlp_dim, activation, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "F S Dv"]) -> Float[Array, "F S Dv"]:
-        x = x + self.attention(self.norm1(x))
+    def __call__(
+        self, x: Float[Array, "F S Dv"], mask: Mask | None = None
+    ) -> Float[Array, "F S Dv"]:
+        x = x + self.attention(self.norm1(x), mask)
         return x + self.mlp(self.norm2(x))
 
 

@@ -42,6 +42,17 @@ def known(obs: Observation, valid: Bool[Array, "B T G P"], group: Int[Array, " G
     )
 
 
+def undated(valid: Bool[Array, "B S"], group: int) -> Known:
+    """Of tokens that stand for no date, platform or year of their own."""
+    return Known(
+        valid=valid,
+        date=jnp.full(valid.shape, jnp.nan, jnp.float32),
+        platform=jnp.zeros(valid.shape, jnp.int32),
+        group=jnp.full(valid.shape, group, jnp.int32),
+        year_known=jnp.zeros(valid.shape, bool),
+    )
+
+
 def token_valid(config: VLMConfig, valid: Bool[Array, "B T G cells"]) -> Bool[Array, "B T G P"]:
     """Validity of a frame's tokens from that of the cells of the tower's grid, row by row.
 

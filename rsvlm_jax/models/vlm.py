@@ -4,6 +4,7 @@ With inputs it reads a cube, without them plain images; what comes after is the 
 
     Batch.obs --spectral--> frames --vision--> resampler --> [B,T*G*P',Dv] -+
               --pixel---------------------------------> [B,T,Dv] -----------+-> temporal -+
+              --encoders (galileo, presto)------------> [B,P,Dv] -----------+             |
     Batch.images [F,H,W,3] ---vision--> resampler --> [F,P',Dv] --of--> [B,I*P',Dv] ------+
                                                                      visual [B,N,Dv] <----+
     visual --connector--> [B,N,D] --+
@@ -16,8 +17,8 @@ than its neighbour's, and one prompt cannot read the image of another by a wrong
 come as `features` that the tower made of them before; they enter at the resampler.
 
 Paths of parameters and statistics start with the tower's name: spectral, vision, resampler, pixel,
-temporal, connector, decoder, head. The module holds no mesh and no random state. Losses, logits
-and text generation are not here.
+encoders, temporal, connector, decoder, head. The module holds no mesh and no random state. Losses,
+logits and text generation are not here.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import Mask
 
 from .connector import Connector
+from .embed import EncoderFront
 from .encoded import Encoded
-from .frames import Known, known, token_valid
+from .frames import Known, known, token_valid, undated
 from .heads import MixerHead
 from .language import language_model
 from .pixel import PixelFront
@@ -93,9 +95,16 @@ class VisionLanguageModel(nnx.Module):
         for read, spec in zip(config.inputs, bandsets, strict=True):
             if read.front == "rgb":
                 spectral[spec.name] = SpectralFront(spec, read.spectral, config.vision)
-            else:
+            elif read.front == "pixel":
                 pixel[spec.name] = PixelFront(spec, width, rngs=rngs)
         self.spectral, self.pixel = nnx.Dict(spectral), nnx.Dict(pixel)
+        encoders = {}
+        for kind in ("galileo", "presto"):
+            read_by = tuple(s for s in bandsets if s.name in self._inputs(kind))
+            if read_by:
+                of = getattr(config.encoders, kind)
+                encoders[kind] = EncoderFront(of, read_by, width, remat=remat, rngs=rngs)
+        self.encoders = nnx.Dict(encoders)
         # Each is assigned once: NNX tells modules from constants at the first assignment.
         frames = bool(spectral) or not names
         self.vision = vision_tower(config.vision, remat=remat, rngs=rngs) if frames else None
@@ -104,7 +113,7 @@ class VisionLanguageModel(nnx.Module):
             if frames and config.resampler is not None
             else None
         )
-        groups = sum(len(f.plan.groups) for f in spectral.values()) + len(pixel)
+        groups = sum(len(f.plan.groups) for f in spectral.values()) + len(pixel) + len(encoders)
         fusion = config.temporal, width, groups
         self.temporal = TemporalFusion(*fusion, remat=remat, rngs=rngs) if names else None
 
@@ -211,7 +220,8 @@ class VisionLanguageModel(nnx.Module):
         """Fused tokens.
 
         They enter the fusion in this order: frames (band sets as in `config.inputs`, dates,
-        groups, tokens), then points (band sets, dates).
+        groups, tokens), then points (band sets, dates), then places of encoders, which are undated:
+        an encoder has read the dates.
         """
         assert self.temporal is not None
         observations = {i.bandset: self._observation(batch, i.bandset) for i in self.config.inputs}
@@ -233,6 +243,11 @@ class VisionLanguageModel(nnx.Module):
             made, valid = self.pixel[name](obs)
             tokens.append(made.astype(self.dtype))
             parts.append(known(obs, valid[:, :, None, None], jnp.full((1,), group, jnp.int32)))
+            group += 1
+        for front in self.encoders.values():
+            made, valid = front(observations, self.dtype)
+            tokens.append(made.astype(self.dtype))
+            parts.append(undated(valid, group))
             group += 1
         all_known = Known(*(jnp.concatenate(p, axis=1) for p in zip(*parts, strict=True)))
         return self.temporal(

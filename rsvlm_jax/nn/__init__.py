@@ -6,7 +6,7 @@
     attention   attend, Attention        masks   causal_segment_mask, key_mask,
     slots       Slots                            cache_mask, window_mask, Mask
     cache       KVCache, SharedPrefix    stack   stack, unstack, scan
-    patch       PatchEmbed
+    patch       PatchEmbed, FlexPatch
     kernels/    attend: plain, chunked, cudnn, splash, and which of them
     mixer       MixerBlock               lora    add_lora, split_lora, merge_lora
     codes       int8 and nf4             quantize  quantize, quantize_params, dequantize_params
@@ -24,7 +24,7 @@ from .masks import Mask, cache_mask, causal_segment_mask, key_mask, window_mask
 from .mixer import MixerBlock
 from .mlp import Mlp, SwiGLU
 from .norm import LayerNorm, RMSNorm
-from .patch import PatchEmbed
+from .patch import FlexPatch, PatchEmbed
 from .quantize import dequantize_params, plain_shapes, quantize, quantize_params
 from .rope import Turns, rope, rotate, turns
 from .slots import Slots
@@ -34,6 +34,7 @@ from .variables import Stat
 __all__ = [
     "Attention",
     "Embed",
+    "FlexPatch",
     "KVCache",
     "LayerNorm",
     "Linear",

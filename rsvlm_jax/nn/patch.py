@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from rsvlm_jax.core.shapes import Array, Float
 
 from .linear import Linear, expand_last, matmul
+from .position import resize_weights
 
 
 def patches(images: Float[Array, "F H W C"], size: int) -> Float[Array, "F P E"]:
@@ -51,3 +55,38 @@ class PatchEmbed(nnx.Module):
     def __call__(self, images: Float[Array, "F H W C"]) -> Float[Array, "F P Dv"]:
         x = matmul(patches(images, self.patch_size), self.kernel[...])
         return x if self.bias is None else x + expand_last(self.bias[...], x)
+
+
+class FlexPatch(nnx.Module):
+    """A `PatchEmbed` that maps patches of any edge up to that of its kernel.
+
+    The kernel of a smaller patch is the pseudo-inverse resize of the stored one (Beyer et al. 2023,
+    FlexiViT, arXiv:2212.08013): what it gives for a resized patch is nearest to what the stored
+    kernel gives for the patch itself. Its layout is that of `PatchEmbed`.
+    """
+
+    def __init__(self, size: int, width: int, *, channels: int, rngs: nnx.Rngs) -> None:
+        self.size, self.channels = size, channels
+        linear = Linear(size * size * channels, width, rngs=rngs)
+        self.kernel, self.bias = linear.kernel, linear.bias
+
+    def __call__(self, images: Float[Array, "F H W C"], size: int) -> Float[Array, "F P Dv"]:
+        """Tokens of patches of `size` pixels an edge."""
+        kernel = self.kernel[...]
+        if size != self.size:
+            inverse = jnp.asarray(resize_inverse(self.size, size))
+            kernel = kernel.reshape(self.size, self.size, self.channels, -1)
+            kernel = jnp.einsum("ir,ijcd->rjcd", inverse, kernel, precision="highest")
+            kernel = jnp.einsum("js,rjcd->rscd", inverse, kernel, precision="highest")
+            kernel = kernel.reshape(size * size * self.channels, -1)
+        x = matmul(patches(images, size), kernel)
+        return x if self.bias is None else x + expand_last(self.bias[...], x)
+
+
+@functools.lru_cache(maxsize=16)
+def resize_inverse(old: int, new: int) -> np.ndarray:
+    """[old, new]: the pseudo-inverse of the bicubic, antialiased resize of an edge."""
+    weights = resize_weights(old, new, "bicubic_antialias").astype(np.float64)
+    made = np.linalg.pinv(weights).astype(np.float32)
+    made.flags.writeable = False  # the cache hands out one array
+    return made

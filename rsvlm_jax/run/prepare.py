@@ -322,6 +322,6 @@ def visual_tokens(experiment: Experiment, cube: Cube, specs: tuple[BandSetSpec, 
         dates = min(len(cube.bandsets[spec.name].dates), read.dates or sys.maxsize)
         if read.front == "rgb":
             frames += dates * len(make_plan(spec, read.spectral).groups)
-        else:
+        elif read.front == "pixel":
             points += dates
     return token_count(experiment.model, frames, points)

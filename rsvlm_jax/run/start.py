@@ -1,6 +1,8 @@
 """What a new model starts from: `Experiment.init_from`.
 
     "asset:stories260k"                              the shipped decoder
+    "encoders/galileo=asset:galileo_nano"            shipped encoders of series; the map of their
+    "encoders/presto=asset:presto"                   tokens to the encoder width starts anew
     "RUN"                                            all parameters of a run
     "DIR"                                            the towers that a Hugging Face or LLaVA
                                                      directory and the model both have; of a BLIP-2
@@ -23,6 +25,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from rsvlm_jax.config import (
     CheckpointError,
@@ -36,6 +39,7 @@ from rsvlm_jax.config import (
 )
 from rsvlm_jax.config.experiment import init_sources
 from rsvlm_jax.core import flat, map_with_path
+from rsvlm_jax.interop import encoders
 from rsvlm_jax.interop.blip import is_blip, load_towers
 from rsvlm_jax.interop.families.llava import LlavaConfig
 from rsvlm_jax.interop.families.qformer import Blip2QFormerConfig
@@ -61,6 +65,12 @@ _FREE = frozenset(
 )
 """Fields in which a tower may differ from its checkpoint: they change no parameter, or only in a
 way that is undone here, or are a matter of training."""
+
+_ENCODERS: dict[tuple[str | None, str], Callable[[Any], Any]] = {
+    ("encoders/galileo", "galileo_nano"): lambda config: encoders.galileo(config.galileo),
+    ("encoders/presto", "presto"): lambda config: encoders.presto(config.presto),
+}
+"""Shipped encoders, by the part that they fill and their name."""
 
 _POOLING = ("post_norm/", "projection/", "head/", "mask_token")
 """Of vision towers: not read by the model, so not needed and not missed."""
@@ -147,6 +157,8 @@ def _parts(tower: str | None, source: str, experiment: Experiment) -> dict[str, 
     """What a source holds, by tower; of a tower that was named, that alone."""
     kind, _, name = source.partition(":")
     if kind == "asset":
+        if (tower, name) in _ENCODERS:
+            return {str(tower): _encoder(_ENCODERS[tower, name], experiment, source)}
         if name != "stories260k" or tower not in (None, "decoder"):
             raise ConfigError(
                 "no such asset", where="Experiment.init_from",
@@ -176,6 +188,12 @@ def _parts(tower: str | None, source: str, experiment: Experiment) -> dict[str, 
             found=", ".join(parts),
         )  # fmt: skip
     return {tower: _inside(parts[whole], inner)}
+
+
+def _encoder(load: Callable[[Any], Any], experiment: Experiment, source: str) -> _Part:
+    """A shipped encoder inside its front."""
+    model = load(experiment.model.encoders)
+    return _Part(None, {f"encoder/{p}": x for p, x in flat(nnx.state(model)).items()}, source)
 
 
 def _inside(part: _Part, inner: str) -> _Part:

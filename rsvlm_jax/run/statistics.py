@@ -40,7 +40,7 @@ def set_statistics(
             plan = make_plan(spec, read.spectral)
             found = frame_stats(plan, _observations(source, processor, spec.name))
             model.spectral[spec.name].set_stats(found)
-        else:
+        elif read.front == "pixel":  # encoders have the statistics that they were trained with
             table, rows = source.table, source.rows
             windows = np.stack([table.y[rows], table.x[rows]], axis=1)
             stats = band_stats(cube, spec.name, windows, table.size)

@@ -24,7 +24,7 @@ if __name__ == "__main__":
 import nano
 
 from experiments import geochat_lora, lhrs_bot, llava15_lora
-from rsvlm_jax.config import PRESETS, Experiment, MeshConfig
+from rsvlm_jax.config import PRESETS, Experiment, InputConfig, MeshConfig
 from rsvlm_jax.core import flat
 from rsvlm_jax.mesh import RULES, make_mesh, resolve
 from rsvlm_jax.run.program import program
@@ -53,6 +53,8 @@ def models() -> dict[str, Any]:
     """Trees of shapes by the name of their file."""
     presets = {"nano": "nano", "llava15_7b": "7b", "llava15_13b": "13b"}
     made = {name: nano.shapes(PRESETS[key](nano.INPUTS)) for name, key in presets.items()}
+    fronts = (InputConfig("s2", "galileo"), InputConfig("ndvi", "pixel"))
+    made["nano_galileo"] = nano.shapes(PRESETS["nano"](fronts))
     for name, experiment in recipes().items():
         made[name] = program(
             experiment.model, image_token=0, lora=experiment.lora, stored=experiment.base

@@ -15,7 +15,9 @@ def test_every_golden_has_a_model(models):
     assert {file.stem for file in goldens.FOLDER.glob("*.json")} == set(models)
 
 
-@pytest.mark.parametrize("name", ["nano", "llava15_7b", "llava15_13b", *goldens.recipes()])
+@pytest.mark.parametrize(
+    "name", ["nano", "nano_galileo", "llava15_7b", "llava15_13b", *goldens.recipes()]
+)
 def test_placement_is_golden(models, name):
     kept = (goldens.FOLDER / f"{name}.json").read_text()
     assert goldens.text(models[name]) == kept, "python tests/sharding/goldens.py, and look at it"
