@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import pytest
+from plan_reports import report
 
 from experiments import demo_treecover, llava15_lora, llava15_stage2
 from rsvlm_jax.config import ConfigError, Experiment, MeshConfig
@@ -25,7 +26,7 @@ def tiny(module=llava15_stage2, **train) -> Experiment:
 
 @pytest.fixture(scope="module")
 def simulated() -> PlanReport:
-    return plan(tiny(), "gpu:8", price=2.0)
+    return plan(tiny(), "gpu:8", price=2.0, length=64)
 
 
 def test_simulated_devices(simulated):
@@ -40,7 +41,7 @@ def test_simulated_devices(simulated):
     assert {c["axes"] for c in r.collectives if c["bytes"]} == {"fsdp"}
     assert r.collective_bytes == sum(c["bytes"] for c in r.collectives)
     assert r.gathered_by_sums == r.summed_whole == r.replicated == ()
-    assert r.tokens == 8 * 512
+    assert r.tokens == 8 * 64
     assert "8 simulated devices" in r.compiler
     assert r.largest[0]["bytes"] >= r.largest[1]["bytes"] >= r.largest[2]["bytes"]
     assert any("temporary memory" in line for line in r.unproven)
@@ -65,7 +66,7 @@ def test_lines_for_people(simulated):
 @pytest.mark.tpu
 def test_the_compiler_of_tpus():
     """Splash attention with segments, on chips that are not here; arguments to the byte."""
-    r = plan(tiny(llava15_lora), "v5e:2x2")
+    r = plan(tiny(llava15_lora), "v5e:2x2", length=128)
     assert (r.chips, r.devices, r.fits) == (4, 4, True)
     assert r.compiler.startswith("libtpu")
     assert r.kernels >= 3
@@ -100,15 +101,6 @@ def test_a_flag_that_the_compiler_refuses(monkeypatch):
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_no_such_flag=true")
     with pytest.raises(ConfigError, match=r"flag that the compiler refuses.*xla_tpu_no_such_flag"):
         plan(tiny(), "v5e:2x2")
-
-
-def report(**changes) -> PlanReport:
-    made = PlanReport(
-        "x", "v5e:2x2", "train", "c", 4, 4, {"fsdp": 4}, {}, False, True, 100, 130, 60, 60, None,
-        None, ({"bytes": 50, "shape": "f32[9]", "kind": "argument", "what": "a"},), ("--do this",),
-        (), None, (), (), (), 1, 1, 1.0, 1, None, 0.0, 0.0, None, None, (), (),
-    )  # fmt: skip
-    return dataclasses.replace(made, **changes)
 
 
 def test_a_plan_that_does_not_fit():
