@@ -166,7 +166,7 @@ def compiled_apart(request: Mapping[str, Any], where: Topology, *, slices: int) 
         )
         answer = folder / "result.json"
         if done.returncode != 0 or not answer.is_file():
-            raise _ended(done.returncode, done.stderr)
+            raise ended(done.returncode, done.stderr)
         found = json.loads(answer.read_text())
     if "error" in found:
         raise Told(found["error"], found["exit_code"])
@@ -181,7 +181,7 @@ class Told(ConfigError):
         self.exit_code = code
 
 
-def _ended(code: int, stderr: str) -> RsvlmError:
+def ended(code: int, stderr: str) -> RsvlmError:
     """Why a compiler's process ended."""
     for variable, pattern in (
         ("LIBTPU_INIT_ARGS", r"Unknown command line flag '([^']*)'"),
@@ -196,14 +196,6 @@ def _ended(code: int, stderr: str) -> RsvlmError:
                 found=flag[1].strip(),
                 remedy="mend or unset it (tpu_scripts/flags.py lists groups that it takes)",
             )
-    if "lockfile" in stderr or "already in use" in stderr:
-        return ConfigError(
-            "another process has libtpu",
-            where="ALLOW_MULTIPLE_LIBTPU_LOAD",
-            expected="1, or no other process",
-            found=os.environ.get("ALLOW_MULTIPLE_LIBTPU_LOAD", "unset"),
-            remedy="wait for it to end, or unset the variable",
-        )
     if code in (-9, 137):
         return ConfigError(
             "the compiler was killed",
@@ -212,7 +204,7 @@ def _ended(code: int, stderr: str) -> RsvlmError:
             remedy="free memory, and run again",
         )
     lines = [line for line in stderr.splitlines() if line.strip()]
-    return RsvlmError(f"the compiler's process ended with {code}", found=lines[-1:] or "no word")
+    return RsvlmError(f"the compiler's process ended with {code}", found=(lines or ["no word"])[-1])
 
 
 def _report(

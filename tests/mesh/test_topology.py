@@ -93,3 +93,27 @@ def test_too_few_devices_in_this_process():
     assert len(abstract_devices(topology("cpu:4"))) == 4
     with pytest.raises(ConfigError, match=r"too few simulated devices.*count=512; found 8"):
         abstract_devices(topology("gpu:512"))
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (
+            'ABORTED: Internal error when accessing libtpu multi-process lockfile. Run "rm ...".',
+            "another process has libtpu in ALLOW_MULTIPLE_LIBTPU_LOAD; expected 1",
+        ),
+        ("INVALID_ARGUMENT: Invalid TPU external name", "libtpu does not describe this topology"),
+    ],
+)
+def test_what_libtpu_refuses(monkeypatch, said, line):
+    """Two processes that want it (0 in the variable), and a libtpu that is too old."""
+    from jax.experimental import topologies
+
+    def refuse(*_: object, **__: object):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(topologies, "get_topology_desc", refuse)
+    with pytest.raises(ConfigError) as error:
+        abstract_devices(topology("v5e:2x2"))
+    assert str(error.value).startswith(line)
+    assert "\n" not in str(error.value)

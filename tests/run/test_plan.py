@@ -9,10 +9,10 @@ import pytest
 from plan_reports import report
 
 from experiments import demo_treecover, llava15_lora, llava15_stage2
-from rsvlm_jax.config import ConfigError, Experiment, MeshConfig
+from rsvlm_jax.config import ConfigError, Experiment, MeshConfig, RsvlmError
 from rsvlm_jax.mesh.hlo_text import ArrayShape
 from rsvlm_jax.mesh.topology import topology
-from rsvlm_jax.run.plan import PlanRefused, Serving, again, plan, remedies, require, spread
+from rsvlm_jax.run.plan import PlanRefused, Serving, again, ended, plan, remedies, require, spread
 from rsvlm_jax.run.plan_memory import arguments, buffers, padded
 from rsvlm_jax.run.plan_report import PlanReport
 from rsvlm_jax.run.plan_shapes import shapes_of
@@ -101,6 +101,20 @@ def test_a_flag_that_the_compiler_refuses(monkeypatch):
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_no_such_flag=true")
     with pytest.raises(ConfigError, match=r"flag that the compiler refuses.*xla_tpu_no_such_flag"):
         plan(tiny(), "v5e:2x2")
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "line"),
+    [
+        (1, "ERROR: Unknown command line flag 'xla_a'", "flag that the compiler refuses.*xla_a"),
+        (1, "F0 Unknown flags in XLA_FLAGS: --xla_b", "compiler refuses in XLA_FLAGS.*--xla_b"),
+        (-9, "", "the compiler was killed.*free memory"),
+        (3, "Traceback\nValueError: no", "process ended with 3.*ValueError: no"),
+    ],
+)
+def test_how_a_compiler_ends(code, said, line):
+    with pytest.raises(RsvlmError, match=line):
+        raise ended(code, said)
 
 
 def test_a_plan_that_does_not_fit():
