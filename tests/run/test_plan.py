@@ -12,7 +12,9 @@ from experiments import demo_treecover, llava15_lora, llava15_stage2
 from rsvlm_jax.config import ConfigError, Experiment, MeshConfig, RsvlmError
 from rsvlm_jax.mesh.hlo_text import ArrayShape
 from rsvlm_jax.mesh.topology import topology
-from rsvlm_jax.run.plan import PlanRefused, Serving, again, ended, plan, remedies, require, spread
+from rsvlm_jax.run.plan import PlanRefused, Serving, plan, require, spread
+from rsvlm_jax.run.plan_advice import again, remedies
+from rsvlm_jax.run.plan_apart import ended
 from rsvlm_jax.run.plan_memory import arguments, buffers, padded
 from rsvlm_jax.run.plan_report import PlanReport
 from rsvlm_jax.run.plan_shapes import shapes_of
