@@ -4,15 +4,15 @@
     rsvlm train experiments/landsat_series_7b.py --out runs/landsat_7b
     rsvlm train experiments/landsat_series_7b.py:64 --out runs/landsat_7b_64
 
-Six bands of Landsat 5 to 9 at up to 24 dates, the clearest of a window: two spectral frames a date
-(true colour; NIR and SWIR) are 24 x 2 x 576 = 27,648 tokens of CLIP-L/14-336. A language model that
-read them all would take hours a scene; the fusion of dates, which knows when each was and what
+Six bands of Landsat 5 to 9 at up to 24 dates, the clearest of a window: three spectral frames a
+date (true colour, NIR, SWIR) are 24 x 3 x 576 = 41,472 tokens of CLIP-L/14-336. A language model
+that read them all would take hours a scene; the fusion of dates, which knows when each was and what
 cloud hid, brings them down to 256 (or 64, or 768). Tower frozen, decoder by LoRA.
 
 Ours, not published: all of the recipe.
 
-Yours: the paths. Weights: llava-hf/llava-1.5-7b-hf for tower, projector and decoder; data: a cube
-with a band set `landsat_sr6` and a target (`rsvlm cube build`). `--tiny` takes the synthetic world.
+Yours: the paths. Weights: llava-hf/llava-1.5-7b-hf, tokenizer and all; data: a cube with a band
+set `landsat_sr6` and a target (`rsvlm cube build`). `--tiny` takes the synthetic world.
 """
 
 import dataclasses
@@ -51,6 +51,7 @@ def experiment(budget: Literal[64, 256, 768] = 256) -> Experiment:
             stride=16,
             split=SplitConfig(block=32),
             templates="questions",
+            tokenizer=LLAVA,
         ),
         model=dataclasses.replace(
             llava15_7b(INPUTS), temporal=TemporalConfig(budget=budget, layers=2, heads=16)

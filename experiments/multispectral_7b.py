@@ -12,8 +12,8 @@ not as a book. Number and text are learned together; the decoder by LoRA.
 Ours, not published: all of the recipe. What REO-VLM (arXiv 2412.16583) says of recombination and
 head is in `rsvlm_jax/models/spectral` and `models/heads`; its rates and budgets are not known.
 
-Yours: the paths. Weights: llava-hf/llava-1.5-7b-hf for tower, projector and decoder; data: a cube
-with a band set `s2_l2a` and a target (`rsvlm cube build`). `--tiny` takes the synthetic world.
+Yours: the paths. Weights: llava-hf/llava-1.5-7b-hf, tokenizer and all; data: a cube with a band
+set `s2_l2a` and a target (`rsvlm cube build`). `--tiny` takes the synthetic world.
 """
 
 import dataclasses
@@ -52,6 +52,7 @@ def experiment(budget: Literal[64, 256, 768] = 256) -> Experiment:
             stride=16,
             split=SplitConfig(block=32),
             templates="questions",
+            tokenizer=LLAVA,
         ),
         model=dataclasses.replace(
             llava15_7b(INPUTS), temporal=TemporalConfig(budget=budget, layers=2, heads=16)

@@ -163,6 +163,7 @@ class Experiment:
             data = dataclasses.replace(self.data, cube=cube)
             if not is_large(self.model):
                 return dataclasses.replace(self, train=train, data=data)
+            data = dataclasses.replace(data, tokenizer="asset:stories260k")
         else:
             data = self.data
         model, talk = tiny_model(self.model, self.base), self.conversations

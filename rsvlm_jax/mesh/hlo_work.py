@@ -105,14 +105,15 @@ def _works(module: Module) -> Iterator[Work]:
             parts = [p for c in i.called for p in module.computations[c].instructions]
             parts = parts if i.opcode == "fusion" else [i]
             products = [p for p in parts if p.opcode == "dot"]
+            home = module.computations[i.called[0]] if i.opcode == "fusion" else computation
             yield Work(
                 i.name,
                 i.opcode,
                 module.runs[name].count,
                 _bytes(module, computation, i),
-                sum(_computed(module, i, p) for p in parts if p.opcode in _LIGHT),
+                sum(_computed(home, p) for p in parts if p.opcode in _LIGHT),
                 sum(_size(p) for p in parts if p.opcode in _HARD),
-                _product(module, computation, i, products[0]) if products else None,
+                _product(home, products[0]) if products else None,
             )
 
 
@@ -124,13 +125,11 @@ def _size(i: Instruction) -> int:
     return sum(math.prod(s.dims) for s in i.shapes)
 
 
-def _computed(module: Module, i: Instruction, part: Instruction) -> int:
+def _computed(home: Computation, part: Instruction) -> int:
     """Of a reduction it is what it reads that counts."""
     if part.opcode not in ("reduce", "reduce-window"):
         return _size(part)
-    homes = [module.computations[c] for c in i.called] if i.opcode == "fusion" else []
-    read = [c.by_name[o] for c in homes for o in part.operands if o in c.by_name]
-    return max([_size(o) for o in read], default=_size(part))
+    return max([_size(home.by_name[o]) for o in part.operands if o in home.by_name])
 
 
 def _bytes(module: Module, inside: Computation, i: Instruction) -> int:
@@ -175,8 +174,7 @@ def _written(fused: Computation, root: Instruction) -> int:
     return sum(s.bytes for s in root.shapes)
 
 
-def _product(module: Module, inside: Computation, i: Instruction, dot: Instruction) -> Product:
-    home = module.computations[i.called[0]] if i.opcode == "fusion" else inside
+def _product(home: Computation, dot: Instruction) -> Product:
     left, right = (home.by_name[o].shapes[0] for o in dot.operands[:2])
     dims = {
         (side, kind): tuple(int(d) for d in found.split(",") if d)

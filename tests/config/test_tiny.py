@@ -13,11 +13,13 @@ from rsvlm_jax.config import (
     ConfigError,
     ConversationConfig,
     ConvNextConfig,
+    DataConfig,
     Dinov2Config,
     Experiment,
     GPT2Config,
     GroupConfig,
     ImageConfig,
+    InputConfig,
     LlamaConfig,
     LoraConfig,
     LoraOverride,
@@ -32,6 +34,7 @@ from rsvlm_jax.config import (
     ViTConfig,
     VLMConfig,
     from_json,
+    llava15_7b,
     nano,
     to_json,
 )
@@ -207,6 +210,24 @@ def test_an_experiment_of_a_cube_keeps_its_model():
     assert small.model == whole.model
     assert (small.train.steps, small.train.batch_size) == (6, 8)
     assert small.data == whole.data
+
+
+def test_a_large_model_of_a_cube_becomes_small_and_its_cube_the_shipped_world():
+    inputs = (InputConfig("s2_l2a"),)
+    whole = Experiment(
+        "cube",
+        data=DataConfig(cube="path/to/cube", tokenizer="path/to/tokenizer"),
+        model=llava15_7b(inputs),
+        mesh=MeshConfig(fsdp=-1),
+        init_from="path/to/llava",
+    )
+    small = whole.tiny()
+    assert (small.data.cube, small.data.tokenizer) == ("world:small", "asset:stories260k")
+    assert small.model.inputs == inputs
+    assert small.model.decoder == STORIES260K
+    assert small.model.temporal.budget == 8
+    assert small.model.head.reg_tokens == whole.model.head.reg_tokens
+    assert (small.mesh, small.init_from) == (MeshConfig(), "decoder=asset:stories260k")
 
 
 def test_nf4_has_whole_blocks():

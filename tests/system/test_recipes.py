@@ -111,6 +111,29 @@ def test_is_of_the_published_size(page: str, stage: int | None):
     assert count(shapes(model, None).values()) == SIZES[page]
 
 
+@pytest.mark.parametrize("page", ["llava15_stage1", "llava15_stage2", "llava15_lora"])
+def test_llava_at_13b_is_the_same_but_for_its_decoder(page: str):
+    small, large = load(page, None), load_experiment(f"{page}:13b")
+    mlp = linear(1024, 5120) + linear(5120, 5120)
+    assert count(shapes(large.model, None).values()) == CLIP + mlp + LLAMA_13B
+    assert large.init_from == re.sub("stage1", "stage1_13b", small.init_from.replace("7b", "13b"))
+    own = {name: getattr(small, name) for name in ("name", "model", "conversations", "init_from")}
+    assert dataclasses.replace(large, **own) == small
+
+
+def test_ours_are_of_the_sizes_that_their_pages_say():
+    """Qwen2-0.5B as on Hugging Face; budgets of visual tokens by name."""
+    for tower, tokens in (("siglip", 729), ("clip", 576)):
+        model = load_experiment(f"qwen2_05b_rs:{tower}").model
+        found = shapes(model, None)
+        assert count(x for p, x in found.items() if p.startswith("decoder/")) == 494_032_768
+        assert model.frame_tokens == tokens
+    for page, dates in (("multispectral_7b", 4), ("landsat_series_7b", 24)):
+        for budget in (64, 256, 768):
+            model = load_experiment(f"{page}:{budget}").model
+            assert (model.temporal.budget, model.inputs[0].dates) == (budget, dates)
+
+
 def test_llava_is_of_hugging_faces_size():
     assert SIZES["llava15_stage1"] + 2 * 1024 == 7_063_427_072  # LlavaForConditionalGeneration
 
