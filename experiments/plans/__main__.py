@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rsvlm_jax.cli.options import load_experiment
 from rsvlm_jax.config import Experiment
-from rsvlm_jax.config.presets import llava15_13b
 from rsvlm_jax.run.plan import plan, require
 
 FOLDER = Path(__file__).parent
@@ -28,10 +27,9 @@ class Kept:
     """One plan.
 
     Attributes:
-      experiment: a file of `experiments/`, and behind a colon its stage.
+      experiment: a file of `experiments/`, and behind a colon its stage or size.
       topology: where.
       mesh, train: fields that differ from the experiment's.
-      large: with the decoder of 13B.
       base: `Experiment.base`.
       dates: of a series that says none.
     """
@@ -40,17 +38,11 @@ class Kept:
     topology: str
     mesh: dict[str, int] = dataclasses.field(default_factory=dict)
     train: dict[str, Any] = dataclasses.field(default_factory=dict)
-    large: bool = False
     base: str | None = None
     dates: int | None = None
 
     def made(self) -> Experiment:
-        name, _, stage = self.experiment.partition(":")
-        page = importlib.import_module(f"experiments.{name}")
-        made: Experiment = page.experiment(*([int(stage)] if stage else []))
-        if self.large:
-            model = dataclasses.replace(made.model, decoder=llava15_13b().decoder)
-            made = dataclasses.replace(made, model=model)
+        made = load_experiment(self.experiment)
         return dataclasses.replace(
             made,
             mesh=dataclasses.replace(made.mesh, **self.mesh),
@@ -65,7 +57,7 @@ PLANS = {
         "llava15_stage1", "v5e:4x4", train={"micro_batches": 4, "remat": "save_context"}
     ),
     "llava15_stage1_13b": Kept(
-        "llava15_stage1", "v5e:4x4", train={"micro_batches": 8, "remat": "full"}, large=True
+        "llava15_stage1:13b", "v5e:4x4", train={"micro_batches": 8, "remat": "full"}
     ),
     # Up to 32 chips of "fsdp" gradients are scattered as they are summed; with 64 XLA sums them
     # whole (`PlanReport.summed_whole`).
@@ -73,11 +65,11 @@ PLANS = {
     "llava15_stage2_7b_v5e": Kept(
         "llava15_stage2",
         "v5e:16x16",
-        {"data": 8, "fsdp": 32},
-        {"batch_size": 256, "remat": "save_qkv_mlp"},
+        {"data": 16, "fsdp": 16},
+        {"batch_size": 256, "remat": "save_context"},
     ),
     "llava15_stage2_13b": Kept(
-        "llava15_stage2", "v6e:8x8", {"data": 2, "fsdp": 32}, {"remat": "save_qkv_mlp"}, large=True
+        "llava15_stage2:13b", "v6e:8x8", {"data": 2, "fsdp": 32}, {"remat": "save_qkv_mlp"}
     ),
     "llava15_stage2_7b_cpu": Kept(
         "llava15_stage2",
@@ -89,9 +81,14 @@ PLANS = {
         "llava15_lora", "v5e:2x2", train={"micro_batches": 32, "remat": "full"}
     ),
     "llava15_lora_13b": Kept(
-        "llava15_lora", "v5e:4x4", train={"micro_batches": 8, "remat": "full"}, large=True
+        "llava15_lora:13b", "v5e:4x4", train={"micro_batches": 8, "remat": "full"}
     ),
     "geochat_lora": Kept("geochat_lora:1", "v5e:4x4", train={"micro_batches": 9, "remat": "full"}),
+    "qwen2_05b_rs": Kept(
+        "qwen2_05b_rs", "v5e:4x4", train={"micro_batches": 4, "remat": "save_context"}
+    ),
+    "multispectral_7b": Kept("multispectral_7b", "v5p:4x4x4", {"data": 4, "fsdp": 16}),
+    "landsat_series_7b": Kept("landsat_series_7b", "v5p:4x4x4", {"data": 4, "fsdp": 16}),
 }
 
 

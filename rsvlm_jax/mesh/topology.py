@@ -254,7 +254,8 @@ def abstract_devices(where: Topology, *, slices: int = 1) -> list[Any]:
     In a process with `environment`.
 
     Raises:
-      ConfigError: libtpu does not know the topology, or the process has too few CPU devices.
+      ConfigError: libtpu does not know the topology, or another process has it alone; or this one
+        has too few CPU devices.
     """
     import jax
     from jax.experimental import topologies
@@ -281,6 +282,14 @@ def abstract_devices(where: Topology, *, slices: int = 1) -> list[Any]:
             wrap=where.wrap,
         )
     except Exception as e:
+        if "lockfile" in str(e):
+            raise ConfigError(
+                "another process has libtpu",
+                where="ALLOW_MULTIPLE_LIBTPU_LOAD",
+                expected="1, or no other process",
+                found=os.environ.get("ALLOW_MULTIPLE_LIBTPU_LOAD", "unset"),
+                remedy="unset the variable, or wait for the other to end",
+            ) from e
         raise ConfigError(
             "libtpu does not describe this topology",
             where=where.name,

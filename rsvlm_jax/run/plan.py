@@ -10,29 +10,21 @@ roofline's time), and the report says what neither proves.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-from rsvlm_jax.config import ConfigError, Experiment, MeshConfig, RsvlmError
+from rsvlm_jax.config import ConfigError, Experiment, MeshConfig
 from rsvlm_jax.config.io import to_dict
 from rsvlm_jax.mesh.links import links_of
-from rsvlm_jax.mesh.topology import Topology, environment, topology
+from rsvlm_jax.mesh.topology import Topology, topology
 
+from .plan_advice import again, remedies
+from .plan_apart import compiled_apart
 from .plan_report import PlanReport
 from .plan_search import Candidate, Found, search
 from .roofline import Estimate, estimate
 
 Program = Literal["train", "prefill", "decode"]
-
-REMATS = ("none", "save_qkv_mlp", "save_context", "full")
-"""`TrainConfig.remat`, each with less memory than the one before."""
 
 
 class PlanRefused(ConfigError):
@@ -146,75 +138,6 @@ def spread(experiment: Experiment, where: Topology) -> tuple[Experiment, list[st
     return dataclasses.replace(experiment, mesh=mesh), [line]
 
 
-def compiled_apart(request: Mapping[str, Any], where: Topology, *, slices: int) -> dict[str, Any]:
-    """What `rsvlm_jax.run.plan_compile` finds, in a process of its own.
-
-    Raises:
-      ConfigError: as `plan`; RsvlmError: the process ended in another way.
-    """
-    environ = environment(where, os.environ, slices=slices)
-    with tempfile.TemporaryDirectory(prefix="rsvlm_plan_") as name:
-        folder = Path(name)
-        dump = f"--xla_dump_to={folder} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=^jit_"
-        environ["XLA_FLAGS"] = f"{environ.get('XLA_FLAGS', '')} {dump}".strip()
-        done = subprocess.run(
-            [sys.executable, "-m", "rsvlm_jax.run.plan_compile", name],
-            input=json.dumps(request),
-            env=environ,
-            capture_output=True,
-            text=True,
-        )
-        answer = folder / "result.json"
-        if done.returncode != 0 or not answer.is_file():
-            raise _ended(done.returncode, done.stderr)
-        found = json.loads(answer.read_text())
-    if "error" in found:
-        raise Told(found["error"], found["exit_code"])
-    return found["raw"]
-
-
-class Told(ConfigError):
-    """A refusal that another process has put into words."""
-
-    def __init__(self, line: str, code: int) -> None:
-        super().__init__(line)
-        self.exit_code = code
-
-
-def _ended(code: int, stderr: str) -> RsvlmError:
-    """Why a compiler's process ended."""
-    for variable, pattern in (
-        ("LIBTPU_INIT_ARGS", r"Unknown command line flag '([^']*)'"),
-        ("XLA_FLAGS", r"Unknown flags? in XLA_FLAGS: (.*)"),
-        ("LIBTPU_INIT_ARGS", r"ERROR: (.*flag.*)"),
-    ):
-        flag = re.search(pattern, stderr)
-        if flag:
-            return ConfigError(
-                "a flag that the compiler refuses",
-                where=variable,
-                found=flag[1].strip(),
-                remedy="mend or unset it (tpu_scripts/flags.py lists groups that it takes)",
-            )
-    if "lockfile" in stderr or "already in use" in stderr:
-        return ConfigError(
-            "another process has libtpu",
-            where="ALLOW_MULTIPLE_LIBTPU_LOAD",
-            expected="1, or no other process",
-            found=os.environ.get("ALLOW_MULTIPLE_LIBTPU_LOAD", "unset"),
-            remedy="wait for it to end, or unset the variable",
-        )
-    if code in (-9, 137):
-        return ConfigError(
-            "the compiler was killed",
-            where="rsvlm plan",
-            expected="some GiB of memory on this machine",
-            remedy="free memory, and run again",
-        )
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    return RsvlmError(f"the compiler's process ended with {code}", found=lines[-1:] or "no word")
-
-
 def _report(
     experiment: Experiment,
     where: Topology,
@@ -282,34 +205,6 @@ def _settings(experiment: Experiment, raw: Mapping[str, Any], program: Program) 
     return made | {"plan": experiment.mesh.plan, "base": experiment.base}
 
 
-def remedies(experiment: Experiment, raw: Mapping[str, Any], where: Topology) -> list[str]:
-    """Options that need less memory, those that help most first.
-
-    Args:
-      raw: of `compiled_apart`.
-    """
-    train, found = experiment.train, []
-    arguments = raw.get("argument_bytes", raw["plain_bytes"])
-    if where.hbm is not None and arguments > where.hbm / 2:
-        if experiment.lora is not None:
-            found.append("--base int8 or nf4 for the frozen kernels")
-        elif experiment.mesh.plan == "replicated":
-            found.append("--mesh.plan fsdp")
-        found.append("more chips over fsdp")
-    later = REMATS[REMATS.index(train.remat) + 1 :] if train.remat in REMATS else ()
-    if later:
-        found.append(f"--train.remat {later[0]}" + (f" (or {later[-1]})" if later[1:] else ""))
-    parts = 1
-    for name in ("slice", "data", "fsdp"):
-        parts *= raw["mesh"].get(name, 1)
-    each = train.batch_size // (parts * train.micro_batches)
-    if each > 1:
-        found.append(f"--train.micro-batches {train.micro_batches * each}")
-    elif not later:
-        found.append("a shorter length, or context over more chips")
-    return found
-
-
 def _estimate(
     experiment: Experiment, where: Topology, raw: Mapping[str, Any], program: Program
 ) -> Estimate | None:
@@ -334,21 +229,3 @@ def _estimate(
         links=links,
         tokens_per_chip=raw["tokens"] / raw["devices"],
     )
-
-
-def again(experiment: Experiment, tokens: int) -> float:
-    """Operations of the decoder's layers that `TrainConfig.remat` has computed once more."""
-    decoder = experiment.model.decoder
-    if decoder is None:
-        return 0.0
-    d, f = decoder.width, decoder.mlp_dim
-    kv = decoder.kv_heads * decoder.head_width
-    attention, gates = d * d + 2 * d * kv, 2 * d * f
-    products = {
-        "none": 0,
-        "full": attention + gates + d * d + d * f,
-        "save_context": attention + gates + d * d,
-        "save_qkv_mlp": d * d,
-        "offload": gates + d * d,
-    }
-    return 2.0 * tokens * decoder.layers * products[experiment.train.remat]

@@ -18,24 +18,24 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 from jax.sharding import Mesh
 
 from rsvlm_jax.config import ConfigError, Experiment
 from rsvlm_jax.config.io import from_dict
 from rsvlm_jax.core import flat
 from rsvlm_jax.mesh.build import make_mesh
-from rsvlm_jax.mesh.hlo import Collective, axes_of, collectives
+from rsvlm_jax.mesh.hlo import collectives
 from rsvlm_jax.mesh.topology import Topology, abstract_devices, topology
 from rsvlm_jax.train.flops import frame_count, step_flops
 
 from .abstract import AbstractStep, abstract_step, device_bytes
 from .plan_memory import buffers, laid_out
+from .plan_moves import by_kind, is_weight, told, weights
 from .plan_shapes import shapes_of
 from .traffic import elementwise_bytes, kept_bytes, optimizer_bytes, parts_of
 
 LARGE = 2**20
-"""Bytes (and elements of a weight) below which nothing is told by name."""
+"""Bytes of a parameter below which nothing is told by name."""
 
 SHOWN = 8
 """Buffers that are kept, the largest."""
@@ -120,7 +120,11 @@ def compile_plan(request: Request, folder: Path) -> dict[str, Any]:
             "peak_bytes": memory.peak_memory_in_bytes,
             "program_bytes": memory.generated_code_size_in_bytes,
         }
-    return raw | _of_text(folder, args, mesh, where)
+    raw |= _of_text(folder, args, mesh, where)
+    for buffer in raw["largest"]:
+        if number := re.fullmatch(r"leaves\[(\d+)\]", buffer["what"]):
+            buffer["what"] = facts["paths"][int(number[1])]
+    return raw
 
 
 def plan_mesh(experiment: Experiment, where: Topology) -> Mesh:
@@ -213,14 +217,14 @@ def _of_text(folder: Path, args: dict[str, Any], mesh: Mesh, where: Topology) ->
                 "formula_bytes": None, "kernels": None}  # fmt: skip
     found = collectives(text)
     largest = buffers(text, assignment)[:SHOWN] if assignment else []
-    weights = _weights(args)
-    whole = [c for c in found if c.kind == "all-reduce" and _is_weight(c, weights)]
+    known = weights(args)
+    whole = [c for c in found if c.kind == "all-reduce" and is_weight(c, known)]
     return {
         "formula_bytes": laid_out(args, text),
         "largest": [dataclasses.asdict(b) for b in largest],
-        "collectives": _by_kind(found, mesh, where),
-        "gathered_by_sums": sorted({_told(c) for c in whole if not c.sliced}),
-        "summed_whole": sorted({_told(c) for c in whole if c.sliced and where.kind == "tpu"}),
+        "collectives": by_kind(found, mesh, where),
+        "gathered_by_sums": sorted({told(c) for c in whole if not c.sliced}),
+        "summed_whole": sorted({told(c) for c in whole if c.sliced and where.kind == "tpu"}),
         "kernels": text.count('custom_call_target="tpu_custom_call"'),
     }
 
@@ -228,56 +232,6 @@ def _of_text(folder: Path, args: dict[str, Any], mesh: Mesh, where: Topology) ->
 def _newest(folder: Path, ending: str) -> str | None:
     files = sorted(folder.glob(f"*{ending}"))
     return files[-1].read_text() if files else None
-
-
-def sent(c: Collective, where: Topology) -> float:
-    """Bytes that a device sends in one run of a collective. On a TPU an all-reduce of which each
-    device reads a slice stays one; CPUs have no other form of a reduce-scatter."""
-    return c.sent * (2 if c.sliced and where.kind == "tpu" else 1)
-
-
-def _by_kind(found: list[Collective], mesh: Mesh, where: Topology) -> list[dict[str, Any]]:
-    """Bytes by kind and mesh axes, the most first."""
-    sums: dict[tuple[str, str], list[float]] = {}
-    for c in found:
-        axes = axes_of(c, mesh)
-        kind = "reduce-scatter" if c.sliced and where.kind != "tpu" else c.kind
-        key = kind, "unknown" if axes is None else "+".join(axes)
-        row = sums.setdefault(key, [0.0, 0])
-        row[0] += sent(c, where) * c.count
-        row[1] += c.count
-    return [
-        {"kind": kind, "axes": axes, "bytes": round(size), "count": count}
-        for (kind, axes), (size, count) in sorted(sums.items(), key=lambda i: -i[1][0])
-    ]
-
-
-def _weights(args: dict[str, Any]) -> set[tuple[int, ...]]:
-    """Shapes of matrices that are split over devices, whole, and with only "fsdp" gathered."""
-    made = set()
-    for x in jax.tree.leaves(getattr(args.get("state"), "params", args)):
-        place = getattr(x, "sharding", None)
-        if place is None or x.ndim < 2 or place.is_fully_replicated:
-            continue
-        spec = [*place.spec, *[None] * (x.ndim - len(place.spec))]
-        near = []
-        for size, entry in zip(x.shape, spec, strict=True):
-            axes = (entry,) if isinstance(entry, str) else entry or ()
-            near.append(size // math.prod(place.mesh.shape[a] for a in axes if a != "fsdp"))
-        for dims in (x.shape[-2:], near[-2:]):
-            if math.prod(dims) >= LARGE:
-                made.add(tuple(sorted(int(n) for n in dims)))
-    return made
-
-
-def _is_weight(c: Collective, weights: set[tuple[int, ...]]) -> bool:
-    dims = tuple(sorted(n for n in c.operand_shape.dims if n > 1))
-    return dims in weights
-
-
-def _told(c: Collective) -> str:
-    shape = f"{c.operand_shape.dtype}[{','.join(map(str, c.operand_shape.dims))}]"
-    return f"{shape} of {c.op_name or c.name}"
 
 
 def _memory_refusal(line: str) -> int | None:

@@ -8,7 +8,7 @@ Nothing is loaded from elsewhere: the charts are SVG in the page.
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rsvlm_jax.config import strict_json
@@ -24,6 +24,8 @@ td,th{padding:.15rem .7rem .15rem 0;text-align:left;vertical-align:top}th{font-w
 
 COLOURS = {"arguments": "#3b6fb6", "temporary": "#e0913a", "compute": "#3b6fb6",
            "memory": "#6aa84f", "communication": "#e0913a"}  # fmt: skip
+
+Number = float | int
 
 WIDTH, LEFT, BAR = 860, 190, 26
 
@@ -62,20 +64,22 @@ def _name(r: PlanReport) -> str:
     return r.topology if r.program == "train" else f"{r.topology} {r.program}"
 
 
-def _memory(r: PlanReport) -> dict[str, float]:
-    made: dict[str, float] = {"arguments": r.argument_bytes}
+def _memory(r: PlanReport) -> dict[str, Number]:
+    made: dict[str, Number] = {"arguments": r.argument_bytes}
     rest = (r.peak_bytes or r.argument_bytes) - r.argument_bytes
     return {**made, "temporary": max(rest, 0)}
 
 
-def _time(r: PlanReport) -> dict[str, float]:
+def _time(r: PlanReport) -> dict[str, Number]:
     assert r.estimate is not None
     e = r.estimate
     return {"compute": e.compute_seconds, "memory": e.memory_seconds,
             "communication": e.communication_seconds}  # fmt: skip
 
 
-def _bars(rows: list[tuple[str, dict[str, float], float | None]], told: object) -> str:
+def _bars(
+    rows: list[tuple[str, dict[str, Number], Number | None]], told: Callable[[Number], str]
+) -> str:
     """Stacked bars with a mark each."""
     most = max(max(sum(parts.values()), mark or 0.0) for _, parts, mark in rows) or 1.0
     scale = (WIDTH - LEFT - 90) / most
@@ -87,20 +91,20 @@ def _bars(rows: list[tuple[str, dict[str, float], float | None]], told: object) 
         )
         for part, size in parts.items():
             wide = size * scale
-            label = f"{part}: {told(size)}"  # type: ignore[operator]
+            label = f"{part}: {told(size)}"
             drawn.append(
                 f"<rect x='{x:.1f}' y='{y}' width='{wide:.1f}' height='{BAR}' "
                 f"fill='{COLOURS[part]}'><title>{html.escape(label)}</title></rect>"
             )
             x += wide
-        total = told(sum(parts.values()))  # type: ignore[operator]
+        total = told(sum(parts.values()))
         drawn.append(f"<text x='{x + 6:.1f}' y='{y + 18}'>{html.escape(total)}</text>")
         if mark is not None:
             at = LEFT + mark * scale
             drawn.append(
                 f"<line x1='{at:.1f}' x2='{at:.1f}' y1='{y - 4}' y2='{y + BAR + 4}' "
                 f"stroke='#b3261e' stroke-width=2><title>"
-                f"{html.escape(told(mark))}</title></line>"  # type: ignore[operator]
+                f"{html.escape(told(mark))}</title></line>"
             )
     y, x = 8 + len(rows) * (BAR + 12), LEFT
     for part in rows[0][1]:

@@ -169,8 +169,10 @@ class PlanReport:
             ("estimate", f"{e.step_seconds:.3g} s a step, MFU {100 * e.mfu:.0f} %: compute "
              f"{e.compute_seconds:.3g} s, memory {e.memory_seconds:.3g} s, communication "
              f"{e.communication_seconds:.3g} s"),
-            ("tokens", f"{per_chip:.0f} a device; the links ask for {e.tokens_needed:.0f}"),
         ]  # fmt: skip
+        if e.tokens_needed:  # weights or gradients are sent
+            line = f"{per_chip:.0f} a device; the links ask for {e.tokens_needed:.0f}"
+            rows.append(("tokens", line))
         if self.dollars is not None:
             rows.append(("price", f"{self.dollars:.2f} dollars for 1000 steps"))
         return rows

@@ -24,6 +24,7 @@ from rsvlm_jax.mesh.links import links_of
 from rsvlm_jax.mesh.topology import Topology, topology
 from rsvlm_jax.train.flops import step_flops
 
+from .plan_advice import REMATS, again
 from .plan_report import PlanReport
 from .plan_shapes import shapes_of
 from .program import Program, program
@@ -41,7 +42,6 @@ from .traffic import (
 MARGIN = 1.5
 """Activations in memory over what the formula keeps: float32 beside bfloat16, double buffers."""
 
-REMATS: tuple[Remat, ...] = ("none", "save_qkv_mlp", "save_context", "full")
 TENSOR = (1, 2, 4, 8)
 WHOLE = 32
 """Chips over "fsdp" up to which XLA for TPUs scatters a gradient as it sums it. With more it sums
@@ -257,7 +257,7 @@ def _of_mesh(
             sent = _sent(choice, parts, sizes, where)
             time = estimate(
                 flops=flops / devices,
-                flops_again=_again(choice, batch * length) / devices,
+                flops_again=again(choice, batch * length) / devices,
                 hbm_bytes_moved=optimizer_bytes(choice, parts, sizes)
                 + elementwise_bytes(choice.model, per_device)
                 + 2 * kept * micro,
@@ -275,12 +275,6 @@ def _of_mesh(
 
 def _kept(experiment: Experiment, tokens: float) -> float:
     return kept_bytes(experiment.model, tokens, experiment.train.remat)
-
-
-def _again(experiment: Experiment, tokens: int) -> float:
-    from .plan import again
-
-    return again(experiment, tokens)
 
 
 def _sent(experiment: Experiment, parts: Any, sizes: dict[str, int], where: Topology) -> Any:

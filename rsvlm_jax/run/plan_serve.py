@@ -158,6 +158,7 @@ def serving(request: Request, mesh: Mesh) -> Served:
         "flops": flops,
         "flops_full": flops,
         "replicated": [],
+        "paths": [f"decoder/{path}" for path in paths],
         "moved_bytes": device_bytes(args["leaves"]) + cache_bytes,
         "assumed": [
             f"the decoder alone, in {jnp.dtype(dtype).name}, LoRA merged; the vision tower is not "

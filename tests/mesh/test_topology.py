@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
-from rsvlm_jax.config import ConfigError
+from rsvlm_jax.config import ConfigError, MeshConfig
+from rsvlm_jax.mesh import make_mesh
+from rsvlm_jax.mesh.chips import chip_of
 from rsvlm_jax.mesh.topology import abstract_devices, environment, near, topology
 
 
@@ -93,3 +95,53 @@ def test_too_few_devices_in_this_process():
     assert len(abstract_devices(topology("cpu:4"))) == 4
     with pytest.raises(ConfigError, match=r"too few simulated devices.*count=512; found 8"):
         abstract_devices(topology("gpu:512"))
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (
+            'ABORTED: Internal error when accessing libtpu multi-process lockfile. Run "rm ...".',
+            "another process has libtpu in ALLOW_MULTIPLE_LIBTPU_LOAD; expected 1",
+        ),
+        ("INVALID_ARGUMENT: Invalid TPU external name", "libtpu does not describe this topology"),
+    ],
+)
+def test_what_libtpu_refuses(monkeypatch, said, line):
+    """Two processes that want it (0 in the variable), and a libtpu that is too old."""
+    from jax.experimental import topologies
+
+    def refuse(*_: object, **__: object):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(topologies, "get_topology_desc", refuse)
+    with pytest.raises(ConfigError) as error:
+        abstract_devices(topology("v5e:2x2"))
+    assert str(error.value).startswith(line)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.tpu
+@pytest.mark.parametrize(
+    ("name", "mesh"),
+    [
+        ("v4:2x2x1", {"fsdp": 4}),
+        ("v5e:16x16", {"data": 16, "fsdp": 16}),
+        ("v5p:4x4x4", {"data": 4, "fsdp": 16}),
+        ("v6e:8x8", {"data": 2, "fsdp": 32}),  # no product of whole axes
+        ("tpu7x:2x2x1", {"fsdp": 8}),
+        ("v5e:1x1", {}),
+    ],
+)
+def test_libtpu_describes_them(monkeypatch, name, mesh):
+    where = topology(name)
+    for key, value in environment(where, {}).items():
+        if key.startswith(("TPU_", "ALLOW_")):
+            monkeypatch.setenv(key, value)
+    devices = abstract_devices(where)
+    assert len(devices) == where.devices
+    assert where.chip is not None
+    assert chip_of(devices[0].device_kind) == where.chip
+    made = make_mesh(MeshConfig(**mesh), devices)
+    assert {k: v for k, v in made.shape.items() if v > 1} == mesh
+    assert len({d.id for d in made.devices.flat}) == where.devices

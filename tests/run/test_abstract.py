@@ -12,7 +12,7 @@ from experiments import llava15_stage2
 from rsvlm_jax.config import ConfigError, Experiment, MeshConfig
 from rsvlm_jax.core import flat
 from rsvlm_jax.mesh import RULES, axes_of, collectives, make_mesh, resolve
-from rsvlm_jax.run.abstract import AbstractStep, abstract_step, device_bytes
+from rsvlm_jax.run.abstract import AbstractStep, abstract_step, device_bytes, segments_of
 
 
 def placed(experiment: Experiment, config: MeshConfig, batch_size: int) -> AbstractStep:
@@ -54,6 +54,24 @@ def test_seven_billion_parameters_have_a_place():
     whole = sum(x.size * x.dtype.itemsize for x in flat(made.state).values())
     assert made.state_bytes == pytest.approx(whole / 8, rel=0.001)
     assert device_bytes(made.batch) < 2**21
+
+
+def test_it_is_the_program_that_trains():
+    """With the remat, the kernel and the segments of the experiment."""
+    made = llava15_stage2.experiment().tiny()
+    mesh = make_mesh(MeshConfig())
+    graphs = [
+        abstract_step(dataclasses.replace(made, train=train), mesh).program.graphdef
+        for train in (
+            made.train,
+            dataclasses.replace(made.train, remat="full"),
+            dataclasses.replace(made.train, attention="plain"),
+        )
+    ]
+    assert len(set(graphs)) == 3
+    packed = dataclasses.replace(made.conversations, pack=True)
+    assert segments_of(made) == 1
+    assert segments_of(dataclasses.replace(made, conversations=packed)) is None
 
 
 @pytest.mark.slow

@@ -6,12 +6,15 @@ import dataclasses
 import json
 
 import pytest
+from plan_reports import report
 
 from experiments import demo_treecover, llava15_lora, llava15_stage2
-from rsvlm_jax.config import ConfigError, Experiment, MeshConfig
+from rsvlm_jax.config import ConfigError, Experiment, MeshConfig, RsvlmError
 from rsvlm_jax.mesh.hlo_text import ArrayShape
 from rsvlm_jax.mesh.topology import topology
-from rsvlm_jax.run.plan import PlanRefused, Serving, again, plan, remedies, require, spread
+from rsvlm_jax.run.plan import PlanRefused, Serving, plan, require, spread
+from rsvlm_jax.run.plan_advice import again, remedies
+from rsvlm_jax.run.plan_apart import ended
 from rsvlm_jax.run.plan_memory import arguments, buffers, padded
 from rsvlm_jax.run.plan_report import PlanReport
 from rsvlm_jax.run.plan_shapes import shapes_of
@@ -25,7 +28,7 @@ def tiny(module=llava15_stage2, **train) -> Experiment:
 
 @pytest.fixture(scope="module")
 def simulated() -> PlanReport:
-    return plan(tiny(), "gpu:8", price=2.0)
+    return plan(tiny(), "gpu:8", price=2.0, length=64)
 
 
 def test_simulated_devices(simulated):
@@ -40,7 +43,7 @@ def test_simulated_devices(simulated):
     assert {c["axes"] for c in r.collectives if c["bytes"]} == {"fsdp"}
     assert r.collective_bytes == sum(c["bytes"] for c in r.collectives)
     assert r.gathered_by_sums == r.summed_whole == r.replicated == ()
-    assert r.tokens == 8 * 512
+    assert r.tokens == 8 * 64
     assert "8 simulated devices" in r.compiler
     assert r.largest[0]["bytes"] >= r.largest[1]["bytes"] >= r.largest[2]["bytes"]
     assert any("temporary memory" in line for line in r.unproven)
@@ -65,7 +68,7 @@ def test_lines_for_people(simulated):
 @pytest.mark.tpu
 def test_the_compiler_of_tpus():
     """Splash attention with segments, on chips that are not here; arguments to the byte."""
-    r = plan(tiny(llava15_lora), "v5e:2x2")
+    r = plan(tiny(llava15_lora), "v5e:2x2", length=128)
     assert (r.chips, r.devices, r.fits) == (4, 4, True)
     assert r.compiler.startswith("libtpu")
     assert r.kernels >= 3
@@ -102,13 +105,18 @@ def test_a_flag_that_the_compiler_refuses(monkeypatch):
         plan(tiny(), "v5e:2x2")
 
 
-def report(**changes) -> PlanReport:
-    made = PlanReport(
-        "x", "v5e:2x2", "train", "c", 4, 4, {"fsdp": 4}, {}, False, True, 100, 130, 60, 60, None,
-        None, ({"bytes": 50, "shape": "f32[9]", "kind": "argument", "what": "a"},), ("--do this",),
-        (), None, (), (), (), 1, 1, 1.0, 1, None, 0.0, 0.0, None, None, (), (),
-    )  # fmt: skip
-    return dataclasses.replace(made, **changes)
+@pytest.mark.parametrize(
+    ("code", "said", "line"),
+    [
+        (1, "ERROR: Unknown command line flag 'xla_a'", "flag that the compiler refuses.*xla_a"),
+        (1, "F0 Unknown flags in XLA_FLAGS: --xla_b", "compiler refuses in XLA_FLAGS.*--xla_b"),
+        (-9, "", "the compiler was killed.*free memory"),
+        (3, "Traceback\nValueError: no", "process ended with 3.*ValueError: no"),
+    ],
+)
+def test_how_a_compiler_ends(code, said, line):
+    with pytest.raises(RsvlmError, match=line):
+        raise ended(code, said)
 
 
 def test_a_plan_that_does_not_fit():

@@ -1,0 +1,59 @@
+"""What needs less memory, and what that costs in operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rsvlm_jax.config import Experiment
+from rsvlm_jax.config.training import Remat
+from rsvlm_jax.mesh.topology import Topology
+
+REMATS: tuple[Remat, ...] = ("none", "save_qkv_mlp", "save_context", "full")
+"""`TrainConfig.remat`, each with less memory than the one before."""
+
+
+def remedies(experiment: Experiment, raw: Mapping[str, Any], where: Topology) -> list[str]:
+    """Options that need less memory, those that help most first.
+
+    Args:
+      raw: of `compiled_apart`.
+    """
+    train, found = experiment.train, []
+    arguments = raw.get("argument_bytes", raw["plain_bytes"])
+    if where.hbm is not None and arguments > where.hbm / 2:
+        if experiment.lora is not None:
+            found.append("--base int8 or nf4 for the frozen kernels")
+        elif experiment.mesh.plan == "replicated":
+            found.append("--mesh.plan fsdp")
+        found.append("more chips over fsdp")
+    later = REMATS[REMATS.index(train.remat) + 1 :] if train.remat in REMATS else ()
+    if later:
+        found.append(f"--train.remat {later[0]}" + (f" (or {later[-1]})" if later[1:] else ""))
+    parts = 1
+    for name in ("slice", "data", "fsdp"):
+        parts *= raw["mesh"].get(name, 1)
+    each = train.batch_size // (parts * train.micro_batches)
+    if each > 1:
+        found.append(f"--train.micro-batches {train.micro_batches * each}")
+    elif not later:
+        found.append("a shorter length, or context over more chips")
+    return found
+
+
+def again(experiment: Experiment, tokens: int) -> float:
+    """Operations of the decoder's layers that `TrainConfig.remat` has computed once more."""
+    decoder = experiment.model.decoder
+    if decoder is None:
+        return 0.0
+    d, f = decoder.width, decoder.mlp_dim
+    kv = decoder.kv_heads * decoder.head_width
+    attention, gates = d * d + 2 * d * kv, 2 * d * f
+    products = {
+        "none": 0,
+        "full": attention + gates + d * d + d * f,
+        "save_context": attention + gates + d * d,
+        "save_qkv_mlp": d * d,
+        "offload": gates + d * d,
+    }
+    return 2.0 * tokens * decoder.layers * products[experiment.train.remat]
