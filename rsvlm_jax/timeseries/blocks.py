@@ -88,6 +88,7 @@ def in_blocks(
     pixels, length, groups = x.shape
     width = min(max(numbers // max(length * groups, 1), LEAST), MOST, max(pixels, 1))
     count = -(-pixels // width)
+    width = max(-(-pixels // max(count, 1)), 1)  # blocks of one size, none of them half empty
     more = count * width - pixels
     add = 1 - length % 2
     nan = jnp.nan
