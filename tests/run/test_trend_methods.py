@@ -1,4 +1,4 @@
-"""The methods of `trend` beside `sen`: what they are given, and what comes back under which name."""
+"""The methods of `trend` beside `sen`: what they are given, what comes back and by which name."""
 
 from __future__ import annotations
 
