@@ -134,7 +134,7 @@ def _break(ax: Axes, layers: dict[str, Any], grid: Grid, made: Trends, first: bo
     date = layers["break_date"]
     days = date.astype("datetime64[D]").astype(np.float64)
     year = np.where(np.isnat(date), np.nan, 1970 + days / 365.2425)
-    shown = show_map(ax, year, grid, "Largest change: when", first=first, cmap="viridis")
+    shown = show_map(ax, year, grid, "Change: when", first=first, cmap="viridis")
     color_bar(shown, ax, "year")
 
 
@@ -142,7 +142,7 @@ def _magnitude(ax: Axes, layers: dict[str, Any], grid: Grid, made: Trends, first
     size = layers["break_magnitude"]
     limit = _limit(size)
     style = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit}
-    shown = show_map(ax, size, grid, "Largest change: how much", first=first, **style)
+    shown = show_map(ax, size, grid, "Change: how much", first=first, **style)
     color_bar(shown, ax, _named(made))
 
 

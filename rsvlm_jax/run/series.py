@@ -37,6 +37,9 @@ EPOCH = 2000
 
 LEAST_DATES = 4
 """Fewer dates than this are no trend of any pixel."""
+COLD = ("nir08", "red", "green", "swir16", "swir22")
+"""Bands in which it looks for breaks; the first is the one that is reported."""
+
 NUMBERS = 2**22
 """Stored numbers that become physical ones together: their float64 take 32 MB."""
 
@@ -49,11 +52,13 @@ class Series:
       values: float32 [K, P, T], physical, NaN where not valid; K = 1 but of several bands.
       dates: datetime64[s] [T], or [P, T] of sites, NaT after the last.
       inside: bool [P]: asked for; the others have no values.
+      bands: common names (or names) of the K, none of an index.
     """
 
     values: np.ndarray
     dates: np.ndarray
     inside: np.ndarray
+    bands: tuple[str, ...] = ()
 
     def years(self, since: Number) -> np.ndarray:
         """Calendar years with their fraction since a year, float64, as `dates`; NaN for NaT."""
@@ -94,15 +99,14 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Of the series, for people."""
-        return self.index.upper() if self.index else " ".join(self.bands)
+        """Of the series, for people: of several bands the first, which is reported."""
+        return self.index.upper() if self.index else self.bands[0]
 
     @property
     def unit(self) -> str:
         if self.index:
             return "1"
-        units = {self.info.bands[self.info.index(b)].unit for b in self.bands}
-        return units.pop() if len(units) == 1 else ""
+        return self.info.bands[self.info.index(self.bands[0])].unit
 
     @functools.cached_property
     def reader(self) -> Reader:
@@ -156,7 +160,9 @@ class Source:
         elif self.region is not None and isinstance(self.grid, Sites):
             inside = self.region.of_sites(self.grid)[y0:y1, None]
         values = self._physical(pixels, valid & inside)
-        return Series(values, dates, inside.ravel())
+        known = {b.name: b.common_name or b.name for b in self.info.bands}
+        names = () if self.index else tuple(known[b] for b in self.bands)
+        return Series(values, dates, inside.ravel(), names)
 
     def _physical(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """[T C h w] and its mask as float32 [K, h w, T], some rows at a time."""
@@ -188,12 +194,14 @@ def choose(
     platforms: Sequence[str] = (),
     where: Region | None = None,
     window: tuple[int, int, int, int] | None = None,
+    several: bool = False,
 ) -> Source:
     """Settles what the series are.
 
     Args:
       index: one of `data_zarr.indices`, in any case.
-      bands: instead of it; the only band of a band set by default.
+      bands: instead of it; by default the only band of a band set, or of `several` those that
+        COLD tests, as far as they are there.
       bandset: the first with dates that has the bands, by default.
       dates: the first and the last day that are taken.
       season: the first and the last day of each year that are taken, MM-DD.
@@ -201,13 +209,19 @@ def choose(
       where, window: the part of the cube that is wanted; (row, column, height, width) in pixels of
         the band set.
 
+      several: whether the method takes more than one band.
+
     Raises:
       ConfigError: an index or a platform that does not exist; both ways to name a part or a series.
       CubeError: a band set or band that is not there; a part outside the cube.
       DataError: fewer than four dates; dates without years.
     """
     if index is not None and bands:
-        raise ConfigError("an index and bands", where="--index, --band", expected="one of them")
+        raise ConfigError("an index and bands", where="--index, --bands", expected="one of them")
+    if len(bands) > 1 and not several:
+        raise ConfigError(
+            "a method of one series", where="--bands", expected="one band", found=" ".join(bands)
+        )
     if where is not None and window is not None:
         raise ConfigError(
             "two parts of the cube", where="--where, --window", expected="one of them"
@@ -218,7 +232,7 @@ def choose(
             remedy=near_miss(index, INDICES),
         )  # fmt: skip
     name = None if index is None else index.lower()
-    info, found = _bands_of(cube, name, tuple(bands), bandset)
+    info, found = _bands_of(cube, name, tuple(bands), bandset, several)
     if not info.year_known:
         raise DataError(
             "dates without years have no trend", where=f"{cube.path}: {info.name}",
@@ -244,7 +258,7 @@ def choose(
 
 
 def _bands_of(
-    cube: Cube, index: str | None, bands: tuple[str, ...], bandset: str | None
+    cube: Cube, index: str | None, bands: tuple[str, ...], bandset: str | None, several: bool
 ) -> tuple[BandSetInfo, tuple[str, ...]]:
     """The band set, and the bands of it, for each argument of the index."""
     dated = [b for b in cube.bandsets.values() if not b.static]
@@ -252,11 +266,16 @@ def _bands_of(
         dated = [cube.bandset(bandset)]
     if not dated or dated[0].static:
         raise CubeError("no series", where=cube.path, expected="a band set with dates")
+    if index is None and not bands and several:
+        for info in dated:
+            there = {b.common_name: b.name for b in reversed(info.bands)}
+            if len(found := tuple(there[b] for b in COLD if b in there)) > 1:
+                return info, found
     if index is None and not bands:
         if len(dated) == 1 and len(dated[0].bands) == 1:
             return dated[0], dated[0].band_names
         raise ConfigError(
-            "which series?", where=cube.path, expected="--index or --band",
+            "which series?", where=cube.path, expected="--index or --bands",
             found="; ".join(f"{b.name}: {' '.join(b.band_names)}" for b in dated),
         )  # fmt: skip
     wanted = [(b, *STAND_INS.get(b, ())) for b in (INDICES[index].bands if index else ())]
@@ -274,7 +293,7 @@ def _bands_of(
             return info, tuple(found)
     raise CubeError(
         "a band is missing",
-        where=f"index {index!r}" if index else "--band",
+        where=f"index {index!r}" if index else "--bands",
         expected=errors[0][0],
         found="; ".join(f"{b.name}: {' '.join(b.band_names)}" for _, b in errors),
     )

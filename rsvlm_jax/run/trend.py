@@ -162,6 +162,7 @@ def trend(
     source = choose(
         cube, index=index, bands=bands, bandset=bandset, dates=dates, season=season,
         platforms=platforms, where=region_of(where), window=window,
+        several=options.method == "breaks",
     )  # fmt: skip
     if out is not None:
         return trend_cube(source, options, out, devices=devices).open()
@@ -342,6 +343,7 @@ def _write(
         "command": command,
         **{k: v for k, v in options.describe().items() if v is not None},
         "series": source.name,
+        "bands": " ".join(source.bands),
         "first_date": str(source.dates[0]),
         "last_date": str(source.dates[-1]),
         "platforms": " ".join(source.platforms),
