@@ -34,7 +34,7 @@ DRIFT, NOISE, CLOUDY = 3, 120, 0.25
 MEASURED = """
 import json, resource, sys, jax
 from data_zarr import open_cube
-from rsvlm_jax.run.series import choose
+from rsvlm_jax.run.series_choice import choose
 from rsvlm_jax.run.trend import trend_cube
 from rsvlm_jax.run.trend_options import Options
 jax.devices()

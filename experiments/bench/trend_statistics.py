@@ -8,7 +8,7 @@
                                      later, twelve years of months before it, a fifth missing
 
 10,000 series each, float32 (a share of 0.05 has a standard error of 0.0022); `--short`: 1,000,
-without goals.
+without goals. `results/trend_statistics.json` keeps what `--json` printed.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def run(args: Sequence[str]) -> dict[str, object]:
 def _run(o: Options, stop: Any) -> dict[str, object]:
     from rsvlm_jax.config import Preempted
     from rsvlm_jax.run.cubes import find_cube
-    from rsvlm_jax.run.series import choose
+    from rsvlm_jax.run.series_choice import choose
     from rsvlm_jax.run.trend import options_of, trend_cube
 
     from .progress import Bars

@@ -39,12 +39,12 @@ def breaks(series: Series, options: Options, spread: Spread) -> dict[str, np.nda
 
 @functools.cache
 def _breaks(pair: tuple[int, ...], threshold: float, confirm: int, penalty: float) -> Compute:
-    screen = pair if len(pair) == len(SCREEN) else None
+    screen = (pair[0], pair[1]) if len(pair) == len(SCREEN) else None
 
     def compute(values: Any, times: Any, mask: Any) -> Any:
         found = detect_breaks(
             values, times, mask, screen=screen, alpha=threshold, confirm=confirm, penalty=penalty,
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
         off = jnp.abs(found.magnitude) / found.rmse
         size = jnp.where(found.confirmed, jnp.square(off).sum(2), -jnp.inf)
         largest = jnp.argmax(size, axis=1)[:, None]

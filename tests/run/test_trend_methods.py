@@ -16,7 +16,7 @@ import rsvlm_jax
 from data_zarr import open_cube
 from rsvlm_jax.cli.main import VERBS, main
 from rsvlm_jax.config import ConfigError
-from rsvlm_jax.run.series import choose
+from rsvlm_jax.run.series_choice import choose
 from rsvlm_jax.run.trend import trend_cube
 from rsvlm_jax.run.trend_methods import METHODS, VARIABLES
 from rsvlm_jax.run.trend_options import HEEDED, Options

@@ -26,7 +26,7 @@ from data_zarr import open_cube
 from data_zarr.regions import Region
 from rsvlm_jax.cli.main import main
 from rsvlm_jax.run.blocks import Blocks
-from rsvlm_jax.run.series import choose
+from rsvlm_jax.run.series_choice import choose
 from rsvlm_jax.run.trend import trend_cube
 from rsvlm_jax.run.trend_methods import METHODS, OUTSIDE
 from rsvlm_jax.run.trend_options import Options
@@ -217,7 +217,7 @@ def test_sigkill_at_any_block_gives_the_same_bytes(known: cubes.Known, tmp_path:
 
 
 def test_killed_while_the_result_is_written(known, whole, tmp_path, monkeypatch):
-    import rsvlm_jax.run.trend as module
+    import rsvlm_jax.run.trend_result as module
 
     def dies(*args, **more):
         raise RuntimeError("power cut")
