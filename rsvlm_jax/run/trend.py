@@ -166,7 +166,7 @@ def trend_cube(
     """
     out, started = Path(out), time.monotonic()
     options = settled(options, source.dates)
-    edge = block or _edge(source)
+    edge = block or block_edge(source)
     what = {
         **source.describe(),
         **options.describe(),
@@ -223,8 +223,8 @@ def _spread(devices: int, share: int) -> Spread:
     return Spread.over(devices, share=share or os.cpu_count() or 1)
 
 
-def _edge(source: Source) -> int:
-    """Of a block: a few chunks of the cube, or one."""
+def block_edge(source: Source) -> int:
+    """Of a block: chunks of the cube, doubled as long as the numbers of a block are few."""
     chunk = source.info.chunks[2]
     dates = len(source.rows) * len(source.bands)
     edge = chunk

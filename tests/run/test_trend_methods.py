@@ -13,11 +13,12 @@ import xarray as xr
 from scipy.stats import t as student
 
 import rsvlm_jax
-from data_zarr import open_cube
+from data_zarr import open_cube, validate
+from experiments.bench import trend_cube as trend_bench
 from rsvlm_jax.cli.main import VERBS, main
 from rsvlm_jax.config import ConfigError
 from rsvlm_jax.run.series_choice import choose
-from rsvlm_jax.run.trend import trend_cube
+from rsvlm_jax.run.trend import NUMBERS, block_edge, trend_cube
 from rsvlm_jax.run.trend_methods import METHODS, VARIABLES
 from rsvlm_jax.run.trend_options import HEEDED, Options
 from rsvlm_jax.timeseries import Code, decimal_years
@@ -152,14 +153,18 @@ def test_the_verb_writes_and_draws_each_method(method: str, known: Path, tmp_pat
     assert (out / "trend.png").stat().st_size > 10_000
     if "break_date" in data:
         assert data["break_date"].dtype.kind == "M"
-    one = tmp_path / "one"
-    since = SINCE if method == "monitor" else None
-    options = Options(method, harmonics=2 if method == "landtrendr" else 1, since=since)
+
+
+def test_a_forecast_on_eight_devices_is_that_of_one(known: Path, tmp_path: Path):
+    """Its dates decide on the host: the program of several devices is given them another way."""
+    options = Options("forecast", harmonics=1)
     source = choose(open_cube(known), index="ndvi")
-    trend_cube(source, options, one, block=16, devices=1, geotiff=False)
-    same = xr.open_zarr(one / "trend.zarr", consolidated=False)
-    for name in METHODS[method].variables:
-        np.testing.assert_array_equal(same[name], data[name], err_msg=name)
+    found = []
+    for devices in (1, -1):
+        made = trend_cube(source, options, tmp_path / str(devices), devices=devices, geotiff=False)
+        found.append(made.open().load())
+    for name in METHODS["forecast"].variables:
+        np.testing.assert_array_equal(found[0][name], found[1][name], err_msg=name)
 
 
 def test_sites_with_dates_of_their_own_are_forecast(tmp_path: Path):
@@ -176,6 +181,17 @@ def test_sites_with_dates_of_their_own_are_forecast(tmp_path: Path):
     rows = list(csv.DictReader((tmp_path / "o" / "trend.csv").open()))
     assert [r["meaning"] for r in rows].count("too_few") >= 1
     assert {*rows[0]} == {"site", "lon", "lat", *METHODS["forecast"].variables, "meaning"}
+
+
+def test_the_cube_of_the_benchmark(tmp_path: Path, monkeypatch):
+    """`python -m experiments.bench trend_cube` in small: its cube is one, blocks are bounded."""
+    monkeypatch.setenv("RSVLM_CACHE", str(tmp_path))
+    path = trend_bench.make(64)
+    validate(path).raise_if_bad()
+    source = choose(open_cube(path), index="ndvi")
+    edge = block_edge(source)
+    assert edge % source.info.chunks[2] == 0
+    assert edge == 64 or len(source.rows) * 2 * edge**2 <= NUMBERS
 
 
 def test_a_season(known: Path):
