@@ -20,12 +20,13 @@
     trend     Mann-Kendall, harmonic fits, breaks: pixels a second beside pymannkendall, nrt, pyxccd
     trend_power  simulated breaks: how many are found and when, beside pyxccd
     trend_statistics  false positives, coverage of intervals and forecasts on simulated series
+    trend_cube  `rsvlm trend` over 2,000 x 2,000 pixels and 60 dates: rate and memory
     trend_series  STL beside statsmodels; LandTrendr-like segments; forecasts: pixels a second
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
     talkdata  conversations: real tokens packed, grouped, padded; pictures a second
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
-Without names: all but `biomass`. `--short`: a smaller `data` and `trend_statistics`.
+Without names: all but `biomass`. `--short`: a smaller `data`, `trend_cube` and `trend_statistics`.
 On a GPU: `python -m experiments.bench.gpu generate`, and `train`.
 """
 
@@ -40,7 +41,7 @@ NAMES = (
     *("startup", "demo", "radar", "devices", "resume", "save", "input"),
     *("parity", "vs_torch", "decode", "import_memory", "grammar", "quantize", "rsvqa", "talkdata"),
     *("step", "attention", "roofline"),
-    *("trend", "trend_power", "trend_statistics", "trend_series"),
+    *("trend", "trend_power", "trend_statistics", "trend_series", "trend_cube"),
     *("data", "biomass"),
 )
 

@@ -24,7 +24,7 @@ VERBS = {
     "plan": "compile a step for a pod that is not here: does it fit, how fast, what moves",
     "features": "what a frozen vision tower makes of the images of an experiment, once",
     "predict": "a wall-to-wall map of a cube, with its interval",
-    "trend": "is there a trend, how steep: maps and tables over a whole cube",
+    "trend": "is there a trend, how steep, since when, what next: maps and tables",
     "evaluate": "metrics of a run on held-out windows, beside baselines",
     "generate": "prompts in bulk, as JSON lines; restartable",
     "chat": "talk about pictures, or about places of a cube",

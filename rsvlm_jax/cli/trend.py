@@ -12,8 +12,11 @@ from tyro.conf import Positional
 
 from .options import parse, say, stop_on_sigterm
 
-COMPUTED = ("method", "test", "alpha", "harmonics", "estimator", "disturbance", "at")
-CHOSEN = ("index", "band", "bandset", "dates", "season", "platforms", "where", "window")
+COMPUTED = (
+    *("method", "test", "alpha", "harmonics", "estimator", "disturbance"),
+    *("threshold", "confirm", "penalty", "since", "history", "at"),
+)
+CHOSEN = ("index", "bands", "bandset", "dates", "season", "platforms", "where", "window")
 """What decides the numbers: of the computation, and of the series."""
 
 
@@ -25,8 +28,9 @@ class Options:
     """Path or URL of a cube, sample:NAME or world:PRESET."""
     out: Path
     """Directory of the result."""
-    method: Literal["sen", "harmonic", "landtrendr", "forecast"] = "sen"
+    method: Literal["sen", "harmonic", "breaks", "monitor", "landtrendr", "forecast"] = "sen"
     """sen: Theil-Sen slope and Mann-Kendall test. harmonic: slope beside the waves of a year.
+    breaks: the largest, in the manner of COLD. monitor: the first since a day (BFAST-monitor).
     landtrendr: the largest disturbance of annual medians. forecast: waves and line continued."""
     test: Literal[
         "original", "hamed_rao", "yue_wang", "pre_whitening", "trend_free", "seasonal",
@@ -36,17 +40,27 @@ class Options:
     alpha: float = 0.05
     """Level of significance; intervals cover 1 - alpha."""
     harmonics: int = 2
-    """harmonic, forecast: waves of a year, 1 to 4."""
+    """harmonic, monitor, forecast: waves of a year, 1 to 4."""
     estimator: Literal["ols", "huber"] = "ols"
     """harmonic: least squares, or Huber's, which outliers hardly move."""
     disturbance: Literal["fall", "rise"] = "fall"
     """landtrendr: what a disturbance does to the series."""
+    threshold: float = 0.01
+    """breaks: chance of an observation to lie outside of what counts as no change."""
+    confirm: int = 6
+    """breaks: consecutive observations outside that make one."""
+    penalty: float = 0.002
+    """breaks: of the LASSO, in the unit of the series; COLD's, of reflectances."""
+    since: str | None = None
+    """monitor: from this day on, YYYY-MM-DD; what is before is history."""
+    history: Literal["all", "roc"] = "all"
+    """monitor: all of it, or what is stable up to its end."""
     at: str | None = None
     """forecast: the day, YYYY-MM-DD; a year after the last date by default."""
     index: str | None = None
     """Spectral index of reflectances: ndvi, ndmi, nbr, ndwi, mndwi, evi, savi, ndre."""
-    band: str | None = None
-    """One band instead, by its name or common name."""
+    bands: tuple[str, ...] = ()
+    """One band instead, by its name or common name; for breaks several, the first is reported."""
     bandset: str | None = None
     """Band set; by default the first with dates that has the bands."""
     dates: tuple[str, str] | None = None
@@ -84,7 +98,7 @@ def run(args: Sequence[str]) -> dict[str, object]:
 def _run(o: Options, stop: Any) -> dict[str, object]:
     from rsvlm_jax.config import Preempted
     from rsvlm_jax.run.cubes import find_cube
-    from rsvlm_jax.run.series import choose
+    from rsvlm_jax.run.series_choice import choose
     from rsvlm_jax.run.trend import options_of, trend_cube
 
     from .progress import Bars
@@ -93,13 +107,14 @@ def _run(o: Options, stop: Any) -> dict[str, object]:
     source = choose(
         find_cube(o.cube),
         index=o.index,
-        bands=() if o.band is None else (o.band,),
+        bands=o.bands,
         bandset=o.bandset,
         dates=o.dates,
         season=o.season,
         platforms=o.platforms,
         where=_region(o.where),
         window=o.window,
+        several=o.method == "breaks",
     )
     with Bars() as bars:
 

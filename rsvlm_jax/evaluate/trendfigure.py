@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter
 
 from data_zarr.grid import Grid
 from rsvlm_jax.run.trend import Trends
@@ -64,7 +65,8 @@ def _maps(made: Trends, grid: Grid, path: str | os.PathLike[str]) -> Path:
     panels = [draw for name, draw in PANELS.items() if name in layers]
     tall = tallness(grid)
     wide = min(SIDE, MAX_HEIGHT / tall)
-    width, height = LEFT + len(panels) * PITCH, HEAD + wide * tall + FOOT
+    foot = FOOT if _significance in panels else FOOT - 0.5
+    width, height = LEFT + len(panels) * PITCH, HEAD + wide * tall + foot
     figure = new_figure(width, height)
     source, report = made.source, made.report
     title = textwrap.shorten(
@@ -84,8 +86,8 @@ def _maps(made: Trends, grid: Grid, path: str | os.PathLike[str]) -> Path:
     codes = ", ".join(f"{n} {c}" for n, c in report.codes.items())
     crs = f"EPSG:{grid.epsg}" if grid.epsg else "CRS without EPSG code"
     every = "" if step == 1 else f" · every {step}th pixel drawn"
-    foot = f"{crs} · {grid.height} × {grid.width} pixels of {grid.gsd:.1f} m · {codes}{every}"
-    figure.text(0.25 / width, 0.12 / height, foot, fontsize=7.5, color=SOFT)
+    below = f"{crs} · {grid.height} × {grid.width} pixels of {grid.gsd:.1f} m · {codes}{every}"
+    figure.text(0.25 / width, 0.12 / height, below, fontsize=7.5, color=SOFT)
     return save(figure, path)
 
 
@@ -134,15 +136,25 @@ def _break(ax: Axes, layers: dict[str, Any], grid: Grid, made: Trends, first: bo
     date = layers["break_date"]
     days = date.astype("datetime64[D]").astype(np.float64)
     year = np.where(np.isnat(date), np.nan, 1970 + days / 365.2425)
-    shown = show_map(ax, year, grid, "Largest change: when", first=first, cmap="viridis")
-    color_bar(shown, ax, "year")
+    shown = show_map(ax, year, grid, "Change: when (grey: none)", first=first, cmap="viridis")
+    known = year[np.isfinite(year)]
+    months = known.size > 0 and np.ptp(known) < 3
+    color_bar(shown, ax, "year and month" if months else "year")
+    if shown.colorbar is not None:
+        shown.colorbar.formatter = FuncFormatter(lambda v, _: _dated(v) if months else f"{v:.0f}")
+        shown.colorbar.update_ticks()
+
+
+def _dated(year: float) -> str:
+    """Year and month."""
+    return f"{int(year // 1)}-{int(year % 1 * 12) + 1:02d}"
 
 
 def _magnitude(ax: Axes, layers: dict[str, Any], grid: Grid, made: Trends, first: bool) -> None:
     size = layers["break_magnitude"]
     limit = _limit(size)
     style = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit}
-    shown = show_map(ax, size, grid, "Largest change: how much", first=first, **style)
+    shown = show_map(ax, size, grid, "Change: how much", first=first, **style)
     color_bar(shown, ax, _named(made))
 
 

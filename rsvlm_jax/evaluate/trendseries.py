@@ -22,9 +22,10 @@ from matplotlib.patches import Patch
 
 from rsvlm_jax.run.series import EPOCH, Series
 from rsvlm_jax.run.trend import Trends
+from rsvlm_jax.run.trend_breaks import SCREEN
 from rsvlm_jax.run.trend_methods import CODES, OUTSIDE
 from rsvlm_jax.run.trend_ranks import medians
-from rsvlm_jax.timeseries import decimal_years, harmonic_fit, landtrendr
+from rsvlm_jax.timeseries import decimal_years, detect_breaks, harmonic_fit, landtrendr
 
 from .panels import ACCENT, INK, SOFT, new_figure, save
 
@@ -81,9 +82,7 @@ def _handles(made: Trends, variables: set[str]) -> list[Any]:
             Patch(facecolor=LINE, alpha=0.22, linewidth=0, label=f"{level} of the slope")
         )
     if "break_date" in variables:
-        handles.append(
-            Line2D([], [], color=BREAK, linewidth=1, linestyle="--", label="largest change")
-        )
+        handles.append(Line2D([], [], color=BREAK, linewidth=1, linestyle="--", label="change"))
     if "forecast" in variables:
         mark = {"marker": "D", "markersize": 4, "color": LINE, "linewidth": 1}
         handles.append(Line2D([], [], label=f"forecast, {level}", **mark))  # type: ignore[arg-type]
@@ -146,6 +145,24 @@ def _curve(made: Trends, series: Series, t: np.ndarray) -> tuple[Any, Any] | Non
         last = float(decimal_years([options.at])[0]) if options.at else float(t.max())
         dense = np.linspace(float(t.min()), last, int(24 * (last - t.min())) + 2)
         return dense, np.asarray(fit.predict(dense))[0]
+    if options.method == "monitor":
+        years = np.atleast_2d(series.years(0))
+        before = np.isfinite(series.values[0]) & (years < decimal_years([options.since])[0])
+        fit = harmonic_fit(series.values[0], years, before, harmonics=options.harmonics)
+        dense = np.linspace(t.min(), t.max(), int(24 * (t.max() - t.min())) + 2)
+        return dense, np.asarray(fit.predict(dense))[0]
+    if options.method == "breaks":
+        pair = [series.bands.index(b) for b in SCREEN if b in series.bands]
+        found = detect_breaks(
+            np.ascontiguousarray(series.values.transpose(1, 2, 0)),
+            np.atleast_2d(series.years(0)),
+            screen=(pair[0], pair[1]) if len(pair) == 2 else None,
+            alpha=options.threshold,
+            confirm=options.confirm,
+            penalty=options.penalty,
+        )
+        dense = np.linspace(t.min(), t.max(), int(24 * (t.max() - t.min())) + 2)
+        return dense, np.asarray(found.predict(dense))[0, :, 0]
     if options.method == "landtrendr":
         values, years = medians(series, "Y")
         found = landtrendr(

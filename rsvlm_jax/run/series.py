@@ -1,6 +1,5 @@
-"""Series of the pixels of a cube: which band set, bands or index, dates, platforms and place.
+"""Series of the pixels of a cube: `Source` knows which (`series_choice.py` settles it), and reads.
 
-    choose(cube, index="ndvi", where=region) -> Source     names and dates checked, no pixel read
     source.read((y0, x0, y1, x1))            -> Series     values f32 [K P T], NaN; dates, inside
 
 Physical values by the scale and offset of the cube, band for band; a value counts where the cube
@@ -11,26 +10,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from data_zarr.cube import Cube
-from data_zarr.errors import CubeError
-from data_zarr.format import BandSetInfo, near_miss
+from data_zarr.format import BandSetInfo
 from data_zarr.grid import Grid
-from data_zarr.indices import INDICES, STAND_INS, compute
+from data_zarr.indices import INDICES, compute
 from data_zarr.radiometry import to_physical
 from data_zarr.read import Reader
 from data_zarr.regions import Region
 from data_zarr.sensors import PLATFORMS, Number
 from data_zarr.sites import Sites
-from rsvlm_jax.config import ConfigError, DataError
 from rsvlm_jax.timeseries import decimal_years
 
 from .blocks import Box
-from .trend_options import day
 
 EPOCH = 2000
 """Intercepts are values at the beginning of this year, and dates are days since."""
@@ -49,11 +44,13 @@ class Series:
       values: float32 [K, P, T], physical, NaN where not valid; K = 1 but of several bands.
       dates: datetime64[s] [T], or [P, T] of sites, NaT after the last.
       inside: bool [P]: asked for; the others have no values.
+      bands: common names (or names) of the K, none of an index.
     """
 
     values: np.ndarray
     dates: np.ndarray
     inside: np.ndarray
+    bands: tuple[str, ...] = ()
 
     def years(self, since: Number) -> np.ndarray:
         """Calendar years with their fraction since a year, float64, as `dates`; NaN for NaT."""
@@ -94,15 +91,14 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Of the series, for people."""
-        return self.index.upper() if self.index else " ".join(self.bands)
+        """Of the series, for people: of several bands the first, which is reported."""
+        return self.index.upper() if self.index else self.bands[0]
 
     @property
     def unit(self) -> str:
         if self.index:
             return "1"
-        units = {self.info.bands[self.info.index(b)].unit for b in self.bands}
-        return units.pop() if len(units) == 1 else ""
+        return self.info.bands[self.info.index(self.bands[0])].unit
 
     @functools.cached_property
     def reader(self) -> Reader:
@@ -156,7 +152,9 @@ class Source:
         elif self.region is not None and isinstance(self.grid, Sites):
             inside = self.region.of_sites(self.grid)[y0:y1, None]
         values = self._physical(pixels, valid & inside)
-        return Series(values, dates, inside.ravel())
+        known = {b.name: b.common_name or b.name for b in self.info.bands}
+        names = () if self.index else tuple(known[b] for b in self.bands)
+        return Series(values, dates, inside.ravel(), names)
 
     def _physical(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """[T C h w] and its mask as float32 [K, h w, T], some rows at a time."""
@@ -175,150 +173,3 @@ class Source:
             out[:, y : y + step] = part.transpose(1, 2, 3, 0)
         out[~np.isfinite(out)] = np.nan
         return out.reshape(len(out), h * w, count)
-
-
-def choose(
-    cube: Cube,
-    *,
-    index: str | None = None,
-    bands: Sequence[str] = (),
-    bandset: str | None = None,
-    dates: tuple[str, str] | None = None,
-    season: tuple[str, str] | None = None,
-    platforms: Sequence[str] = (),
-    where: Region | None = None,
-    window: tuple[int, int, int, int] | None = None,
-) -> Source:
-    """Settles what the series are.
-
-    Args:
-      index: one of `data_zarr.indices`, in any case.
-      bands: instead of it; the only band of a band set by default.
-      bandset: the first with dates that has the bands, by default.
-      dates: the first and the last day that are taken.
-      season: the first and the last day of each year that are taken, MM-DD.
-      platforms: by name; all by default.
-      where, window: the part of the cube that is wanted; (row, column, height, width) in pixels of
-        the band set.
-
-    Raises:
-      ConfigError: an index or a platform that does not exist; both ways to name a part or a series.
-      CubeError: a band set or band that is not there; a part outside the cube.
-      DataError: fewer than four dates; dates without years.
-    """
-    if index is not None and bands:
-        raise ConfigError("an index and bands", where="--index, --band", expected="one of them")
-    if where is not None and window is not None:
-        raise ConfigError(
-            "two parts of the cube", where="--where, --window", expected="one of them"
-        )
-    if index is not None and index.lower() not in INDICES:
-        raise ConfigError(
-            "no such index", where="--index", expected=" | ".join(INDICES), found=index,
-            remedy=near_miss(index, INDICES),
-        )  # fmt: skip
-    name = None if index is None else index.lower()
-    info, found = _bands_of(cube, name, tuple(bands), bandset)
-    if not info.year_known:
-        raise DataError(
-            "dates without years have no trend", where=f"{cube.path}: {info.name}",
-            expected="year_known", found="only the day of the year is real",
-        )  # fmt: skip
-    rows, keep = _taken(cube, info, dates, season, platforms)
-    own = cube.grid_of(info.name)
-    origin, grid = (0, 0), own
-    if isinstance(own, Sites) and window is not None:
-        raise ConfigError("places have no pixels", where="--window", remedy="select by --where")
-    if isinstance(own, Sites) and where is not None and not where.of_sites(own).any():
-        raise CubeError("the region and the cube do not meet", where=where.name)
-    if isinstance(own, Grid) and (where is not None or window is not None):
-        y, x, h, w = window if where is None else where.window(own)  # type: ignore[misc]
-        if min(y, x) < 0 or min(h, w) < 1 or y + h > own.height or x + w > own.width:
-            raise CubeError(
-                "window outside the cube", where="--window",
-                expected=f"ROW COLUMN HEIGHT WIDTH within {own.height} x {own.width} pixels",
-                found=f"{y} {x} {h} {w}",
-            )  # fmt: skip
-        origin, grid = (y, x), own.window(y, x, h, w)
-    return Source(cube, info, found, name, rows, keep, grid, origin, where)
-
-
-def _bands_of(
-    cube: Cube, index: str | None, bands: tuple[str, ...], bandset: str | None
-) -> tuple[BandSetInfo, tuple[str, ...]]:
-    """The band set, and the bands of it, for each argument of the index."""
-    dated = [b for b in cube.bandsets.values() if not b.static]
-    if bandset is not None:
-        dated = [cube.bandset(bandset)]
-    if not dated or dated[0].static:
-        raise CubeError("no series", where=cube.path, expected="a band set with dates")
-    if index is None and not bands:
-        if len(dated) == 1 and len(dated[0].bands) == 1:
-            return dated[0], dated[0].band_names
-        raise ConfigError(
-            "which series?", where=cube.path, expected="--index or --band",
-            found="; ".join(f"{b.name}: {' '.join(b.band_names)}" for b in dated),
-        )  # fmt: skip
-    wanted = [(b, *STAND_INS.get(b, ())) for b in (INDICES[index].bands if index else ())]
-    wanted = wanted or [(b,) for b in bands]
-    errors = []
-    for info in dated:
-        found = []
-        for names in wanted:
-            hits = [b.name for n in names for b in info.bands if n in (b.common_name, b.name)]
-            if not hits:
-                errors.append((" or ".join(names), info))
-                break
-            found.append(hits[0])
-        else:
-            return info, tuple(found)
-    raise CubeError(
-        "a band is missing",
-        where=f"index {index!r}" if index else "--band",
-        expected=errors[0][0],
-        found="; ".join(f"{b.name}: {' '.join(b.band_names)}" for _, b in errors),
-    )
-
-
-def _taken(
-    cube: Cube, info: BandSetInfo, dates: tuple[str, str] | None, season: tuple[str, str] | None,
-    platforms: Sequence[str],
-) -> tuple[np.ndarray, np.ndarray | None]:  # fmt: skip
-    """The rows that are taken, and of sites with dates of their own a mask [T, S]."""
-    keep = ~np.isnat(info.dates)
-    if dates is not None:
-        first, last = (day(d, "--dates") for d in dates)
-        keep &= (info.dates >= first) & (info.dates < last + np.timedelta64(1, "D"))
-    if season is not None:
-        # Counted as in a leap year, so that the end of February is where it is.
-        first, last = (day(f"2000-{d}", "--season") for d in season)
-        if first > last:
-            raise ConfigError(
-                "a season that ends before it begins", where="--season", found=" ".join(season),
-                expected="MM-DD MM-DD within a year",
-            )  # fmt: skip
-        month = info.dates.astype("datetime64[M]")
-        within = info.dates.astype("datetime64[D]") - month.astype("datetime64[D]")
-        moved = month.astype(np.int64) % 12 + np.datetime64("2000-01", "M")
-        keep &= (moved.astype("datetime64[D]") + within >= first) & (
-            moved.astype("datetime64[D]") + within <= last
-        )
-    for name in platforms:
-        if name not in PLATFORMS:
-            raise ConfigError(
-                "no such platform", where="--platforms", found=name,
-                expected=" ".join(PLATFORMS[int(p)] for p in np.unique(info.platform)),
-                remedy=near_miss(name, PLATFORMS),
-            )  # fmt: skip
-    if platforms:
-        keep &= np.isin(info.platform, [PLATFORMS.index(p) for p in platforms])
-    most = int(keep.sum(axis=0).max())
-    if most < LEAST_DATES:
-        raise DataError(
-            "too few dates for a trend", where=f"{cube.path}: {info.name}",
-            expected=f"{LEAST_DATES} or more", found=most,
-            remedy=f"it has {len(info.dates)} in all" if most < len(info.dates) else None,
-        )  # fmt: skip
-    if info.dates.ndim == 2:
-        return np.arange(info.shape[0]), keep
-    return np.flatnonzero(keep), None

@@ -14,10 +14,10 @@ from rsvlm_jax.timeseries import check_dates
 
 from .series import EPOCH, LEAST_DATES, Series
 from .spread import Spread
-from .trend import corrected
 from .trend_fits import settled
 from .trend_methods import METHODS, attributes_of, run_method
 from .trend_options import Options
+from .trend_result import corrected
 
 if TYPE_CHECKING:
     import xarray

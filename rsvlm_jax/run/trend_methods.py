@@ -16,7 +16,7 @@ import numpy as np
 
 from rsvlm_jax.timeseries import Code
 
-from . import trend_fits, trend_ranks
+from . import trend_breaks, trend_fits, trend_ranks
 from .series import EPOCH, Series
 from .spread import Spread
 from .trend_options import Options
@@ -55,8 +55,8 @@ VARIABLES = {
     "z": Variable("standardised Mann-Kendall score"),
     "tau": Variable("Kendall's tau"),
     "s": Variable("Mann-Kendall score"),
-    "break_date": Variable("when the largest change begins", DAYS),
-    "break_magnitude": Variable("the largest change", "{unit}"),
+    "break_date": Variable("when the change begins", DAYS),
+    "break_magnitude": Variable("how much it is", "{unit}"),
     "forecast": Variable("what is expected on the day of the forecast", "{unit}"),
     "forecast_lo": Variable("forecast, lower end of the {level} % interval", "{unit}"),
     "forecast_hi": Variable("forecast, upper end of the {level} % interval", "{unit}"),
@@ -88,6 +88,8 @@ METHODS: dict[str, Method] = {
         ("slope", "intercept", "slope_lo", "slope_hi", "p", "p_corrected", "n", "code"),
         trend_fits.harmonic,
     ),
+    "breaks": Method(("break_date", "break_magnitude", "n", "code"), trend_breaks.breaks),
+    "monitor": Method(("break_date", "break_magnitude", "n", "code"), trend_breaks.monitor),
     "landtrendr": Method(
         ("p", "p_corrected", "break_date", "break_magnitude", "n", "code"), trend_fits.segments
     ),
@@ -111,7 +113,8 @@ def run_method(series: Series, options: Options, spread: Spread) -> dict[str, np
             result[name] = np.full(len(inside), empty, dtype)
     if inside.any():
         dates = series.dates if series.dates.ndim == 1 else series.dates[inside]
-        asked = Series(series.values[:, inside], dates, np.ones(int(inside.sum()), bool))
+        every = np.ones(int(inside.sum()), bool)
+        asked = Series(series.values[:, inside], dates, every, series.bands)
         found = row.compute(asked, options, spread)
         for name, values in result.items():
             values[inside] = found[name]

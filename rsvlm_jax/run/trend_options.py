@@ -11,18 +11,22 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from rsvlm_jax.config import ConfigError
+from rsvlm_jax.timeseries.monitor import ALPHAS as MONITOR_ALPHAS
 
-MethodName = Literal["sen", "harmonic", "landtrendr", "forecast"]
+MethodName = Literal["sen", "harmonic", "breaks", "monitor", "landtrendr", "forecast"]
 Test = Literal[
     "original", "hamed_rao", "yue_wang", "pre_whitening", "trend_free", "seasonal",
     "correlated_seasonal",
 ]  # fmt: skip
 Estimator = Literal["ols", "huber"]
 Disturbance = Literal["fall", "rise"]
+History = Literal["all", "roc"]
 
 HEEDED: dict[str, tuple[str, ...]] = {
     "sen": ("test", "alpha"),
     "harmonic": ("estimator", "harmonics", "alpha"),
+    "breaks": ("threshold", "confirm", "penalty"),
+    "monitor": ("since", "history", "harmonics", "alpha"),
     "landtrendr": ("disturbance", "alpha"),
     "forecast": ("at", "harmonics", "alpha"),
 }
@@ -31,6 +35,8 @@ HEEDED: dict[str, tuple[str, ...]] = {
 WORDS = {
     "sen": "Theil-Sen slope and Mann-Kendall test",
     "harmonic": "line and waves of a year",
+    "breaks": "breaks in the manner of COLD",
+    "monitor": "BFAST-monitor",
     "landtrendr": "segments of annual medians",
     "forecast": "line and waves of a year, continued",
 }
@@ -47,6 +53,11 @@ class Options:
       harmonics: waves of a year in a fit, 1 to 4.
       estimator: of a fit: least squares, or Huber's, which outliers hardly move.
       disturbance: what LandTrendr takes for one: NDVI and NBR fall.
+      threshold: chance of an observation to lie outside of what `breaks` takes for no change.
+      confirm: consecutive observations outside that make a break.
+      penalty: of the LASSO of `breaks`, in the unit of the series: COLD's, of reflectances.
+      since: the day from which on is monitored, YYYY-MM-DD; what is before is history.
+      history: all of it, or by `roc` its stable end.
       at: the day of the forecast, YYYY-MM-DD; None: a year after the last date.
     """
 
@@ -56,11 +67,16 @@ class Options:
     harmonics: int = 2
     estimator: Estimator = "ols"
     disturbance: Disturbance = "fall"
+    threshold: float = 0.01
+    confirm: int = 6
+    penalty: float = 0.002
+    since: str | None = None
+    history: History = "all"
     at: str | None = None
 
     def __post_init__(self) -> None:
         choices = {"method": MethodName, "test": Test, "estimator": Estimator,
-                   "disturbance": Disturbance}  # fmt: skip
+                   "disturbance": Disturbance, "history": History}  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
                 raise ConfigError(
@@ -76,8 +92,9 @@ class Options:
             raise ConfigError(
                 "no such harmonics", where="--harmonics", expected="1 to 4", found=self.harmonics
             )
-        if self.at is not None:
-            day(self.at, "--at")
+        for name in ("at", "since"):
+            if (text := getattr(self, name)) is not None:
+                day(text, f"--{name}")
         for field in dataclasses.fields(self):
             given = getattr(self, field.name) != field.default
             if given and field.name not in ("method", *HEEDED[self.method]):
@@ -85,6 +102,25 @@ class Options:
                     "the method has no such option", where=f"--{field.name}",
                     expected=", ".join(HEEDED[self.method]), found=f"method {self.method}",
                 )  # fmt: skip
+
+        if self.method == "monitor":
+            self._check_monitor()
+        bounds = {"threshold": (0, 1), "confirm": (2, 12), "penalty": (0, float("inf"))}
+        for name, (low, high) in bounds.items():
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(
+                    f"no such {name}", where=f"--{name}", expected=f"{low} to {high}",
+                    found=getattr(self, name),
+                )  # fmt: skip
+
+    def _check_monitor(self) -> None:
+        if self.since is None:
+            raise ConfigError("monitored since when?", where="--since", expected="YYYY-MM-DD")
+        if self.alpha not in MONITOR_ALPHAS:
+            raise ConfigError(
+                "no critical value is known", where="--alpha", found=self.alpha,
+                expected=" | ".join(f"{a:g}" for a in MONITOR_ALPHAS),
+            )  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
         """The options that matter to the method, as JSON values."""

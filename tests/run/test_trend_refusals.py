@@ -110,7 +110,7 @@ OPTIONS = {
         ["--index", "NDMI"], 3, "a band is missing in index 'ndmi'; expected swir16; found",
     ),
     "no such index": (["--index", "ndiv"], 2, "no such index in --index"),
-    "a band that is missing": (["--band", "green"], 3, "a band is missing in --band"),
+    "a band that is missing": (["--bands", "green"], 3, "a band is missing in --bands"),
     "no band set": (["--bandset", "landsta"], 3, "no such band set"),
     "no series": ([], 2, "which series?"),
     "fewer than four dates": (
@@ -147,6 +147,16 @@ OPTIONS = {
     ),
     "a season over New Year": (
         ["--index", "ndvi", "--season", "11-01", "02-28"], 2, "a season that ends before",
+    ),
+    "no day to monitor from": (
+        ["--index", "ndvi", "--method", "monitor"], 2, "monitored since when?",
+    ),
+    "a level that was not simulated": (
+        ["--index", "ndvi", "--method", "monitor", "--since", "2015-01-01", "--alpha", "0.1"], 2,
+        "no critical value is known",
+    ),
+    "two bands of one series": (
+        ["--bands", "nir08", "red"], 2, "a method of one series in --bands",
     ),
     "no season": (["--index", "ndvi", "--season", "june", "july"], 2, "no date in --season"),
     "no such test": (["--test", "magic"], 2, ""),

@@ -6,6 +6,8 @@ import csv
 import hashlib
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -24,7 +26,7 @@ from data_zarr import open_cube
 from data_zarr.regions import Region
 from rsvlm_jax.cli.main import main
 from rsvlm_jax.run.blocks import Blocks
-from rsvlm_jax.run.series import choose
+from rsvlm_jax.run.series_choice import choose
 from rsvlm_jax.run.trend import trend_cube
 from rsvlm_jax.run.trend_methods import METHODS, OUTSIDE
 from rsvlm_jax.run.trend_options import Options
@@ -199,8 +201,23 @@ def test_killed_between_and_inside_blocks_gives_the_same_bytes(
     assert ready.report.codes == again.report.codes
 
 
+@pytest.mark.slow
+def test_sigkill_at_any_block_gives_the_same_bytes(known: cubes.Known, tmp_path: Path):
+    words = ["trend", str(known.path), "--index", "ndvi", "--block", "8", "--no-figure", "--out"]
+    command = [sys.executable, "-m", "rsvlm_jax.cli.main", *words]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True)
+    for blocks in (1, 5, 11):
+        process = subprocess.Popen([*command, str(tmp_path / "cut")])
+        while process.poll() is None:
+            if len(list((tmp_path / "cut").glob("blocks/block_*"))) >= blocks:
+                process.kill()
+        assert process.wait() == -signal.SIGKILL
+    subprocess.run([*command, str(tmp_path / "cut")], check=True)
+    assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
+
+
 def test_killed_while_the_result_is_written(known, whole, tmp_path, monkeypatch):
-    import rsvlm_jax.run.trend as module
+    import rsvlm_jax.run.trend_result as module
 
     def dies(*args, **more):
         raise RuntimeError("power cut")
@@ -290,7 +307,7 @@ def test_a_box_in_degrees(known: cubes.Known, tmp_path: Path, capsys):
 def test_sites_are_a_table_and_a_picture(tmp_path: Path, capsys):
     values = cubes.make_points(tmp_path / "towers.zarr")
     out = tmp_path / "out"
-    args = ["trend", str(tmp_path / "towers.zarr"), "--band", "nir08", "--out", str(out)]
+    args = ["trend", str(tmp_path / "towers.zarr"), "--bands", "nir08", "--out", str(out)]
     assert main([*args, "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["pixels"] == 5
     rows = list(csv.DictReader((out / "trend.csv").open()))
