@@ -193,8 +193,16 @@ def _report(
         estimate=made,
         dollars=dollars,
         assumed=tuple(assumed) + (() if made is None else made.assumptions),
-        unproven=where.unproven,
+        unproven=unproven(where, experiment.mesh.slices),
     )
+
+
+def unproven(where: Topology, slices: int) -> tuple[str, ...]:
+    """What a program for a topology does not say, a line each."""
+    if where.kind != "tpu" or slices == 1:
+        return where.unproven
+    line = "what goes between slices: transfers by their hosts, not counted, in no time told here"
+    return (*where.unproven, line)
 
 
 def _settings(experiment: Experiment, raw: Mapping[str, Any], program: Program) -> dict[str, Any]:
@@ -212,13 +220,14 @@ def _estimate(
     if raw["collectives"] is None or raw["refused"] or where.chip is None:
         return None
     sent: dict[Any, float] = {}
-    every = tuple(raw["mesh"])
+    # Collectives of a program for several slices are those of one, in groups of its devices.
+    every = tuple(a for a in raw["mesh"] if a != "slice" or where.kind != "tpu")
     for row in raw["collectives"]:
         axes = every if row["axes"] == "unknown" else tuple(filter(None, row["axes"].split("+")))
         if axes:
             sent[axes] = sent.get(axes, 0.0) + row["bytes"]
     shape = where.shape if where.kind == "tpu" else ()
-    links = links_of(where.chip, raw["mesh"], shape) if every else None
+    links = links_of(where.chip, raw["mesh"], shape) if raw["mesh"] else None
     more = again(experiment, raw["tokens"]) if program == "train" else 0.0
     return estimate(
         flops=raw["flops"] / raw["devices"],

@@ -12,7 +12,7 @@ from experiments import demo_treecover, llava15_lora, llava15_stage2
 from rsvlm_jax.config import ConfigError, Experiment, MeshConfig, RsvlmError
 from rsvlm_jax.mesh.hlo_text import ArrayShape
 from rsvlm_jax.mesh.topology import topology
-from rsvlm_jax.run.plan import PlanRefused, Serving, plan, require, spread
+from rsvlm_jax.run.plan import PlanRefused, Serving, plan, require, spread, unproven
 from rsvlm_jax.run.plan_advice import again, remedies
 from rsvlm_jax.run.plan_apart import ended
 from rsvlm_jax.run.plan_memory import arguments, buffers, padded
@@ -142,6 +142,13 @@ def test_what_helps_is_said():
     assert remedies(tiny(remat="full"), raw, where) == [
         "a shorter length, or context over more chips"
     ]
+
+
+def test_what_is_not_proved_of_slices():
+    one, two = (unproven(topology("v5e:2x2"), n) for n in (1, 2))
+    assert len(two) == len(one) + 1
+    assert "between slices" in two[-1]
+    assert unproven(topology("cpu:8"), 2) == topology("cpu:8").unproven
 
 
 def test_what_remat_computes_again():
