@@ -28,16 +28,19 @@ LEAST, MOST = 8, 512
 
 
 def checked(values: Any, times: Any, mask: Any, axes: str) -> tuple[Any, Any]:
-    """Values with NaN for what does not count, and times of their dtype.
+    """`refuse`, and `counted`: values with NaN, and times of their dtype."""
+    refuse(values, times, mask, axes)
+    return counted(values, times, mask)
+
+
+def refuse(values: Any, times: Any, mask: Any, axes: str) -> None:
+    """Raises `DataError` for shapes or types that do not belong together.
 
     Args:
       values: [pixels, T] or [pixels, T, groups].
       times: [T] or [pixels, T].
       mask: as values, True = counts; None = all that is finite.
       axes: the shape as the error names it.
-
-    Raises:
-      DataError: shapes or types that do not belong together.
     """
     where = f"values {axes}"
     if values.ndim != len(axes.split()):
@@ -65,6 +68,10 @@ def checked(values: Any, times: Any, mask: Any, axes: str) -> tuple[Any, Any]:
             "float64 would become float32", where=where,
             remedy="compute under `jax.enable_x64(True)`, or convert",
         )  # fmt: skip
+
+
+def counted(values: Any, times: Any, mask: Any) -> tuple[Any, Any]:
+    """Values with NaN for what does not count, and times of their dtype."""
     values, times = jnp.asarray(values), jnp.asarray(times, values.dtype)
     counts = jnp.isfinite(values) if mask is None else jnp.isfinite(values) & jnp.asarray(mask)
     known = jnp.isfinite(times)
@@ -88,6 +95,7 @@ def in_blocks(
     pixels, length, groups = x.shape
     width = min(max(numbers // max(length * groups, 1), LEAST), MOST, max(pixels, 1))
     count = -(-pixels // width)
+    width = max(-(-pixels // max(count, 1)), 1)  # blocks of one size, none of them half empty
     more = count * width - pixels
     add = 1 - length % 2
     nan = jnp.nan

@@ -26,13 +26,11 @@ from rsvlm_jax.core.shapes import Bool, Float
 from .blocks import Numbers, checked, in_blocks
 from .dates import bucket
 from .harmonic import ORIGIN, PENALTY
+from .machine import Block, Found, Rules, at, coefficients, columns, lasso
 from .pairs import middle
 from .regressors import nearby, seasons
 from .result import Code
-from .watch import Block, Found, Rules, coefficients, watch
-from .watch import _at as at
-from .watch import _columns as columns
-from .watch import _lasso as lasso
+from .watch import watch
 
 OUTLIER = 1e-5
 """Probability of one observation that is further off than what is left out as no clear look."""
@@ -195,7 +193,7 @@ def _detect(
         waves = jnp.stack(seasons(jnp.where(jnp.isfinite(series.t), series.t, jnp.nan), 3))
         some = jnp.asarray(tested)
         step = jnp.abs(y[:, 1:] - y[:, :-1])
-        known = jnp.arange(1, rows)[:, None] < series.n[None]
+        known = jnp.arange(1, rows, dtype=jnp.int32)[:, None] < series.n[None]
         flat = jnp.where(known[None], step, jnp.asarray(jnp.nan, y.dtype)).transpose(1, 0, 2)
         variogram = middle(flat.reshape(rows - 1, -1)).reshape(y.shape[0], -1)
         spread = jnp.abs(y).max((1,))[some]
@@ -234,7 +232,7 @@ def _in_order(x: Float[Any, "T C B"], t: Float[Any, "T 1 Bt"], rows: int) -> _Se
 
 def _centred(series: _Series) -> tuple[Float[Any, "C T B"], Float[Any, "C B"]]:
     """Values less their mean, 0 behind the last; and the means."""
-    there = jnp.arange(series.t.shape[0])[:, None] < series.n[None]
+    there = jnp.arange(series.t.shape[0], dtype=jnp.int32)[:, None] < series.n[None]
     n = jnp.maximum(series.n, 1).astype(series.t.dtype)
     level = jnp.where(there[None], series.y, 0).sum(1) / n[None]
     return jnp.where(there[None], series.y - level[:, None], 0), level
@@ -244,7 +242,7 @@ def _described(
     found: Found, block: Block, level: Any, base: Any, rules: Rules, code: Any
 ) -> Breaks:
     """Dates, models and magnitudes of the segments."""
-    rows = jnp.arange(block.t.shape[0])[:, None]
+    rows = jnp.arange(block.t.shape[0], dtype=jnp.int32)[:, None]
     dtype = block.t.dtype
     origin = jnp.asarray(ORIGIN, dtype) - base
 
@@ -256,7 +254,9 @@ def _described(
         t = jnp.where(jnp.isfinite(block.t), block.t, 0)
         zero = at(t, first[None])[0]
         x = jnp.where(used[None], columns(t, zero, block.waves), 0)
-        x = jnp.where((jnp.arange(8)[:, None] < coefficients(n)[None])[:, None], x, 0)
+        x = jnp.where(
+            (jnp.arange(8, dtype=jnp.int32)[:, None] < coefficients(n)[None])[:, None], x, 0
+        )
         beta = lasso(
             (x[:, None] * x[None]).sum(2),
             (x[:, None] * block.y[None]).sum(2),
@@ -267,7 +267,7 @@ def _described(
         r = jnp.where(used[None], block.y - (x[:, None] * beta[:, :, None]).sum(0), 0)
         freedom = jnp.maximum(n - coefficients(n), 1).astype(dtype)
         rmse = jnp.sqrt((r * r).sum(1) / freedom[None])
-        ahead = broke[None] + jnp.arange(rules.confirm)[:, None]
+        ahead = broke[None] + jnp.arange(rules.confirm, dtype=jnp.int32)[:, None]
         seen = (ahead < block.n[None]) & (broke >= 0)[None]
         x = columns(at(t, ahead), zero, at(block.waves, ahead))
         off = at(block.y, ahead) - (x[:, None] * beta[:, :, None]).sum(0)

@@ -55,10 +55,13 @@ def least_squares(
     """Ordinary least squares, corrected once by its own residuals."""
     inverted, definite = inverse(gram(x, weight))
     beta = times_vector(inverted, moment(x, y * weight))
-    beta = beta + times_vector(inverted, moment(x, (y - product(x, beta)) * weight))
-    ssr = _squares(x, y, weight, beta)
+    left = (y - product(x, beta)) * weight
+    over = moment(x, left)
+    step = times_vector(inverted, over)
+    # |left - x step|^2, where step solves the normal equations: the step is a rounding, no more.
+    ssr = jnp.maximum((left * left).sum(0) - (step * over).sum(0), 0)
     variance = ssr / _freedom(x, weight)
-    return Fit(beta, inverted * variance[None, None], ssr, definite, jnp.ones_like(definite))
+    return Fit(beta + step, inverted * variance[None, None], ssr, definite, jnp.ones_like(definite))
 
 
 def huber(x: Float[Any, "T p Bt"], y: Float[Any, "T B"], weight: Float[Any, "T B"]) -> Fit:

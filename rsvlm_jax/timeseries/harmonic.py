@@ -22,7 +22,7 @@ from rsvlm_jax.config.errors import ConfigError, DataError
 from rsvlm_jax.core import pytree_dataclass
 from rsvlm_jax.core.shapes import Bool, Float, Int
 
-from .blocks import Numbers, checked, in_blocks
+from .blocks import Numbers, counted, in_blocks, refuse
 from .estimators import huber, lasso, least_squares
 from .regressors import columns, nearby, seasons
 from .result import Code
@@ -36,7 +36,7 @@ ORIGIN = 2000.0
 PENALTY = 20.0
 """CCDC's, of reflectances x 10000."""
 
-BLOCK = 32_768
+BLOCK = 65_536
 """Numbers of a block, about: products of matrices want them wider than pairs do."""
 
 
@@ -162,10 +162,11 @@ def harmonic_fit(
     if not np.issubdtype(times.dtype, np.floating):
         raise DataError("times are no years", found=times.dtype, remedy="use `decimal_years`")
     near, base = nearby(times)
-    x, near = checked(values, near, mask, "pixels T")
+    refuse(values, near, mask, "pixels T")
+    dtype = values.dtype
     found = _fit(
-        x, near, jnp.asarray(origin - base, x.dtype), harmonics=harmonics, trend=trend,
-        method=method, penalty=penalty, covariance=covariance, least=least,
+        values, near.astype(dtype), mask, jnp.asarray(origin - base, dtype), harmonics=harmonics,
+        trend=trend, method=method, penalty=penalty, covariance=covariance, least=least,
     )  # fmt: skip
     return dataclasses.replace(found, origin=float(origin))
 
@@ -185,9 +186,11 @@ def check_model(harmonics: int, method: str = "ols") -> None:
     static_argnames=("harmonics", "trend", "method", "penalty", "covariance", "least"),
 )
 def _fit(
-    x: Any, times: Any, origin: Any, *, harmonics: int, trend: bool, method: str, penalty: float,
-    covariance: bool, least: int,
+    values: Any, times: Any, mask: Any, origin: Any, *, harmonics: int, trend: bool, method: str,
+    penalty: float, covariance: bool, least: int,
 ) -> Harmonic:  # fmt: skip
+    x, times = counted(values, times, mask)
+
     def body(x: Any, t: Any) -> Harmonic:
         x, t = x[:, 0], t[:, 0]
         there = x == x

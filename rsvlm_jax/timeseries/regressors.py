@@ -62,11 +62,14 @@ def columns(
 
 def gram(x: Float[Any, "T p Bt"], weight: Float[Any, "T B"]) -> Float[Any, "p p B"]:
     """sum over T of weight x x'."""
-    rows, p, wide = x.shape
+    _, p, wide = x.shape
     if wide == 1:
-        pairs = (x * x[:, :, 0][:, None, :]).reshape(rows, p * p)
+        first, second = np.triu_indices(p)
+        pairs = x[:, first, 0] * x[:, second, 0]
         found = jnp.einsum("tq,tb->qb", pairs, weight, precision=HIGHEST)
-        return found.reshape(p, p, weight.shape[1])
+        place = np.zeros((p, p), int)
+        place[first, second] = place[second, first] = np.arange(len(first))
+        return found[place]
     return lax.map(lambda column: moment(x, column * weight), x.transpose(1, 0, 2))
 
 

@@ -121,6 +121,17 @@ def same(a, b, rtol=0.0):
         np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=rtol, atol=rtol)
 
 
+def test_float64_finds_the_same(whole):
+    with jax.enable_x64(True):
+        double = jax.tree.map(np.asarray, detect(X.astype(np.float64), YEARS))
+    assert double.rmse.dtype == np.float64
+    for name in ("count", "code", "n"):
+        np.testing.assert_array_equal(getattr(double, name), getattr(whole, name))
+    np.testing.assert_allclose(double.date, whole.date, atol=1e-3)
+    np.testing.assert_allclose(double.rmse, whole.rmse, rtol=2e-4)
+    np.testing.assert_allclose(double.magnitude, whole.magnitude, atol=0.05)
+
+
 def test_order_gaps_and_pieces_do_not_matter(whole):
     order = np.random.default_rng(0).permutation(T)
     same(detect(X[:, order], YEARS[order]), whole)
