@@ -13,9 +13,8 @@ stage 3 LoRA alone, 1200 steps. No weight decay; cosines to 2e-5, 8e-5 and 8e-5.
 Not public: how many samples stage 2 has (SAMPLES: a third party's count). Contradictory: stage 1's
 code leaves Llama's layers unfrozen, but saves perceiver and linear layer alone; frozen here.
 
-Cannot: stage 1's optimiser (Adan; AdamW here), float16 (bfloat16), LoRA's dropout of 0.05, LLM.int8
-(another int8), the system prompt of llava_llama_2. The perceiver has final norms, and keys of the
-queries as they stand, not as they were (`models/resampler`).
+Cannot: stage 1's Adan (AdamW here), float16 (bfloat16), LoRA's dropout of 0.05, LLM.int8 (another),
+the system prompt of llava_llama_2. The perceiver has final norms, and keys of today's queries.
 
 Yours: the paths. Weights: openai/clip-vit-large-patch14, meta-llama/Llama-2-7b-chat-hf; data:
 PumpkinCat/LHRS_Data as LLaVA conversations.

@@ -5,8 +5,7 @@
 
 From Lavender105/RSGPT, train_configs/rsgpt_train.yaml and rsgpt/models: EVA-G at 224 and Vicuna-13B
 frozen; Q-Former (32 queries) and the linear layer after it at 3e-5; 5 epochs of 40 steps, 8 on each
-of 8 GPUs; AdamW (0.9, 0.999), weight decay 0.05, 40 steps of warm-up, a cosine that ends at 1e-5,
-no clipping.
+of 8 GPUs; AdamW (0.9, 0.999), weight decay 0.05, 40 steps of warm-up, cosine to 1e-5, not clipped.
 
 Its start, InstructBLIP over Vicuna-13B, holds all of it: EVA-G, Q-Former, linear layer, Vicuna.
 

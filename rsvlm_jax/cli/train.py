@@ -57,7 +57,7 @@ def run(args: Sequence[str]) -> dict[str, object] | None:
     experiment = options.config
 
     # All of a sweep are parsed before the first is trained.
-    swept = combinations(options.sweep)
+    swept = combinations(options.sweep) if options.sweep else []
     rest = without(given, "--sweep", "--out", "--dry-run")
     each = {
         one.name: dataclasses.replace(options, config=_parsed([*rest, *one.options]).config)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from .check import divides, in_range, one_of, positive
+from .check import choices, divides, in_range, one_of, positive
 from .errors import ConfigError
 
 Steps = Literal["month", "date"]
@@ -76,6 +76,7 @@ class GalileoConfig(_Series):
     least_valid: float = 0.5
 
     def __post_init__(self) -> None:
+        choices(self)
         self._check_series()
         positive(self, "base_patch", "patch_size")
         _at_most(self, "patch_size", self.base_patch)
@@ -111,6 +112,7 @@ class PrestoConfig(_Series):
     cell: int | None = None
 
     def __post_init__(self) -> None:
+        choices(self)
         self._check_series()
         positive(self, "decoder_width", "decoder_layers", "decoder_heads", "decoder_mlp_dim")
         divides(self, "decoder_heads", "decoder_width")

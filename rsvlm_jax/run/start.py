@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -128,8 +129,10 @@ def start_from(
     return map_with_path(lambda path, x: placed(new[path], x) if path in new else x, params)
 
 
-def placed(x: Any, like: jax.Array) -> jax.Array:
+def placed(x: Any, like: Any) -> jax.Array:
     """A whole array that this process has, in the place of another of its shape."""
+    if not isinstance(like, jax.Array):
+        return jnp.asarray(x)
     if like.is_fully_addressable:
         return jax.device_put(x, like.sharding)
     whole = np.asarray(x)  # each process gives the parts of its devices

@@ -56,9 +56,9 @@ def _watch(folder: Path) -> None:
         _line(folder / "saved.jsonl", step, _digest(state))
         save(self, step, state, data)
 
-    def watched_resume(state: Any, batches: Any, checkpoints: Any) -> Any:
+    def watched_resume(state: Any, batches: Any, checkpoints: Any, **more: Any) -> Any:
         of_the_loop.append(batches)
-        state = resume(state, batches, checkpoints)
+        state = resume(state, batches, checkpoints, **more)
         _line(folder / "restored.jsonl", int(state.step), _digest(state))
         return state
 

@@ -13,7 +13,9 @@ V5E, V5P, H100 = chip_named("v5e"), chip_named("v5p"), chip_named("H100")
 
 def test_every_chip_has_wires_with_a_source():
     assert [chip.name for chip in CHIPS] != []
-    assert {row.chip for row in WIRES} == {chip.name for chip in CHIPS}
+    assert {row.chip for row in WIRES} <= {chip.name for chip in CHIPS}
+    planned = {"v4", "v5e", "v5p", "v6e", "tpu7x", "A100-40G", "A100-80G", "H100", "H200"}
+    assert {row.chip for row in WIRES} == planned
     assert len({row.chip for row in WIRES}) == len(WIRES)
     assert all("/" in row.source or "data sheet" in row.source for row in WIRES)
     # Memory is faster than links, links than what is beyond.

@@ -15,7 +15,7 @@ from jax._src.cudnn import fused_attention_stablehlo as library
 
 from rsvlm_jax.nn import Mask
 from rsvlm_jax.nn.kernels.cudnn import _as_told, _runs, cudnn
-from rsvlm_jax.nn.stack import _remembering
+from rsvlm_jax.nn.stack import remembered
 
 B, L, H, KV, D = 2, 256, 4, 2, 64
 
@@ -37,7 +37,7 @@ def lowered(mask, remat="none") -> str:
         def layer(x, _):
             return x + jnp.sin(cudnn(jnp.cos(x), k, v, mask(segment))), None
 
-        x, _ = lax.scan(_remembering(layer, remat), q, None, length=2)
+        x, _ = lax.scan(remembered(layer, remat, looped=True), q, None, length=2)
         return x.astype(jnp.float32).sum()
 
     traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(q, k, k, segment)
