@@ -147,7 +147,9 @@ def init_state(
 
 def _spread(x: Array, place: Sharding) -> Array:
     """An array that all processes have, over the devices of all."""
-    if isinstance(x, jax.core.Tracer) or not x.is_fully_addressable:  # it lies there already
+    if isinstance(x, jax.core.Tracer):
+        return x
+    if isinstance(x, Array) and not x.is_fully_addressable:  # it lies there already
         return x
     whole = np.asarray(x)
     return jax.make_array_from_callback(whole.shape, place, lambda index: whole[index])
