@@ -1,7 +1,9 @@
 """Where to look: a box or polygons in degrees, as pixels of a grid or as sites.
 
 Not a geometry library: nothing is cut or joined. A pixel belongs to a region when its centre does.
-Edges are straight in degrees, so they are divided before they are projected.
+Edges are straight in degrees, and there the centres of pixels are looked for: a projection may not
+know the corners of a large region. Which rows and columns a small one reaches is told beforehand,
+by its edges in the grid's own coordinates.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from data_zarr.sites import Sites
 
 PIECES = 16
 """Of an edge."""
+SMALL = 5.0
+"""Degrees up to which such pieces of edges are straight in any projection, to a hundredth of what
+they enclose."""
 ROWS = 256
 """Of a grid that are looked at together."""
 
@@ -77,45 +82,74 @@ class Region:
         return cls(tuple(polygons), path.name)
 
     def window(self, grid: Grid) -> tuple[int, int, int, int]:
-        """(y, x, h, w) of the rows and columns of a grid that the region may reach.
+        """(y, x, h, w) of the rows and columns of a grid that the region reaches.
 
         Raises:
-          CubeError: none.
+          CubeError: no centre of a pixel is inside.
         """
-        a, _, c, _, e, f = grid.transform
-        corners = np.concatenate([r for polygon in self._projected(grid.crs_wkt) for r in polygon])
-        x, y = (corners[:, 0] - c) / a, (corners[:, 1] - f) / e
-        x0, y0 = (max(int(np.floor(np.min(v))), 0) for v in (x, y))
-        x1, y1 = min(int(np.ceil(x.max())), grid.width), min(int(np.ceil(y.max())), grid.height)
-        if x0 >= x1 or y0 >= y1:
+        y0, x0, y1, x1 = 0, 0, grid.height, grid.width
+        if self._extent() <= SMALL:
+            y0, x0, y1, x1 = self._near(grid)
+        found = np.zeros((0, 0), bool)
+        if x0 < x1 and y0 < y1:
+            found = self.mask(grid.window(y0, x0, y1 - y0, x1 - x0))
+        if not found.any():
             west, south, east, north = grid.lonlat_bounds
             raise CubeError(
                 "the region and the cube do not meet",
                 where=self.name,
                 expected=f"{west:.4f}..{east:.4f} E, {south:.4f}..{north:.4f} N",
+                found="no centre of a pixel in the region",
             )
-        return y0, x0, y1 - y0, x1 - x0
+        rows, columns = (np.flatnonzero(found.any(k)) for k in (1, 0))
+        h, w = int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1
+        return y0 + int(rows[0]), x0 + int(columns[0]), h, w
+
+    def _extent(self) -> float:
+        """Degrees, of the longer side of the box around it."""
+        corners = np.concatenate([np.asarray(r) for polygon in self.polygons for r in polygon])
+        return float(np.ptp(corners, axis=0).max())
+
+    def _near(self, grid: Grid) -> tuple[int, int, int, int]:
+        """(y0, x0, y1, x1) around a small region, a little more than it reaches."""
+        a, _, c, _, e, f = grid.transform
+        corners = np.concatenate([r for polygon in self._projected(grid.crs_wkt) for r in polygon])
+        x, y = (corners[:, 0] - c) / a, (corners[:, 1] - f) / e
+        wide, high = (1 + np.ptp(v) / 100 for v in (x, y))
+        y0, x0 = max(int(y.min() - high), 0), max(int(x.min() - wide), 0)
+        y1 = min(int(np.ceil(y.max() + high)), grid.height)
+        return y0, x0, y1, min(int(np.ceil(x.max() + wide)), grid.width)
 
     def mask(self, grid: Grid) -> np.ndarray:
         """bool [H, W]: whether the centre of a pixel is inside."""
-        shapes = self._projected(grid.crs_wkt)
+        from pyproj import Transformer
+
+        change = Transformer.from_crs(grid.crs_wkt, "EPSG:4326", always_xy=True)
         found = np.empty((grid.height, grid.width), bool)
         for start in range(0, grid.height, ROWS):
             x, y = np.meshgrid(grid.x, grid.y[start : start + ROWS])
-            points = np.stack([x.ravel(), y.ravel()], axis=1)
-            found[start : start + ROWS] = _inside(shapes, points).reshape(x.shape)
+            lon, lat = change.transform(x.ravel(), y.ravel())
+            found[start : start + ROWS] = self._holds(lon, lat).reshape(x.shape)
         return found
 
     def of_sites(self, sites: Sites) -> np.ndarray:
         """bool [S]: whether a site is inside; one of an unknown place is not."""
-        return _inside(self._projected(None), np.stack([sites.lon, sites.lat], axis=1))
+        return self._holds(sites.lon, sites.lat)
+
+    def _holds(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+        """bool [n]: which places are inside. Longitudes of a region may go on beyond 180."""
+        shapes = [[np.asarray(ring, np.float64) for ring in p] for p in self.polygons]
+        found = _inside(shapes, np.stack([lon, lat], axis=1))
+        if any(ring[:, 0].max() > 180 for rings in shapes for ring in rings):
+            found |= _inside(shapes, np.stack([np.asarray(lon) + 360, lat], axis=1))
+        return found
 
     @functools.lru_cache(maxsize=4)  # noqa: B019  (frozen, and few)
-    def _projected(self, wkt: str | None) -> list[list[np.ndarray]]:
-        """Rings with divided edges, [n, 2] each, in a CRS (None: degrees)."""
+    def _projected(self, wkt: str) -> list[list[np.ndarray]]:
+        """Rings with divided edges, [n, 2] each, in a CRS."""
         from pyproj import Transformer
 
-        change = Transformer.from_crs("EPSG:4326", wkt, always_xy=True) if wkt else None
+        change = Transformer.from_crs("EPSG:4326", wkt, always_xy=True)
         share = np.arange(PIECES)[:, None] / PIECES
         shapes = []
         for polygon in self.polygons:
@@ -125,7 +159,7 @@ class Region:
                 there = np.roll(ends, -1, axis=0)
                 fine = (ends[:, None] + share * (there - ends)[:, None]).reshape(-1, 2)
                 x, y = fine.T
-                rings.append(fine if change is None else np.stack(change.transform(x, y), axis=1))
+                rings.append(np.stack(change.transform(x, y), axis=1))
             shapes.append(rings)
         return shapes
 

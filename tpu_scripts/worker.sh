@@ -40,6 +40,9 @@ run() {
   fi
 }
 
+# Where pip puts what it installs for one user: no login shell says so to a command over ssh.
+export PATH="$HOME/.local/bin:$PATH"
+
 setup() {  # COMMIT SHARED [NFS]
   local commit="$1" shared="$2" nfs="${3-}"
   if [[ -n "$nfs" ]] && ! mountpoint -q "$shared"; then

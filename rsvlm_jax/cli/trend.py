@@ -14,7 +14,7 @@ from .options import parse, say, stop_on_sigterm
 
 COMPUTED = (
     *("method", "test", "alpha", "harmonics", "estimator", "disturbance"),
-    *("threshold", "confirm", "penalty", "since", "history", "at"),
+    *("threshold", "confirm", "penalty", "since", "at"),
 )
 CHOSEN = ("index", "bands", "bandset", "dates", "season", "platforms", "where", "window")
 """What decides the numbers: of the computation, and of the series."""
@@ -53,8 +53,6 @@ class Options:
     """breaks: of the LASSO, in the unit of the series; COLD's, of reflectances."""
     since: str | None = None
     """monitor: from this day on, YYYY-MM-DD; what is before is history."""
-    history: Literal["all", "roc"] = "all"
-    """monitor: all of it, or what is stable up to its end."""
     at: str | None = None
     """forecast: the day, YYYY-MM-DD; a year after the last date by default."""
     index: str | None = None

@@ -191,7 +191,9 @@ def _torus(chip: Chip, row: Wires, count: int, topology: tuple[int, ...]) -> lis
             expected=f"{row.dims} axes of {count} devices in all ({chip.name})",
             found="x".join(map(str, topology)) or None,
         )
-    lines = [_Line(n, n % row.wraps == 0) for n in topology if n > 1]
+    # Three axes wrap together or not at all: a slice is made of whole cubes, or is a part of one.
+    whole = all(n % row.wraps == 0 for n in topology)
+    lines = [_Line(n, whole if row.dims == 3 else n % row.wraps == 0) for n in topology if n > 1]
     # What joins the two devices of a chip is counted as one link more: its speed is not published.
     return [*lines, _Line(2, False)] if chip.name == "tpu7x" else lines
 

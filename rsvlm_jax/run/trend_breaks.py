@@ -64,7 +64,7 @@ def monitor(series: Series, options: Options, spread: Spread) -> dict[str, np.nd
     values, years = series.values[0], series.years(EPOCH)
     start = middle(years)
     since = float(decimal_years([options.since])[0]) - EPOCH - start
-    compute = _monitor(since, options.harmonics, options.alpha, options.history)
+    compute = _monitor(since, options.harmonics, options.alpha)
     times = (years - start).astype(np.float32)
     found = spread(compute, values, times, np.isfinite(values))
     when, size, n, code = (np.asarray(a) for a in found)
@@ -73,11 +73,9 @@ def monitor(series: Series, options: Options, spread: Spread) -> dict[str, np.nd
 
 
 @functools.cache
-def _monitor(since: float, harmonics: int, alpha: float, history: Any) -> Compute:
+def _monitor(since: float, harmonics: int, alpha: float) -> Compute:
     def compute(values: Any, times: Any, mask: Any) -> Any:
-        found = monitor_breaks(
-            values, times, mask, since=since, harmonics=harmonics, alpha=alpha, history=history
-        )
+        found = monitor_breaks(values, times, mask, since=since, harmonics=harmonics, alpha=alpha)
         return found.date, found.magnitude, found.history + found.n, found.code
 
     return compute

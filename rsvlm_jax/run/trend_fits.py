@@ -113,6 +113,10 @@ def _landtrendr(disturbance: Any, alpha: float) -> Compute:
     return compute
 
 
+MINUTES = 0.02
+"""Of a day: more than the rounding of a float32, so that midnight is not the day before."""
+
+
 def days_of(years: np.ndarray) -> np.ndarray:
     """Decimal years as whole days since the epoch, float64; NaN stays."""
     known = np.isfinite(years)
@@ -121,5 +125,5 @@ def days_of(years: np.ndarray) -> np.ndarray:
                     for k in (0, 1))  # fmt: skip
     epoch = np.datetime64(f"{EPOCH}-01-01", "D")
     length = (after - first).astype(np.float64)
-    found = (first - epoch).astype(np.float64) + np.round((years - whole) * length)
+    found = (first - epoch).astype(np.float64) + np.floor((years - whole) * length + MINUTES)
     return np.where(known, found, np.nan)

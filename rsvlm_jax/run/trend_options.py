@@ -6,6 +6,7 @@ Not where and of what: that is `series.py`. A method heeds the fields that `HEED
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -20,13 +21,12 @@ Test = Literal[
 ]  # fmt: skip
 Estimator = Literal["ols", "huber"]
 Disturbance = Literal["fall", "rise"]
-History = Literal["all", "roc"]
 
 HEEDED: dict[str, tuple[str, ...]] = {
     "sen": ("test", "alpha"),
     "harmonic": ("estimator", "harmonics", "alpha"),
     "breaks": ("threshold", "confirm", "penalty"),
-    "monitor": ("since", "history", "harmonics", "alpha"),
+    "monitor": ("since", "harmonics", "alpha"),
     "landtrendr": ("disturbance", "alpha"),
     "forecast": ("at", "harmonics", "alpha"),
 }
@@ -48,7 +48,8 @@ class Options:
 
     Attributes:
       method: a row of `METHODS`.
-      test: of the Mann-Kendall test; the seasonal ones take the median of each month.
+      test: of the Mann-Kendall test; the seasonal ones take the median of each month. Yue-Wang's
+        looks at one lag: with all of them it calls half of white noise a trend.
       alpha: significance, and 1 - alpha is what intervals cover.
       harmonics: waves of a year in a fit, 1 to 4.
       estimator: of a fit: least squares, or Huber's, which outliers hardly move.
@@ -57,7 +58,6 @@ class Options:
       confirm: consecutive observations outside that make a break.
       penalty: of the LASSO of `breaks`, in the unit of the series: COLD's, of reflectances.
       since: the day from which on is monitored, YYYY-MM-DD; what is before is history.
-      history: all of it, or by `roc` its stable end.
       at: the day of the forecast, YYYY-MM-DD; None: a year after the last date.
     """
 
@@ -71,12 +71,11 @@ class Options:
     confirm: int = 6
     penalty: float = 0.002
     since: str | None = None
-    history: History = "all"
     at: str | None = None
 
     def __post_init__(self) -> None:
         choices = {"method": MethodName, "test": Test, "estimator": Estimator,
-                   "disturbance": Disturbance, "history": History}  # fmt: skip
+                   "disturbance": Disturbance}  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
                 raise ConfigError(
@@ -134,11 +133,10 @@ class Options:
 
 
 def day(text: str, where: str) -> np.datetime64:
-    """A day; ConfigError for what is none."""
+    """A day; ConfigError for what is none, a year or a month alone included."""
     try:
-        found = np.datetime64(text, "D")
-    except ValueError as error:
-        raise ConfigError("no date", where=where, expected="YYYY-MM-DD", found=text) from error
-    if np.isnat(found):
-        raise ConfigError("no date", where=where, expected="YYYY-MM-DD", found=text)
-    return found
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
+            return np.datetime64(text, "D")
+    except ValueError:
+        pass
+    raise ConfigError("no date", where=where, expected="YYYY-MM-DD", found=text)

@@ -47,7 +47,8 @@ def middle(years: np.ndarray) -> float:
 
 @functools.cache
 def _plain(test: Any, alpha: float) -> Compute:
-    return functools.partial(mann_kendall, method=test, alpha=alpha)
+    lags = 1 if test == "yue_wang" else None  # see `Options.test`
+    return functools.partial(mann_kendall, method=test, alpha=alpha, lags=lags)
 
 
 @functools.cache

@@ -111,8 +111,8 @@ def monitor_breaks(
       harmonics, trend: of the model of the history.
       window: of the moving sum, as a share of the history: 0.25, 0.5 or 1.
       alpha: chance of a break in white noise, if ten times the history is watched; of `ALPHAS`.
-      history: `all` of it, or by `roc` what is stable of it up to its end. The latter wants float64
-        where there are more than two harmonics.
+      history: `all` of it, or by `roc` what is stable of it up to its end, which takes float64: its
+        recursion starts from a few months.
       history_alpha: chance to find a stable history unstable.
       least: pixels with a shorter history get `Code.TOO_FEW`; None: one more than coefficients.
 
@@ -125,6 +125,11 @@ def monitor_breaks(
     if history not in get_args(History):
         raise ConfigError("unknown option", where="history", expected=" | ".join(get_args(History)),
                           found=history)  # fmt: skip
+    if history == "roc" and values.dtype != jnp.float64:
+        raise ConfigError(
+            "a stable history takes float64", where="history", expected="values of float64",
+            found=values.dtype, remedy="convert under `jax.enable_x64(True)`, or take all",
+        )  # fmt: skip
     if window not in CRITICAL or alpha not in ALPHAS:
         raise ConfigError(
             "no critical value is known", where="window, alpha",

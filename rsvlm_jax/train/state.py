@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.core import Tracer
 from jax.sharding import Mesh, Sharding
 
 from rsvlm_jax.config import OptimizerConfig
@@ -147,7 +148,7 @@ def init_state(
 
 def _spread(x: Array, place: Sharding) -> Array:
     """An array that all processes have, over the devices of all."""
-    if isinstance(x, jax.core.Tracer):
+    if isinstance(x, Tracer):
         return x
     if isinstance(x, Array) and not x.is_fully_addressable:  # it lies there already
         return x

@@ -17,7 +17,8 @@ import rsvlm_jax
 from data_zarr.write import create_cube, seal
 from rsvlm_jax.cli.main import main
 from rsvlm_jax.config import ConfigError, DataError
-from rsvlm_jax.timeseries import Code
+from rsvlm_jax.run.trend_options import Options
+from rsvlm_jax.timeseries import Code, monitor_breaks
 
 
 @pytest.fixture(scope="module")
@@ -278,3 +279,15 @@ def test_mixed_scales_of_an_array():
     data = array().assign_attrs(scale_factor=1e-4)
     with pytest.raises(DataError, match="stored numbers that are not scaled in ndvi"):
         rsvlm_jax.trend(data, devices=1)
+
+
+def test_a_stable_history_of_float32_is_refused():
+    values, times = np.zeros((1, 40), np.float32), np.arange(40) / 8 + 2010.0
+    with pytest.raises(ConfigError, match="a stable history takes float64"):
+        monitor_breaks(values, times, since=2014.0, history="roc")
+
+
+@pytest.mark.parametrize("text", ["2020", "2020-06", "today", "2020-13-01"])
+def test_a_part_of_a_date_is_none(text: str):
+    with pytest.raises(ConfigError, match="no date in --at; expected YYYY-MM-DD"):
+        Options(method="forecast", at=text)
