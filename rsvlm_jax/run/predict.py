@@ -3,6 +3,7 @@
     OUT/map.zarr     {target}, {target}_lower, {target}_upper, {target}_width [y,x], CF and GeoZarr
     OUT/map.tif      the same as bands, with CRS, nodata, descriptions
 
+Further targets (`TargetConfig.also`) are in the Zarr alone, with the head's own interval.
 Finished blocks lie in OUT/blocks until the map is complete.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,18 @@ from data_zarr.schema import check_inputs
 from data_zarr.write import write_geotiff, write_map
 from rsvlm_jax.config import ConfigError
 from rsvlm_jax.data.source import CubeSource
-from rsvlm_jax.data.specs import bandset_specs
+from rsvlm_jax.data.specs import TargetSpec, bandset_specs
 from rsvlm_jax.metrics import conformal
 
 from .tiles import TilesReport, tiles
 from .trained import ALPHA, Loaded
+
+ENDS = {
+    "": "",
+    "_lower": ", lower end of the model's own 90 % interval",
+    "_upper": ", upper end of the model's own 90 % interval",
+}
+"""Endings of the arrays of a further target, and of their long names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +82,12 @@ def predict(
     def fn(y: np.ndarray, x: np.ndarray) -> dict[str, np.ndarray]:
         table = WindowTable(y, x, size)
         source = CubeSource.of(loaded.processor, cube, table, error_budget=0.0)
-        numbers = loaded.regress_source(source, batch_size=batch_size)
-        return {"mean": numbers.mean, "scale": numbers.scale, "lo": numbers.lo, "hi": numbers.hi}
+        found = loaded.regress_targets(source, batch_size=batch_size)
+        one, *others = found.values()
+        layers = {"mean": one.mean, "scale": one.scale, "lo": one.lo, "hi": one.hi}
+        for i, other in enumerate(others, 1):
+            layers |= {f"mean{i}": other.mean, f"lo{i}": other.lo, f"hi{i}": other.hi}
+        return layers
 
     blended, report = tiles(
         (cube.grid.height, cube.grid.width),
@@ -92,7 +104,11 @@ def predict(
     if scores is not None:
         bounds = loaded.processor.target.bounds
         lower, upper = conformal.interval(mean, blended["scale"], scores, ALPHA, bounds)
-    return write(loaded, cube, out, mean, lower, upper, report, geotiff=geotiff)
+    more = {
+        spec.name: (spec, [blended[f"{layer}{i}"] for layer in ("mean", "lo", "hi")])
+        for i, spec in enumerate(loaded.processor.also, 1)
+    }
+    return write(loaded, cube, out, mean, lower, upper, report, geotiff=geotiff, more=more)
 
 
 def write(
@@ -106,12 +122,17 @@ def write(
     *,
     geotiff: bool,
     attrs: dict[str, object] | None = None,
+    more: Mapping[str, tuple[TargetSpec, list[np.ndarray]]] | None = None,
 ) -> Map:
-    """The map as Zarr and GeoTIFF (not of sites); the blocks are removed once both are there."""
+    """The map as Zarr and GeoTIFF (not of sites); the blocks are removed once both are there.
+
+    Args:
+      more: further targets, with mean and the head's own interval: in the Zarr alone.
+    """
     geotiff = geotiff and not cube.points
     target = loaded.processor.target
     name, words = target.name, target.long_name or target.name
-    kind = "conformal" if loaded.processor.conformal is not None else "the model's own Gaussian"
+    kind = "conformal" if loaded.processor.conformal is not None else "the model's own"
     arrays = {
         name: (mean, {"long_name": words}),
         f"{name}_lower": (lower, {"long_name": f"{words}, lower end of the 90 % interval"}),
@@ -121,6 +142,13 @@ def write(
     variables = {
         k: (v.astype(np.float32), {**a, "units": target.unit}) for k, (v, a) in arrays.items()
     }
+    bands = {k: v for k, (v, _) in variables.items()}
+    for other, (spec, found) in (more or {}).items():
+        said = spec.long_name or other
+        variables |= {
+            other + end: (x.astype(np.float32), {"long_name": said + of, "units": spec.unit})
+            for x, end, of in zip(found, ENDS, ENDS.values(), strict=True)
+        }
     described: dict[str, object] = {
         "title": f"{words}, predicted by {loaded.experiment.name}",
         "source": cube.title,
@@ -135,7 +163,6 @@ def write(
     try:
         write_map(zarr_path, cube.grid, variables, described)
         if geotiff:
-            bands = {k: v for k, (v, _) in variables.items()}
             write_geotiff(tif_path, cube.grid, bands, unit=target.unit)
     except OSError as e:
         raise ConfigError(
