@@ -31,9 +31,9 @@ class Regression:
     target: str | None = None
     """What is predicted; the first continuous target by default."""
     models: tuple[str, ...] = ("mean", "ridge", "random_forest", "boosting", "rsvlm")
-    """Rows of the table, or all: mean ridge ridge_indices random_forest quantile_forest boosting
-    quantile_boosting temporal_boosting galileo_ridge presto_ridge rsvlm rsvlm_rgb rsvlm_optical
-    rsvlm_sar rsvlm_questions rsvlm_text_shuffled no_lm."""
+    """Rows of the table, or all (those that the data allow): mean ridge ridge_indices random_forest
+    quantile_forest boosting quantile_boosting temporal_boosting galileo_ridge presto_ridge unet
+    utae rsvlm rsvlm_rgb rsvlm_optical rsvlm_sar rsvlm_questions rsvlm_text_shuffled no_lm."""
     splits: tuple[str, ...] = ()
     """spatial, group:LABEL, given:LABEL, random (leaky). By default spatial, of places with names
     group:site_name."""

@@ -7,6 +7,7 @@ Contents (import the submodules; scikit-learn, JAX and matplotlib load on first 
   cells        what is computed once and kept: `Guess`, `Model`, `guess_of`
   models       the rows there are, by name
   features     numbers of every window; `tabular`: baselines that read them
+  networks     U-Net and U-TAE; `learn` trains them
   experiments  experiments on cubes as rows: ours, and what is left of it without this or that
   scoring      cells -> rows, calibrated alike
   resample     site bootstrap and paired tests

@@ -11,6 +11,8 @@ from rsvlm_jax.config import ConfigError, DataError, Experiment
 from .cells import Model
 from .experiments import experiment_model, variant
 from .features import Table
+from .learn import ABOUT as NETWORKS
+from .learn import network_model
 from .tabular import ROWS, tabular_model
 from .task import Task
 
@@ -23,7 +25,7 @@ OURS = {
     "rsvlm_text_shuffled": "those runs, asked with the words in random order",
     "no_lm": "without the language model: the head on the visual tokens alone",
 }
-NAMES = (*ROWS, *OURS)
+NAMES = (*ROWS, *NETWORKS, *OURS)
 DEFAULT = ("mean", "ridge", "random_forest", "boosting", "rsvlm")
 
 
@@ -80,6 +82,8 @@ def models_of(
 def _model(name: str, task: Task, table: Table, base: Experiment) -> Model:
     if name in ROWS:
         return tabular_model(name, table)
+    if name in NETWORKS:
+        return network_model(name, task, table.identity)
     word = name if name == "no_lm" else name.removeprefix("rsvlm").lstrip("_")
     experiment = variant(word, base, task.cube) if word else base
     return experiment_model(name, OURS[name], experiment, task)
