@@ -204,7 +204,7 @@ def _calibration(path: Path, results: Sequence[Scored], name: str) -> Path:
 
 
 def _residuals(path: Path, task: Task, results: Sequence[Scored], name: str) -> Path | None:
-    """A raster's windows in their places, or places as points; None without positions."""
+    """A raster's windows in their places, or means of places; None without positions."""
     cube, table = task.cube, task.evaluation
     limit = max(float(np.quantile(np.abs(r.oof.mean - r.y), 0.98)) for r in results) or 1.0
     scale = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
@@ -221,14 +221,17 @@ def _residuals(path: Path, task: Task, results: Sequence[Scored], name: str) -> 
         if not (np.isfinite(sites.lon).all() and np.isfinite(sites.lat).all()):
             return None
         figure, axes = _grid(len(results), 3.6)
-        for ax, r in zip(axes, results, strict=False):
-            at = table.y[r.rows]
-            error = r.oof.mean - r.y
-            order = np.argsort(np.abs(error))
-            shown = ax.scatter(
-                sites.lon[at][order], sites.lat[at][order], c=error[order], s=12,
-                edgecolor=SOFT, linewidth=0.2, **scale,
-            )  # fmt: skip
+        at = table.y[results[0].rows]
+        where, number = np.unique(
+            np.stack([sites.lon[at], sites.lat[at]], axis=1), axis=0, return_inverse=True
+        )
+        number = number.reshape(-1)
+        # Rows of one position would hide each other: their mean is shown.
+        errors = [np.bincount(number, r.oof.mean - r.y) / np.bincount(number) for r in results]
+        limit = max(float(np.quantile(np.abs(e), 0.98)) for e in errors) or 1.0
+        scale |= {"vmin": -limit, "vmax": limit}
+        for ax, r, error in zip(axes, results, errors, strict=False):
+            shown = ax.scatter(*where.T, c=error, s=14, edgecolor=SOFT, linewidth=0.2, **scale)
             _style(ax, "longitude (°)", "latitude (°)", r.row["model"])
     bar = figure.colorbar(shown, ax=axes, shrink=0.7, extend="both")
     bar.set_label(f"predicted − observed {name}", fontsize=8, color=SOFT)
@@ -239,11 +242,12 @@ def _residuals(path: Path, task: Task, results: Sequence[Scored], name: str) -> 
 def _sites(
     path: Path, results: Sequence[Scored], groups: Sequence[Row], label: str, name: str
 ) -> Path:
-    """The sites of most rows, the worst for our first model on top."""
+    """The sites of most rows; those on top are the worst for ours, or for the last model."""
     size = {g["value"]: g["n"] for g in groups}
     names = sorted(size, key=lambda v: -size[v])[:SITES]
     found = {(g["model"], g["value"]): g["rmse"] for g in groups}
-    lead = results[-1].row["model"]
+    models = [r.row["model"] for r in results]
+    lead = next((m for m in models if m.startswith("rsvlm")), models[-1])
     names.sort(key=lambda v: found[lead, v])
     figure = new_figure(7.5, 1.1 + 0.2 * len(names), layout="compressed")
     ax = figure.add_subplot()
