@@ -63,6 +63,7 @@ class CubeSource:
         preload: bool | None = None,
         error_budget: float = 0.1,
         buckets: Sequence[int] = (),
+        period: tuple[float, float] | None = None,
     ) -> None:
         """Look everything up, read the target once; pixels are read later.
 
@@ -76,6 +77,7 @@ class CubeSource:
           preload: keep the inputs in memory; None: when they are small (`PRELOAD_BYTES`).
           error_budget: share of unreadable windows that is borne; 0: the first one is an error.
           buckets: ascending.
+          period: days since 2000-01-01, both included, outside which no date is read; None: all.
 
         Raises:
           DataError: no windows, no finite target in any of them, or an input that is not there.
@@ -117,7 +119,10 @@ class CubeSource:
         limits = [None] * len(self.specs) if dates is None else dates
         self.windows = {
             s.name: BandWindows(
-                cube.reader(s.name, bands=list(s.band_names), preload=self.preload), table, limit
+                cube.reader(s.name, bands=list(s.band_names), preload=self.preload),
+                table,
+                limit,
+                period,
             )
             for s, limit in zip(self.specs, limits, strict=True)
         }
@@ -137,6 +142,7 @@ class CubeSource:
         target: TargetConfig | None = None,
         error_budget: float = 0.1,
         buckets: Sequence[int] = (),
+        period: tuple[float, float] | None = None,
     ) -> CubeSource:
         """The windows as a processor reads them: its bands, in its order, its limits of dates."""
         return cls(
@@ -148,6 +154,7 @@ class CubeSource:
             dates=[i.dates for i in processor.config.inputs],
             error_budget=error_budget,
             buckets=buckets,
+            period=period,
         )
 
     def __len__(self) -> int:

@@ -142,9 +142,14 @@ class Loaded:
         source: CubeSource,
         *,
         batch_size: int = 64,
+        blind: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, Numbers]:
-        """`regress_source` of every target by its name, in one pass; the first is calibrated."""
+        """`regress_source` of every target by its name, in one pass; the first is calibrated.
+
+        Args:
+          blind: also answer about windows of which no dated input shows a valid pixel; False: NaN.
+        """
         self._needs_head()
         names = self.processor.data.target.names
         found: dict[str, list[list[np.ndarray]]] = {name: [] for name in names}
@@ -152,6 +157,8 @@ class Loaded:
             for i, batch in enumerate(batches):
                 predicted = self._numbers(self._eval_step(self.params, self.stats, batch))
                 unread, n = np.asarray(batch.sample) < 0, len(source) - i * batch_size
+                if not blind:
+                    unread |= ~_sees(batch)
                 for name, numbers in zip(names, predicted, strict=True):
                     values = dataclasses.astuple(numbers)
                     found[name].append([np.where(unread, np.nan, x)[:n] for x in values])
@@ -333,6 +340,14 @@ def load_run(
 @functools.partial(jax.jit, static_argnums=0)
 def _head(graphdef: Any, params: Tree, stats: Tree, encoded: Encoded) -> Standardised:
     return merge(graphdef, params, stats).head(encoded)
+
+
+def _sees(batch: Batch) -> np.ndarray:
+    """bool [B]: some dated input, or of static ones any, has a valid pixel."""
+    inputs = list(batch.obs.values())
+    dated = [o for o in inputs if not np.isnan(np.asarray(o.date)).all()] or inputs
+    valid = [np.asarray(o.valid) for o in dated]
+    return np.any([v.reshape(len(v), -1).any(axis=1) for v in valid], axis=0)
 
 
 @jax.jit
