@@ -23,6 +23,8 @@ from data_zarr.sites import Sites
 EDGE = 256
 """Of chunks and of the tiles of a GeoTIFF."""
 
+GDAL_CACHE_MB = 64
+
 
 @runtime_checkable
 class Layer(Protocol):
@@ -65,9 +67,10 @@ def write_map(
 
     from data_zarr.template import codecs, placed, write_axes, write_times
 
-    layers = {k: [v] if times is None else list(v) for k, (v, _) in variables.items()}
-    for name, dated in layers.items():
-        for layer in dated:
+    layers: dict[str, list[Layer]] = {}
+    for name, (given, _) in variables.items():
+        layers[name] = [given] if isinstance(given, Layer) else list(given)
+        for layer in layers[name]:
             _check_shapes(path, grid, {name: layer})
     with _moved_into_place(path) as part:
         group: Any = zarr.create_group(
@@ -150,7 +153,8 @@ def write_geotiff(
         "interleave": "band",
         "bigtiff": "if_safer",
     }
-    with _moved_into_place(path) as part:
+    # GDAL would keep a twentieth of the machine's memory in blocks that nobody reads again.
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB), _moved_into_place(path) as part:
         plain = part.with_suffix(".plain")  # the driver of COGs only copies
         try:
             with rasterio.open(plain, "w", **profile) as file:

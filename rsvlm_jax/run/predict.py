@@ -167,7 +167,10 @@ def _windows(
     loaded: Loaded, cube: Cube, size: int, batch_size: int, period: tuple[Day, Day] | None
 ) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
     """The window function of `mosaic`: mean, spread and interval of every target."""
-    span = None if period is None else tuple(float(x) for x in to_days(np.array(period)))
+    span = None
+    if period is not None:
+        first, last = to_days(np.array(period))
+        span = float(first), float(last)
 
     def fn(y: np.ndarray, x: np.ndarray) -> dict[str, np.ndarray]:
         table = WindowTable(y, x, size)
