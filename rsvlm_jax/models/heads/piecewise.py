@@ -50,7 +50,11 @@ class Piecewise(Standardised):
         y, c = self._chain()
         inner = (jnp.diff(c) * 0.5 * (y[..., 1:] + y[..., :-1])).sum(axis=-1)
         (low, high), (below, above) = self.tails, self._slopes()
-        return inner + low * (y[..., 0] - low * below) + high * (y[..., -1] + high * above)
+        if low:  # without a tail the first mass may be 0, and the slope infinite
+            inner = inner + low * (y[..., 0] - low * below)
+        if high:
+            inner = inner + high * (y[..., -1] + high * above)
+        return inner
 
     def free_quantile(self, q: Float[Array, "*levels"]) -> Float[Array, "B K"]:
         y, c = self._chain()
