@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from experiments import llava15_stage2
 from rsvlm_jax.config import Experiment, LlamaConfig, MeshConfig
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.mesh.chips import Chip, chip_named
 from rsvlm_jax.mesh.links import Links, links_of, wires_of
 from rsvlm_jax.run.abstract import talk_batch
@@ -33,7 +34,7 @@ from rsvlm_jax.run.traffic import (
     sent_bytes,
     state_bytes,
 )
-from rsvlm_jax.train.flops import step_flops
+from rsvlm_jax.train.flops import again, step_flops
 
 from .scaling_words import AFTER, HEAD, LAST, MEASURED, PUBLISHED
 
@@ -52,7 +53,7 @@ GROUP = {"v5e": 64, "v6e": 32, "v5p": 16, "H100": 8}
 """Chips that hold one copy of the model in HSDP."""
 
 TENSOR = 4
-KEEPS = ("none", "save_qkv_mlp", "save_context", "full")
+KEEPS: tuple[Remat, ...] = ("none", "save_qkv_mlp", "save_context", "full")
 FITS = 0.9
 """Share of memory that what is counted here may take; the rest is the compiler's."""
 
@@ -143,7 +144,7 @@ def row(of: Model, chip: Chip, count: int, plan: str, mesh: MeshConfig) -> Row:
     moved = elementwise_bytes(experiment.model, tokens) + optimizer_bytes(experiment, parts, sizes)
     given: dict[str, Any] = {
         "flops": of.flops * ROWS,
-        "flops_again": again(of, remat or "full") * ROWS,
+        "flops_again": again(experiment.model.decoder, tokens, LENGTH, remat or "full"),
         "hbm_bytes_moved": moved,
         "collective": sent,
         "chip": chip,
@@ -161,19 +162,6 @@ def row(of: Model, chip: Chip, count: int, plan: str, mesh: MeshConfig) -> Row:
     return Row(
         count, plan, sizes, state, gradients, remat, kept, total, amount, made, slow, fast, alone
     )
-
-
-def again(of: Model, remat: str) -> float:
-    """Operations of one row that are done once more: products of the decoder's layers."""
-    decoder: Any = of.experiment.model.decoder
-    wide, inner = decoder.width, decoder.heads * decoder.head_width
-    kv = decoder.kv_heads * decoder.head_width
-    after = inner * wide + wide * decoder.mlp_dim  # what attention gives, what the MLP gives
-    before = wide * (inner + 2 * kv) + 2 * wide * decoder.mlp_dim
-    scores = 2 * LENGTH * inner / 2  # two products, causal
-    numbers = {"none": 0, "save_qkv_mlp": after, "save_context": after + before}
-    numbers["full"] = after + before + scores
-    return 2.0 * LENGTH * decoder.layers * numbers[remat]
 
 
 def _whole(of: Model, parts: tuple[Part, ...], sizes: dict[str, int], rows: int) -> float:

@@ -34,12 +34,12 @@ class Options:
     the best by the compiler."""
     serve: bool = False
     """Plan generation: a prefill and a decode step, in place of training."""
-    rows: int = 8
-    """Texts at a time, with --serve."""
-    prompt: int = 1024
-    """Positions of a prompt, with --serve."""
-    new: int = 256
-    """Tokens after it, with --serve."""
+    rows: int | None = None
+    """Texts at a time, with --serve; 8 by default."""
+    prompt: int | None = None
+    """Positions of a prompt, with --serve; 1024 by default."""
+    new: int | None = None
+    """Tokens after it, with --serve; 256 by default."""
     price: float | None = None
     """Dollars of a chip for an hour."""
     dates: int | None = None
@@ -74,6 +74,7 @@ def run(args: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(
             "a search is of training", where="--search", expected="no --serve beside it"
         )
+    _check(options)
     names = (options.topology, *options.compare)
     from rsvlm_jax.mesh.topology import topology
 
@@ -95,15 +96,37 @@ def run(args: Sequence[str]) -> dict[str, Any]:
     fitting = [r for r in reports if r.fits is not False]
     if not fitting or (options.serve and len(fitting) < len(reports)):
         require(next(r for r in reports if r.fits is False))
-    first = fitting[0].to_dict()
+    first = reports[0].to_dict()
     return first if len(reports) == 1 else {**first, "plans": [r.to_dict() for r in reports]}
+
+
+SERVING = ("rows", "prompt", "new")
+TRAINING = ("dates", "length")
+
+
+def _check(options: Options) -> None:
+    """ConfigError for an option that would change nothing."""
+    idle = TRAINING if options.serve else SERVING
+    for name in idle:
+        if getattr(options, name) is not None:
+            raise ConfigError(
+                "an option without effect",
+                where=f"--{name}",
+                expected="no --serve beside it" if options.serve else "--serve beside it",
+                found=getattr(options, name),
+            )
+    if options.serve and options.config.base not in ("float", "bfloat16"):
+        raise ConfigError(
+            "generation is planned of floats", where="--base", expected="float or bfloat16",
+            found=options.config.base, remedy="leave --base out: LoRA is merged to serve",
+        )  # fmt: skip
 
 
 def _reports(options: Options, name: str) -> list[PlanReport]:
     """The plans of one topology: of training one, of generation two."""
     from rsvlm_jax.run.plan import Serving, choose, plan
 
-    given = {"price": options.price, "dates": options.dates}
+    given = {"price": options.price, "dates": options.dates, "length": options.length}
     if options.search:
         say(f"searching for {options.config.name} on {name} ...")
         found = choose(options.config, name, **given)
@@ -125,13 +148,9 @@ def _reports(options: Options, name: str) -> list[PlanReport]:
     made = []
     for program in ("prefill", "decode") if options.serve else ("train",):
         say(f"compiling {program} of {options.config.name} for {name} ...")
-        serving = Serving(options.rows, options.prompt, options.new)
-        made.append(
-            plan(
-                options.config, name, program=program, length=options.length, serving=serving,
-                **given,
-            )
-        )  # fmt: skip
+        told = {n: v for n in SERVING if (v := getattr(options, n)) is not None}
+        serving = Serving(**told)
+        made.append(plan(options.config, name, program=program, serving=serving, **given))
     return made
 
 

@@ -82,7 +82,8 @@ def abstract_step(
     """
     if batch is None:
         batch = talk_batch(experiment)
-    check_batch(mesh, batch.tokens.shape[0], (batch.tokens.shape[1],))
+    rows, length = batch.tokens.shape
+    check_batch(mesh, rows, (length,), micro=experiment.train.micro_batches)
     made = program(
         experiment.model,
         bandsets,

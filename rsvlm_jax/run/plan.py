@@ -17,12 +17,16 @@ from rsvlm_jax.config import ConfigError, Experiment, MeshConfig
 from rsvlm_jax.config.io import to_dict
 from rsvlm_jax.mesh.links import links_of
 from rsvlm_jax.mesh.topology import Topology, topology
+from rsvlm_jax.train.flops import again
 
-from .plan_advice import again, remedies
+from .plan_advice import remedies
 from .plan_apart import compiled_apart
 from .plan_report import PlanReport
 from .plan_search import Candidate, Found, search
 from .roofline import Estimate, estimate
+
+USABLE = 0.9
+"""Of a GPU's memory: what its runtime and fragments leave."""
 
 Program = Literal["train", "prefill", "decode"]
 
@@ -38,6 +42,16 @@ class Serving:
     rows: int = 8
     prompt: int = 1024
     new: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "prompt", "new"):
+            at_least_one(name, getattr(self, name))
+
+
+def at_least_one(name: str, value: int | None) -> None:
+    """ConfigError for a number of an option that is less than 1; None is none."""
+    if value is not None and value < 1:
+        raise ConfigError("impossible number", where=f"--{name}", expected=">= 1", found=value)
 
 
 def plan(
@@ -69,6 +83,7 @@ def plan(
         says the shapes of the data.
     """
     found = topology(where)
+    _check(price, dates, length)
     experiment, assumed = spread(experiment, found)
     request = {
         "experiment": to_dict(experiment),
@@ -89,29 +104,38 @@ def choose(
     best: int = 2,
     price: float | None = None,
     dates: int | None = None,
+    length: int | None = None,
 ) -> Found:
     """Mesh, batch, micro-batches and remat that fit and take the least time a sample.
 
     Args:
       best: choices that are compiled and fit, of which the fastest is taken.
-      price, dates: as of `plan`.
+      price, dates, length: as of `plan`.
 
     Raises:
       ConfigError: as `plan`; or nothing fits by formula.
     """
     found = topology(where)
+    _check(price, dates, length)
 
     def ranked() -> list[Candidate]:
         request = {"experiment": to_dict(experiment), "topology": found.name, "program": "search",
-                   "dates": dates}  # fmt: skip
+                   "dates": dates, "length": length}  # fmt: skip
         here = topology("cpu:1")  # formulas: no devices
         raw = compiled_apart(request, here, slices=1)
         return [Candidate(**row) for row in raw["ranked"]]
 
     def compiled(choice: Experiment) -> PlanReport:
-        return plan(choice, where, price=price, dates=dates)
+        return plan(choice, where, price=price, dates=dates, length=length)
 
     return search(experiment, where, compiled=compiled, ranked=ranked, best=best)
+
+
+def _check(price: float | None, dates: int | None, length: int | None) -> None:
+    at_least_one("dates", dates)
+    at_least_one("length", length)
+    if price is not None and not 0 <= price < float("inf"):
+        raise ConfigError("impossible price", where="--price", expected=">= 0", found=price)
 
 
 def require(report: PlanReport) -> PlanReport:
@@ -151,7 +175,7 @@ def _report(
     peak = raw["needed_bytes"] if raw["refused"] else raw["peak_bytes"]
     if where.kind != "tpu" and temporary is not None:
         peak = max(peak, argument + temporary)  # the CPU's own figure leaves temporaries out
-    fits = None if where.hbm is None else not raw["refused"] and peak <= where.hbm
+    fits = fits_in(where, raw, argument, peak)
     made = None
     if where.chip is not None:
         made = _estimate(experiment, where, raw, program)
@@ -192,9 +216,20 @@ def _report(
         compile_seconds=raw["compile_seconds"],
         estimate=made,
         dollars=dollars,
-        assumed=tuple(assumed) + (() if made is None else made.assumptions),
+        assumed=(*assumed, *_sent_line(where, raw)) + (() if made is None else made.assumptions),
         unproven=unproven(where, experiment.mesh.slices),
     )
+
+
+def fits_in(where: Topology, raw: Mapping[str, Any], argument: int, peak: int) -> bool | None:
+    """Of a GPU the program is not there: what goes in and comes out may prove that it does not fit,
+    nothing proves that it does."""
+    if where.hbm is None:
+        return None
+    if where.kind == "tpu":
+        return not raw["refused"] and peak <= where.hbm
+    kept = argument + raw.get("output_bytes", 0) - raw.get("donated_bytes", 0)
+    return False if kept > USABLE * where.hbm else None
 
 
 def unproven(where: Topology, slices: int) -> tuple[str, ...]:
@@ -203,6 +238,16 @@ def unproven(where: Topology, slices: int) -> tuple[str, ...]:
         return where.unproven
     line = "what goes between slices: transfers by their hosts, not counted, in no time told here"
     return (*where.unproven, line)
+
+
+def _sent_line(where: Topology, raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the time of sending rests on, for GPUs: their program is a CPU's, which gathers float32
+    where theirs would gather the type of the computation."""
+    if where.kind != "gpu" or raw["collectives"] is None or where.devices == 1:
+        return ()
+    if raw.get("sent") is not None:
+        return ("time: bytes sent by formula (`rsvlm_jax.run.traffic`), not those of this program",)
+    return ("time: bytes sent as the CPU's program sends them, in float32",)
 
 
 def _settings(experiment: Experiment, raw: Mapping[str, Any], program: Program) -> dict[str, Any]:
@@ -219,16 +264,20 @@ def _estimate(
     """The roofline of a step, with the bytes that the compiled program sends."""
     if raw["collectives"] is None or raw["refused"] or where.chip is None:
         return None
+    if where.kind == "tpu" and experiment.mesh.slices > 1:
+        return None  # what goes between slices takes a time that nothing here tells
     sent: dict[Any, float] = {}
-    # Collectives of a program for several slices are those of one, in groups of its devices.
-    every = tuple(a for a in raw["mesh"] if a != "slice" or where.kind != "tpu")
-    for row in raw["collectives"]:
+    by_formula = where.kind == "gpu" and raw.get("sent") is not None
+    for row in raw["sent"] if by_formula else raw["collectives"]:
+        every = tuple(raw["mesh"])
         axes = every if row["axes"] == "unknown" else tuple(filter(None, row["axes"].split("+")))
         if axes:
             sent[axes] = sent.get(axes, 0.0) + row["bytes"]
     shape = where.shape if where.kind == "tpu" else ()
     links = links_of(where.chip, raw["mesh"], shape) if raw["mesh"] else None
-    more = again(experiment, raw["tokens"]) if program == "train" else 0.0
+    decoder, more = experiment.model.decoder, 0.0
+    if program == "train" and decoder is not None:
+        more = again(decoder, raw["tokens"], raw["length"], experiment.train.remat)
     return estimate(
         flops=raw["flops"] / raw["devices"],
         flops_again=more / raw["devices"],

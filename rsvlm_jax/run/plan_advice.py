@@ -1,4 +1,4 @@
-"""What needs less memory, and what that costs in operations."""
+"""What needs less memory."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ def remedies(experiment: Experiment, raw: Mapping[str, Any], where: Topology) ->
       raw: of `compiled_apart`.
     """
     train, found = experiment.train, []
+    if "cache_bytes" in raw:
+        return _of_serving(raw)
     arguments = raw.get("argument_bytes", raw["plain_bytes"])
     if where.hbm is not None and arguments > where.hbm / 2:
         if experiment.lora is not None:
@@ -41,19 +43,8 @@ def remedies(experiment: Experiment, raw: Mapping[str, Any], where: Topology) ->
     return found
 
 
-def again(experiment: Experiment, tokens: int) -> float:
-    """Operations of the decoder's layers that `TrainConfig.remat` has computed once more."""
-    decoder = experiment.model.decoder
-    if decoder is None:
-        return 0.0
-    d, f = decoder.width, decoder.mlp_dim
-    kv = decoder.kv_heads * decoder.head_width
-    attention, gates = d * d + 2 * d * kv, 2 * d * f
-    products = {
-        "none": 0,
-        "full": attention + gates + d * d + d * f,
-        "save_context": attention + gates + d * d,
-        "save_qkv_mlp": d * d,
-        "offload": gates + d * d,
-    }
-    return 2.0 * tokens * decoder.layers * products[experiment.train.remat]
+def _of_serving(raw: Mapping[str, Any]) -> list[str]:
+    """Of generation: what is largest first."""
+    texts = ["fewer --rows", "a shorter --prompt or --new"]
+    weights = ["--mesh.tensor -1 over more chips"]
+    return texts + weights if raw["cache_bytes"] > raw["parameter_bytes"] else weights + texts

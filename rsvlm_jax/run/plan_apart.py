@@ -27,6 +27,7 @@ def compiled_apart(request: Mapping[str, Any], where: Topology, *, slices: int) 
         folder = Path(name)
         dump = f"--xla_dump_to={folder} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=^jit_"
         environ["XLA_FLAGS"] = f"{environ.get('XLA_FLAGS', '')} {dump}".strip()
+        environ["JAX_TRACEBACK_FILTERING"] = "off"  # or the last lines are about the traceback
         done = subprocess.run(
             [sys.executable, "-m", "rsvlm_jax.run.plan_compile", name],
             input=json.dumps(request),
@@ -73,5 +74,8 @@ def ended(code: int, stderr: str) -> RsvlmError:
             expected="some GiB of memory on this machine",
             remedy="free memory, and run again",
         )
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    return RsvlmError(f"the compiler's process ended with {code}", found=(lines or ["no word"])[-1])
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()] or ["no word"]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
+    return RsvlmError(
+        f"the compiler's process ended with {code}", found=(errors or lines)[-1][:400]
+    )

@@ -32,7 +32,14 @@ from .abstract import AbstractStep, abstract_step, device_bytes
 from .plan_memory import buffers, laid_out
 from .plan_moves import by_kind, is_weight, told, weights
 from .plan_shapes import shapes_of
-from .traffic import elementwise_bytes, kept_bytes, optimizer_bytes, parts_of
+from .traffic import (
+    elementwise_bytes,
+    kept_bytes,
+    optimizer_bytes,
+    parts_of,
+    sent_bytes,
+    tower_bytes,
+)
 
 LARGE = 2**20
 """Bytes of a parameter below which nothing is told by name."""
@@ -75,8 +82,8 @@ def compile_plan(request: Request, folder: Path) -> dict[str, Any]:
     where, experiment = topology(request.topology), request.experiment
     mesh = plan_mesh(experiment, where)
     if request.program == "train":
-        made = _step(request, mesh)
-        lower, facts = made.lower, _of_step(made, experiment, mesh)
+        made, assumed = _step(request, mesh)
+        lower, facts = made.lower, _of_step(made, experiment, mesh) | {"assumed": assumed}
         args = {"state": made.state, "batch": made.batch}
     else:
         from .plan_serve import serving
@@ -116,6 +123,7 @@ def compile_plan(request: Request, folder: Path) -> dict[str, Any]:
         raw |= {
             "argument_bytes": memory.argument_size_in_bytes,
             "temporary_bytes": memory.temp_size_in_bytes,
+            "output_bytes": memory.output_size_in_bytes,
             "donated_bytes": memory.alias_size_in_bytes,
             "peak_bytes": memory.peak_memory_in_bytes,
             "program_bytes": memory.generated_code_size_in_bytes,
@@ -147,19 +155,21 @@ def plan_mesh(experiment: Experiment, where: Topology) -> Mesh:
         ) from e
 
 
-def _step(request: Request, mesh: Mesh) -> AbstractStep:
+def _step(request: Request, mesh: Mesh) -> tuple[AbstractStep, list[str]]:
+    """The step, and what was assumed of its shapes."""
     experiment = request.experiment
     if request.length is not None and experiment.conversations is not None:
         talk = dataclasses.replace(experiment.conversations, length=request.length)
         experiment = dataclasses.replace(experiment, conversations=talk)
     shapes = shapes_of(experiment, dates=request.dates, length=request.length)
-    return abstract_step(
+    made = abstract_step(
         experiment,
         mesh,
         batch=shapes.batch,
         bandsets=shapes.bandsets,
         visual_tokens=shapes.visual_tokens,
     )
+    return made, list(shapes.assumed)
 
 
 def _of_step(made: AbstractStep, experiment: Experiment, mesh: Mesh) -> dict[str, Any]:
@@ -170,6 +180,7 @@ def _of_step(made: AbstractStep, experiment: Experiment, mesh: Mesh) -> dict[str
     trained = sum(
         x.size for path, x in flat(made.state.opt_state).items() if "/mu/" in f"/{path}" and x.shape
     )
+    frames = frame_count(program.graphdef, program.params, program.stats, batch)
     return {
         "parameters": program.parameters,
         "trained_parameters": trained,
@@ -178,18 +189,34 @@ def _of_step(made: AbstractStep, experiment: Experiment, mesh: Mesh) -> dict[str
         "rows": rows,
         "length": length,
         "tokens": rows * length,
-        "frames": frame_count(program.graphdef, program.params, program.stats, batch),
+        "frames": frames,
         "flops": flops.causal,
         "flops_full": flops.full,
         "replicated": _replicated(made, mesh),
-        "moved_bytes": _moved(made, experiment, mesh),
+        "moved_bytes": _moved(made, experiment, mesh, frames),
+        "sent": _sent(made, experiment, mesh, frames),
     }
 
 
-def _moved(made: AbstractStep, experiment: Experiment, mesh: Mesh) -> float:
+def _sent(
+    made: AbstractStep, experiment: Experiment, mesh: Mesh, frames: int
+) -> list[dict[str, Any]] | None:
+    """Bytes that a device sends by formula, as rows of `collectives`; None: there is no formula."""
+    sizes, (rows, length) = dict(mesh.shape), made.batch.tokens.shape
+    if sizes.get("context", 1) > 1:
+        return None
+    parts = parts_of(experiment, made.program, sizes)
+    found = sent_bytes(experiment, parts, sizes, images=frames / rows, length=length)
+    joined = {axis if isinstance(axis, str) else "+".join(axis): n for axis, n in found.items()}
+    return [{"axes": axis, "bytes": size} for axis, size in joined.items()]
+
+
+def _moved(made: AbstractStep, experiment: Experiment, mesh: Mesh, frames: int) -> float:
     """Bytes to and from the memory of a device outside of matrix products, by formula."""
     sizes, batch = dict(mesh.shape), made.batch
-    found = optimizer_bytes(experiment, parts_of(experiment, made.program, sizes), sizes)
+    parts = parts_of(experiment, made.program, sizes)
+    found = optimizer_bytes(experiment, parts, sizes)
+    found += tower_bytes(experiment.model, parts, frames / mesh.size)
     if experiment.model.decoder is not None:
         tokens = math.prod(batch.tokens.shape) / mesh.size
         found += elementwise_bytes(experiment.model, tokens)
@@ -262,7 +289,9 @@ def main(folder: Path) -> int:
         if request.program == "search":
             from .plan_search import ranked
 
-            found = ranked(request.experiment, request.topology, dates=request.dates)
+            found = ranked(
+                request.experiment, request.topology, dates=request.dates, length=request.length
+            )
             answer = {"raw": {"ranked": [dataclasses.asdict(c) for c in found]}}
         else:
             answer = {"raw": compile_plan(request, folder)}

@@ -50,9 +50,9 @@ def weights(args: dict[str, Any]) -> set[tuple[int, ...]]:
         for size, entry in zip(x.shape, spec, strict=True):
             axes = (entry,) if isinstance(entry, str) else entry or ()
             near.append(size // math.prod(place.mesh.shape[a] for a in axes if a != "fsdp"))
-        for dims in (x.shape[-2:], near[-2:]):
+        for dims in (x.shape[-2:], near[-2:], x.shape, near):  # of a layer, and of a whole stack
             if math.prod(dims) >= LARGE:
-                made.add(tuple(sorted(int(n) for n in dims)))
+                made.add(tuple(sorted(int(n) for n in dims if n > 1)))
     return made
 
 

@@ -157,6 +157,8 @@ class PlanReport:
             parts += f", {gib(self.peak_bytes)} at its peak"
         if self.hbm_bytes is None:
             return f"{parts}; no limit is known"
+        if self.fits is None:
+            return f"{parts}, of {gib(self.hbm_bytes)}: not proven by a program for CPUs"
         word = "fits" if self.fits else f"does not fit, {gib(self.over_bytes)} over"
         return f"{parts}, of {gib(self.hbm_bytes)}: {word}"
 

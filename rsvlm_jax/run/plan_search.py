@@ -20,11 +20,11 @@ from typing import Any
 from rsvlm_jax.config import ConfigError, Experiment, MeshConfig
 from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core import flat
-from rsvlm_jax.mesh.links import links_of
+from rsvlm_jax.mesh.links import links_of, wires_of
 from rsvlm_jax.mesh.topology import Topology, topology
-from rsvlm_jax.train.flops import step_flops
+from rsvlm_jax.train.flops import again, frame_count, step_flops
 
-from .plan_advice import REMATS, again
+from .plan_advice import REMATS
 from .plan_report import PlanReport
 from .plan_shapes import shapes_of
 from .program import Program, program
@@ -37,6 +37,7 @@ from .traffic import (
     parts_of,
     sent_bytes,
     state_bytes,
+    tower_bytes,
 )
 
 MARGIN = 1.5
@@ -156,11 +157,23 @@ def search(
     return Found(report, chosen, tuple(tried), len(choices))
 
 
-def ranked(experiment: Experiment, where: str, *, dates: int | None = None) -> list[Candidate]:
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+    """Of the batch that the shapes are of: rows, positions of one, frames through the tower."""
+
+    rows: int
+    length: int
+    frames: int
+
+
+def ranked(
+    experiment: Experiment, where: str, *, dates: int | None = None, length: int | None = None
+) -> list[Candidate]:
     """Choices that fit by formula, those with the least time a sample first.
 
     Raises:
-      ConfigError: a topology without a known memory, an experiment that formulas do not cover.
+      ConfigError: a topology without a known memory or links, an optimiser or a mesh ("context")
+        that formulas do not cover.
     """
     found = topology(where)
     if found.chip is None or found.hbm is None:
@@ -170,7 +183,16 @@ def ranked(experiment: Experiment, where: str, *, dates: int | None = None) -> l
             expected="a topology of TPUs, or gpu:N",
             found=found.kind,
         )
-    shapes = shapes_of(experiment, dates=dates)
+    if experiment.mesh.context != 1:
+        raise ConfigError(
+            "no formula for positions that are split",
+            where="MeshConfig.context",
+            expected="1, with --search",
+            found=experiment.mesh.context,
+        )
+    state_bytes(experiment, (), {})  # refuses an optimiser by its name, before any mesh is tried
+    wires_of(found.chip)
+    shapes = shapes_of(experiment, dates=dates, length=length)
     made = program(
         experiment.model,
         shapes.bandsets,
@@ -181,13 +203,15 @@ def ranked(experiment: Experiment, where: str, *, dates: int | None = None) -> l
         stored=experiment.base,
     )
     flops = step_flops(made.graphdef, experiment, made.params, made.stats, shapes.batch).causal
-    rows, length = shapes.batch.tokens.shape
+    rows, positions = shapes.batch.tokens.shape
+    frames = frame_count(made.graphdef, made.params, made.stats, shapes.batch)
+    of = _Sizes(rows, positions, frames)
     devices = found.devices * (experiment.mesh.slices if found.kind == "tpu" else 1)
     batch = _batch(experiment, devices)
     candidates = []
     for mesh in _meshes(experiment, devices, batch):
         candidates += _of_mesh(
-            experiment, found, made, mesh, batch, length, flops * batch / rows, devices
+            experiment, found, made, mesh, batch, of, flops * batch / rows, devices
         )
     return sorted(candidates, key=lambda c: (c.seconds_a_sample, c.needed_bytes))
 
@@ -223,7 +247,7 @@ def _of_mesh(
     made: Program,
     mesh: dict[str, int],
     batch: int,
-    length: int,
+    of: _Sizes,
     flops: float,
     devices: int,
 ) -> list[Candidate]:
@@ -234,9 +258,10 @@ def _of_mesh(
     try:
         parts = parts_of(experiment, made, sizes)
         links = links_of(chip, sizes, where.shape if where.kind == "tpu" else ())
-        fixed = state_bytes(experiment, parts, sizes) + gradient_bytes(parts, sizes)
     except ConfigError:  # sizes that do not divide a weight, or lie on no topology
         return []
+    fixed = state_bytes(experiment, parts, sizes) + gradient_bytes(parts, sizes)
+    length = of.length
     if fixed > hbm:
         return []
     fixed += _around(experiment, made, mesh)
@@ -254,12 +279,15 @@ def _of_mesh(
             needed = fixed + MARGIN * kept
             if needed > hbm:
                 continue
-            sent = _sent(choice, parts, sizes, where)
+            sent = _sent(choice, parts, sizes, where, of)
             time = estimate(
                 flops=flops / devices,
-                flops_again=again(choice, batch * length) / devices,
+                flops_again=0.0
+                if choice.model.decoder is None
+                else again(choice.model.decoder, batch * length / devices, length, remat),
                 hbm_bytes_moved=optimizer_bytes(choice, parts, sizes)
                 + elementwise_bytes(choice.model, per_device)
+                + tower_bytes(choice.model, parts, of.frames / of.rows * batch / devices)
                 + 2 * kept * micro,
                 collective=sent,
                 chip=chip,
@@ -277,16 +305,12 @@ def _kept(experiment: Experiment, tokens: float) -> float:
     return kept_bytes(experiment.model, tokens, experiment.train.remat)
 
 
-def _sent(experiment: Experiment, parts: Any, sizes: dict[str, int], where: Topology) -> Any:
+def _sent(
+    experiment: Experiment, parts: Any, sizes: dict[str, int], where: Topology, of: _Sizes
+) -> Any:
     """`sent_bytes`, with gradients that are summed whole where XLA does so."""
-    try:
-        sent = dict(sent_bytes(experiment, parts, sizes))
-    except ConfigError:  # a cube: weights alone
-        f = sizes["fsdp"]
-        split = [p for p in parts if "fsdp" in p.axes]
-        sent = {"fsdp": (f - 1) / f * math.fsum(
-            p.on_one(sizes, used=True) * (p.gathers * p.wire + (4 if p.trained else 0))
-            for p in split)}  # fmt: skip
+    images = of.frames / of.rows
+    sent = dict(sent_bytes(experiment, parts, sizes, images=images, length=of.length))
     if where.kind == "tpu" and sizes["fsdp"] > WHOLE:
         whole = math.fsum(
             4 * p.on_one(sizes, used=True) for p in parts if p.trained and "fsdp" in p.axes

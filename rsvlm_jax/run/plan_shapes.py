@@ -74,6 +74,12 @@ def shapes_of(
             line += ", whose tower runs in the step (features of it would not)"
         return Shapes(talk_batch(experiment), assumed=(line,))
     if _at_hand(experiment.data.cube):
+        for name, value in (("dates", dates), ("length", length)):
+            if value is not None:
+                raise ConfigError(
+                    "an option without effect: the cube is at hand and says it itself",
+                    where=f"--{name}", expected="none", found=value,
+                )  # fmt: skip
         return _of_cube(experiment)
     return _of_tables(experiment, dates, length)
 

@@ -143,23 +143,30 @@ def gradient_bytes(parts: tuple[Part, ...], sizes: Mapping[str, int]) -> int:
 
 
 def sent_bytes(
-    experiment: Experiment, parts: tuple[Part, ...], sizes: Mapping[str, int], *, images: int = 1
+    experiment: Experiment,
+    parts: tuple[Part, ...],
+    sizes: Mapping[str, int],
+    *,
+    images: int | float = 1,
+    length: int | None = None,
 ) -> dict[Axis, float]:
     """Bytes that one chip sends in one step, by the mesh axes that they go over.
 
     Args:
-      experiment: of conversations; all rows of the greatest length.
-      images: of a row.
+      images: of a row: pictures, or frames of a cube that go through the tower.
+      length: positions of a row; None: the greatest of conversations.
 
     Raises:
-      ConfigError: no conversations, or positions that are split over "context".
+      ConfigError: no length, or positions that are split over "context".
     """
-    if experiment.conversations is None or sizes.get("context", 1) > 1:
+    if length is None and experiment.conversations is not None:
+        length = experiment.conversations.length
+    if length is None or sizes.get("context", 1) > 1:
         raise ConfigError(
             "no formula for what this step sends",
             where="sent_bytes(experiment, sizes)",
-            expected="conversations, and context=1",
-            found=f"context={sizes.get('context', 1)}",
+            expected="the length of a row, and context=1",
+            found=f"context={sizes.get('context', 1)}, length={length}",
         )
     f, t = sizes.get("fsdp", 1), sizes.get("tensor", 1)
     replicas = tuple(a for a in ("slice", "data") if sizes.get(a, 1) > 1)
@@ -182,9 +189,9 @@ def sent_bytes(
     visual = rows * images * model.frame_tokens
     found[whole] += _ring(d * f) * visual * model.frame_width * width
     if t > 1:
-        summed = _summed(experiment, parts, rows * images)
+        summed = _summed(experiment, parts, rows * images, rows * length)
         found["tensor",] += 2 * _ring(t) * summed * width / (d * f)
-        labels = 3 * rows * experiment.conversations.length * 4  # largest, sum, and the word's own
+        labels = 3 * rows * length * 4  # largest, sum, and the word's own
         found["tensor",] += 2 * _ring(t) * labels / (d * f)
     return {axes[0] if len(axes) == 1 else axes: n for axes, n in found.items() if n}
 
@@ -197,29 +204,36 @@ SHARED = 5
 """Products of a decoder layer that read the same activation on all chips of "tensor"."""
 
 
-def _summed(experiment: Experiment, parts: tuple[Part, ...], images: int) -> float:
+def _summed(
+    experiment: Experiment, parts: tuple[Part, ...], images: int | float, positions: int
+) -> float:
     """Numbers that are summed over "tensor" in a step, of all rows together."""
-    model, talk = experiment.model, experiment.conversations
-    assert talk is not None
+    model = experiment.model
     decoder = model.decoder
     if decoder is None:
         return 0.0
     passed = any(p.gathers == 2 for p in parts if p.tower == "decoder")
     again = 1 if experiment.train.remat != "none" and passed else 0
-    text = experiment.train.batch_size * talk.length * decoder.width
+    text = positions * decoder.width
     layers = text * decoder.layers * (2 + (SHARED + again if passed else 0))
     ends = 2 * text if passed else text  # the token table; back from the language head
     connector = images * model.frame_tokens * decoder.width
     return layers + ends + connector + _towers(model, images)
 
 
-def _towers(model: VLMConfig, images: int) -> float:
+def _towers(model: VLMConfig, images: int | float) -> float:
+    vision: Any = model.vision
+    tokens, layers = _tower(model)
+    return 2.0 * images * tokens * vision.width * layers if layers else 0.0
+
+
+def _tower(model: VLMConfig) -> tuple[int, int]:
+    """Tokens of an image and layers that run, of a vision transformer; of others (0, 0)."""
     vision: Any = model.vision
     if not hasattr(vision, "layers"):
-        return 0.0
+        return 0, 0
     tokens = (vision.image_size // vision.patch_size) ** 2 + (vision.kind != "siglip")
-    layers = max(i % (vision.layers + 1) for i in vision.feature_layers)
-    return 2.0 * images * tokens * vision.width * layers
+    return tokens, max(i % (vision.layers + 1) for i in vision.feature_layers)
 
 
 def kept_bytes(model: VLMConfig, tokens: int | float, remat: str) -> float:
@@ -254,6 +268,18 @@ def elementwise_bytes(model: VLMConfig, tokens: int | float) -> float:
     decoder: Any = model.decoder
     numbers = 3 * decoder.layers * (14 * decoder.width + 3 * decoder.mlp_dim)
     return float(tokens) * numbers * (2 if model.dtype == "bfloat16" else 4)
+
+
+def tower_bytes(model: VLMConfig, parts: tuple[Part, ...], images: int | float) -> float:
+    """The same of a vision transformer, for so many images on a chip: of the width 10 D a layer
+    (two norms, two sums), of the MLP 2 F; backward twice as much, where a gradient passes it."""
+    vision: Any = model.vision
+    tokens, layers = _tower(model)
+    if not layers:
+        return 0.0
+    passed = any(p.tower == "vision" and (p.trained or p.gathers == 2) for p in parts)
+    numbers = layers * (10 * vision.width + 2 * vision.mlp_dim) * (3 if passed else 1)
+    return float(images) * tokens * numbers * (2 if model.dtype == "bfloat16" else 4)
 
 
 def optimizer_bytes(

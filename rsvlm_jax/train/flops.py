@@ -11,7 +11,7 @@ Three things are put in by hand, because how they are computed says nothing of w
     the language head    2 D V a position, forward; as much again for its input and its weight,
                          where each is trained. All positions count, supervised or not.
     causal attention     the products of [L, L] scores, counted in full and by half (`attention`)
-    recomputation        none: that of remat is not what the model needs
+    recomputation        none: that of remat is not what the model needs (`again` counts it)
 
 What is not a product (norms, activations, softmax, the optimiser) is not counted, as everywhere
 where MFU is told.
@@ -30,6 +30,7 @@ from flax import nnx
 from jax.extend import core
 
 from rsvlm_jax.config import Experiment
+from rsvlm_jax.config.training import Remat
 from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.nn import use_kernel
 
@@ -100,6 +101,32 @@ def step_flops(
     width = decoder.heads * decoder.head_width
     attention = passes * 4.0 * b * length**2 * width * decoder.layers
     return StepFlops(full, attention)
+
+
+def again(decoder: Any, tokens: int | float, length: int, remat: Remat) -> float:
+    """Operations of the decoder's layers that `TrainConfig.remat` has computed once more.
+
+    Nobody's backward pass reads what the MLP gives, so that its last product is never among them;
+    what attention gives enters the norm before the MLP, so that its own last product always is.
+
+        save_qkv_mlp  o                      save_context  q, k, v, o, gate, up
+        offload       o, gate, up            full          these, and the scores, by half
+
+    Args:
+      decoder: `DecoderConfig`.
+      tokens: positions of the step;  length: of a row.
+    """
+    wide, inner = decoder.width, decoder.heads * decoder.head_width
+    qkv = wide * (inner + 2 * decoder.kv_heads * decoder.head_width)
+    gates = (2 if decoder.kind == "llama" else 1) * wide * decoder.mlp_dim
+    products = {
+        "none": 0.0,
+        "save_qkv_mlp": inner * wide,
+        "offload": inner * wide + gates,
+        "save_context": inner * wide + gates + qkv,
+        "full": inner * wide + gates + qkv + length * inner,
+    }
+    return 2.0 * tokens * decoder.layers * products[remat]
 
 
 def _plainly(model: nnx.Module) -> None:

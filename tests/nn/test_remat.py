@@ -15,6 +15,7 @@ from flax import nnx
 from rsvlm_jax.config import HeadConfig, LlamaConfig, QFormerConfig, TemporalConfig, ViTConfig
 from rsvlm_jax.config.training import Remat
 from rsvlm_jax.core import flat
+from rsvlm_jax.mesh.hlo_work import works
 from rsvlm_jax.models.encoded import Encoded
 from rsvlm_jax.models.heads import MixerHead
 from rsvlm_jax.models.language import language_model
@@ -22,6 +23,7 @@ from rsvlm_jax.models.resampler.qformer import QFormer
 from rsvlm_jax.models.temporal import TemporalFusion
 from rsvlm_jax.models.towers import vision_tower
 from rsvlm_jax.nn import Mask, use_kernel
+from rsvlm_jax.train.flops import again
 
 POLICIES = get_args(Remat)
 LLAMA = LlamaConfig(
@@ -159,6 +161,17 @@ def primitives(jaxpr, name: str) -> list:
 
 def loops(remat: Remat) -> int:
     return len(primitives(compiled("chunked decoder", remat)[0].jaxpr, "while"))
+
+
+def products(remat: Remat) -> float:
+    made = works(compiled("chunked decoder", remat)[1])
+    return sum(w.count * w.product.flops for w in made if w.product is not None)
+
+
+@pytest.mark.parametrize("remat", POLICIES)
+def test_what_is_computed_again_is_what_the_formula_says(remat: Remat) -> None:
+    """Of the compiled programs, product by product."""
+    assert again(LLAMA, TEXT.shape[0] * 128, 128, remat) == products(remat) - products("none")
 
 
 def test_attention_that_is_kept_is_not_computed_again() -> None:

@@ -10,7 +10,7 @@ import pytest
 from plan_reports import report
 
 from experiments import demo_treecover, llava15_lora, llava15_stage2
-from rsvlm_jax.config import ConfigError, Experiment, MeshConfig
+from rsvlm_jax.config import ConfigError, Experiment, MeshConfig, OptimizerConfig
 from rsvlm_jax.run.plan import choose
 from rsvlm_jax.run.plan_page import page, write_page
 from rsvlm_jax.run.plan_report import table
@@ -65,6 +65,25 @@ def test_what_does_not_fit_by_formula():
     assert ranked(made, "v5e:2x2") == []
     with pytest.raises(ConfigError, match=r"no mesh, micro-batches and remat fit.*--base int8"):
         search(made, "v5e:2x2", compiled=report, ranked=list)
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"optimizer": OptimizerConfig(kind="muon")}, "no formula for the state of this optimiser"),
+        ({"mesh": MeshConfig(context=2)}, "no formula for positions that are split"),
+    ],
+)
+def test_what_no_formula_covers_is_said_by_name(changed: dict, line: str):
+    made = dataclasses.replace(llava15_stage2.experiment(), **changed)
+    with pytest.raises(ConfigError, match=line):
+        ranked(made, "v5e:4x4")
+
+
+def test_a_length_is_searched_with():
+    made = llava15_stage2.experiment()
+    seconds = [ranked(made, "v5p:4x4x4", length=n)[0].step_seconds for n in (1024, 2048)]
+    assert seconds[1] > 1.5 * seconds[0]
 
 
 def test_no_memory_is_known_of_a_cpu():

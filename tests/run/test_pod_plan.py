@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
+import jax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from plan_reports import report
 
 from experiments import demo_treecover, llava15_lora, llava15_stage2
+from rsvlm_jax.cli.plan import run as plan_verb
 from rsvlm_jax.config import ConfigError, Experiment, MeshConfig, RsvlmError
+from rsvlm_jax.mesh import make_mesh
 from rsvlm_jax.mesh.hlo_text import ArrayShape
 from rsvlm_jax.mesh.topology import topology
-from rsvlm_jax.run.plan import PlanRefused, Serving, plan, require, spread, unproven
-from rsvlm_jax.run.plan_advice import again, remedies
+from rsvlm_jax.run.abstract import abstract_step
+from rsvlm_jax.run.plan import PlanRefused, Serving, fits_in, plan, require, spread, unproven
+from rsvlm_jax.run.plan_advice import remedies
 from rsvlm_jax.run.plan_apart import ended
 from rsvlm_jax.run.plan_memory import arguments, buffers, padded
+from rsvlm_jax.run.plan_moves import weights
 from rsvlm_jax.run.plan_report import PlanReport
 from rsvlm_jax.run.plan_shapes import shapes_of
 
@@ -33,7 +40,7 @@ def simulated() -> PlanReport:
 
 def test_simulated_devices(simulated):
     r = simulated
-    assert (r.chips, r.mesh, r.fits, r.refused) == (8, {"fsdp": 8}, True, False)
+    assert (r.chips, r.mesh, r.fits, r.refused) == (8, {"fsdp": 8}, None, False)
     assert r.argument_bytes == r.formula_bytes
     assert r.donated_bytes is not None
     assert 0.9 * r.argument_bytes < r.donated_bytes < r.argument_bytes
@@ -47,12 +54,26 @@ def test_simulated_devices(simulated):
     assert "8 simulated devices" in r.compiler
     assert r.largest[0]["bytes"] >= r.largest[1]["bytes"] >= r.largest[2]["bytes"]
     assert any("temporary memory" in line for line in r.unproven)
+    assert any("bytes sent by formula" in line for line in r.assumed)
+    assert any("64 positions" in line for line in r.assumed), "what was assumed of the shapes"
     assert require(r) is r
+
+
+def test_what_a_gpu_cannot_hold_is_refused_and_nothing_else_is_proved():
+    where = dataclasses.replace(topology("gpu:8"), hbm=1000)
+    raw = {"output_bytes": 500, "donated_bytes": 480, "refused": False}
+    assert fits_in(where, raw, 880, 2000) is None
+    assert fits_in(where, raw, 881, 881) is False, "the runtime leaves nine tenths"
+    assert fits_in(topology("cpu:8"), raw, 880, 2000) is None
+    chip = dataclasses.replace(topology("v5e:2x2"), hbm=1000)
+    assert fits_in(chip, raw, 880, 1000) is True
+    assert fits_in(chip, raw, 880, 1001) is False
 
 
 def test_json_has_the_promised_keys(simulated):
     found = json.loads(json.dumps(simulated.to_dict()))
-    for key in ("compiler", "fits", "hbm_bytes", "peak_bytes", "argument_bytes",
+    assert found["fits"] is None, "of a GPU nothing here proves it"
+    for key in ("compiler", "hbm_bytes", "peak_bytes", "argument_bytes",
                 "collective_bytes", "flops", "mfu_estimate", "step_seconds"):  # fmt: skip
         assert found[key] is not None, key
     assert found["dollars"] == pytest.approx(2.0 * 8 * found["step_seconds"] * 1000 / 3600)
@@ -60,7 +81,7 @@ def test_json_has_the_promised_keys(simulated):
 
 def test_lines_for_people(simulated):
     text = "\n".join(simulated.lines())
-    for word in ("gpu:8: 8 chips, mesh fsdp=8", "fits", "all-gather over fsdp", "unproven",
+    for word in ("gpu:8: 8 chips, mesh fsdp=8", "not proven", "all-gather over fsdp", "unproven",
                  "the experiment's mesh is of one device: here fsdp=-1", "MFU"):  # fmt: skip
         assert word in text
 
@@ -111,7 +132,7 @@ def test_a_flag_that_the_compiler_refuses(monkeypatch):
         (1, "ERROR: Unknown command line flag 'xla_a'", "flag that the compiler refuses.*xla_a"),
         (1, "F0 Unknown flags in XLA_FLAGS: --xla_b", "compiler refuses in XLA_FLAGS.*--xla_b"),
         (-9, "", "the compiler was killed.*free memory"),
-        (3, "Traceback\nValueError: no", "process ended with 3.*ValueError: no"),
+        (3, "Traceback\nValueError: no\n---\nFor simplicity", "ended with 3.*ValueError: no"),
     ],
 )
 def test_how_a_compiler_ends(code, said, line):
@@ -151,12 +172,61 @@ def test_what_is_not_proved_of_slices():
     assert unproven(topology("cpu:8"), 2) == topology("cpu:8").unproven
 
 
-def test_what_remat_computes_again():
-    """Of 7B all of the decoder's layers is their forward pass."""
-    made = llava15_stage2.experiment()
-    full = dataclasses.replace(made, train=dataclasses.replace(made.train, remat="full"))
-    assert again(full, 1) == pytest.approx(2 * 6.476e9, rel=1e-3)
-    assert again(made, 1) == 0
+def test_what_helps_to_serve():
+    raw = {"plain_bytes": 9, "mesh": {}, "cache_bytes": 5, "parameter_bytes": 4}
+    where = topology("v5e:2x2")
+    assert remedies(tiny(), raw, where)[0] == "fewer --rows"
+    assert remedies(tiny(), raw | {"parameter_bytes": 6}, where)[0].startswith("--mesh.tensor")
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"length": 0}, "impossible number in --length; expected >= 1; found 0"),
+        ({"dates": -1}, "impossible number in --dates"),
+        ({"price": -2.0}, "impossible price in --price; expected >= 0; found -2.0"),
+    ],
+)
+def test_impossible_numbers(given: dict, line: str):
+    with pytest.raises(ConfigError, match=re.escape(line)):
+        plan(tiny(), "gpu:8", **given)
+
+
+def test_impossible_texts():
+    with pytest.raises(ConfigError, match="impossible number in --rows; expected >= 1; found 0"):
+        Serving(rows=0)
+
+
+def test_a_length_beside_a_cube_that_says_it():
+    with pytest.raises(ConfigError, match=r"option without effect: .*says it itself in --length"):
+        shapes_of(demo_treecover.experiment(), length=40)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--rows", "4"], "an option without effect in --rows; expected --serve beside it"),
+        (["--serve", "--length", "64"], "an option without effect in --length; expected no --serv"),
+        (["--serve", "--base", "int8"], "generation is planned of floats in --base"),
+    ],
+)
+def test_options_that_change_nothing(words: list[str], line: str):
+    with pytest.raises(ConfigError, match=re.escape(line)):
+        plan_verb(["llava15_lora", "--topology", "cpu:2", "--tiny", *words])
+
+
+def test_a_batch_that_its_parts_do_not_divide():
+    made = tiny(micro_batches=4)
+    with pytest.raises(ConfigError, match=r"multiple of 32 .*micro_batches=4"):
+        abstract_step(made, make_mesh(MeshConfig(data=8)))
+
+
+def test_a_stack_that_is_summed_whole_is_known():
+    """Of three layers [64, 2**15] in pieces: a layer, or all of them in one sum."""
+    mesh = make_mesh(MeshConfig(fsdp=8))
+    place = NamedSharding(mesh, PartitionSpec(None, "fsdp"))
+    known = weights({"x": jax.ShapeDtypeStruct((3, 64, 2**15), "float32", sharding=place)})
+    assert {(64, 2**15), (3, 64, 2**15)} <= known
 
 
 def test_a_mesh_of_one_device_is_spread():
