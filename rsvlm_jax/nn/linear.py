@@ -15,6 +15,7 @@ the names of: so it is gathered, once where it is used, and activations never ar
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,10 +23,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer, lecun_normal, normal
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from rsvlm_jax.core.shapes import Array, Float, Int, Shaped
-from rsvlm_jax.mesh.constraints import constrain
+from rsvlm_jax.mesh.constraints import ACTIVATIONS, constrain
 
 from .codes import attend_int8, matmul_int8, matmul_nf4, take_int8
 
@@ -231,6 +233,53 @@ def _of_codes(
     return jax.checkpoint(made, prevent_cse=False)(x, codes[...], scale[...])
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _take(table: Array, ids: Array, axes: Axes) -> Array:
+    """Rows of a table, which is gathered for it; NaN for an id outside."""
+    table = placed(table, axes, ids[..., None])
+    return jnp.take(table, ids, axis=0, mode="fill", fill_value=jnp.nan)
+
+
+def _take_forward(table: Array, ids: Array, axes: Axes) -> tuple[Array, tuple[Array, Array]]:
+    return _take(table, ids, axes), (ids, jnp.zeros((0, *table.shape), table.dtype))
+
+
+def _take_backward(axes: Axes, kept: tuple[Array, Array], g: Array) -> tuple[Array, None]:
+    """Each device adds up what its own rows give, and the sums of all are scattered by columns.
+
+    Left to the compiler they are summed whole, on all devices, and sliced. By columns, because the
+    rows of a token table (32,064 over 16) are no multiple of a TPU's tile.
+    """
+    del axes
+    ids, like = kept
+    _, count, width = like.shape
+
+    def added(ids: Array, g: Array) -> Array:
+        return jnp.zeros((count, width), g.dtype).at[ids].add(g, mode="drop")
+
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes = {} if mesh.empty else {axis: n for axis, n in mesh.shape.items() if n > 1}
+    batch = tuple(a for a in ACTIVATIONS["batch"] if a in sizes)
+    rows = math.prod(sizes[a] for a in batch)
+    alone = "fsdp" not in sizes or sizes.keys() - {*batch} or ids.ndim != 2
+    if alone or ids.shape[0] % rows or width % sizes["fsdp"]:
+        return added(ids, g), None
+
+    def summed(ids: Array, g: Array) -> Array:
+        own = jax.lax.psum_scatter(added(ids, g), "fsdp", scatter_dimension=1, tiled=True)
+        rest = tuple(a for a in batch if a != "fsdp")
+        return jax.lax.psum(own, rest) if rest else own
+
+    split = PartitionSpec(batch)
+    run = jax.shard_map(
+        summed, in_specs=(split, split), out_specs=PartitionSpec(None, "fsdp"), check_vma=False
+    )
+    return run(ids, g), None
+
+
+_take.defvjp(_take_forward, _take_backward)
+
+
 class Embed(nnx.Module):
     """A table of vectors, looked up by id. An id outside the table gives NaN, not a neighbour.
 
@@ -260,8 +309,7 @@ class Embed(nnx.Module):
         if self.embedding_int8 is not None and self.embedding_scale is not None:
             codes = placed(self.embedding_int8[...], self.axes, ids[..., None])
             return take_int8(codes, self.embedding_scale[...], ids)
-        table = placed(self.embedding[...], self.axes, ids[..., None])
-        return jnp.take(table, ids, axis=0, mode="fill", fill_value=jnp.nan)
+        return _take(self.embedding[...], ids, self.axes)
 
     def attend(self, x: Float[Array, "*shape D"]) -> Float[Array, "*shape V"]:
         """Scores of every row of the table (a tied language head), float32."""
