@@ -85,6 +85,8 @@ def test_seven_billion_parameters_compile():
     # Layer by layer: the largest that moves is the table of tokens, not a stack.
     largest = max(math.prod(x.shape[-2:]) for x in flat(made.program.params).values())
     for c in collectives(compiled):
+        if not c.sent:  # a sum over axes of one device
+            continue
         assert axes_of(c, make_mesh(config)) == ("fsdp",), c
         assert math.prod(c.shape.dims) <= largest, c
 

@@ -29,6 +29,8 @@ def test_a_kept_plan(name: str):
         assert size in (-1, found["mesh"].get(axis, 1))
     assert found["argument_bytes"] == found["formula_bytes"]
     assert found["gathered_by_sums"] == []
+    assert found["summed_whole"] == WHOLE.get(name, [])
+    assert found["assumed"], "what the shapes rest on"
     assert sum(x["bytes"] for x in found["replicated"]) < 2**23
     if where.kind == "tpu":
         assert found["fits"] is True
