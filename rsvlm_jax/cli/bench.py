@@ -33,7 +33,8 @@ class Regression:
     models: tuple[str, ...] = ("mean", "ridge", "random_forest", "boosting", "rsvlm")
     """Rows of the table, or all (those that the data allow): mean ridge ridge_indices random_forest
     quantile_forest boosting quantile_boosting temporal_boosting galileo_ridge presto_ridge unet
-    utae rsvlm rsvlm_rgb rsvlm_optical rsvlm_sar rsvlm_questions rsvlm_text_shuffled no_lm."""
+    utae rsvlm rsvlm_rgb rsvlm_optical rsvlm_sar rsvlm_questions rsvlm_text_shuffled no_lm
+    vit_linear."""
     splits: tuple[str, ...] = ()
     """spatial, group:LABEL, given:LABEL, random (leaky). By default spatial, of places with names
     group:site_name."""

@@ -159,8 +159,6 @@ class Experiment:
                 found=f"huber={loss.huber:g}, scale={loss.scale:g}",
             )
         gated = model.head is not None and model.head.kind == "experts"
-        if gated and loss.balance is None:
-            object.__setattr__(self, "loss", dataclasses.replace(loss, balance=BALANCE))
         if loss.balance and not (gated and (loss.huber or loss.scale)):
             raise ConfigError(
                 "nothing to balance",
@@ -175,6 +173,14 @@ class Experiment:
                 expected="text=0, or a language model in model.decoder",
                 found=f"text={loss.text:g}",
             )
+
+    @property
+    def losses(self) -> LossConfig:
+        """`loss` as it is learned: with the balance of a mixture of experts."""
+        gated = self.model.head is not None and self.model.head.kind == "experts"
+        if self.loss.balance is not None:
+            return self.loss
+        return dataclasses.replace(self.loss, balance=BALANCE if gated else 0.0)
 
     def _check_targets(self) -> None:
         """The head predicts what the data hold."""

@@ -250,7 +250,7 @@ def held_out_losses(
     if work.held_out() is None:
         return None
     measure = make_loss_step(work.program.graphdef, work.experiment, mesh, state)
-    place, weights = batch_sharding(mesh), work.experiment.loss
+    place, weights = batch_sharding(mesh), work.experiment.losses
 
     def losses(state: TrainState) -> dict[str, float]:
         sums: dict[str, np.ndarray] = {}

@@ -69,7 +69,7 @@ def step_flops(
     Raises:
       ConfigError: groups of the optimiser that take no parameter.
     """
-    config = experiment.loss
+    config = experiment.losses
     trained = trained_paths(experiment.optimizer, params)
 
     def objective(part: Tree, params: Tree, stats: Tree, batch: Batch) -> Any:

@@ -94,7 +94,7 @@ def make_train_step(
     shapes = _shapes(state)
     talk = experiment.conversations is not None
     train = experiment.train.micro_batches, experiment.train.spike
-    about = experiment.optimizer, experiment.loss, train, optimizer, plan, talk
+    about = experiment.optimizer, experiment.losses, train, optimizer, plan, talk
     key = ("train", graphdef, *about, mesh, shapes)
 
     def make() -> Step:
@@ -155,7 +155,7 @@ def make_loss_step(
     Raises:
       ConfigError: the sharding plan does not fit the parameters.
     """
-    plan, config = experiment.mesh.plan, experiment.loss
+    plan, config = experiment.mesh.plan, experiment.losses
     shapes = _shapes((state.params, state.stats))
     key = ("loss", graphdef, config, mesh, plan, shapes)
 
@@ -242,12 +242,12 @@ def _gradient(
     def forward(part: Any, batch: Batch, rng: Array) -> Sums:
         for_model, for_head = jax.random.split(rng)
         model = merge(graphdef, overlay(state.params, part), state.stats)
-        return losses(model(batch, rng=for_model), batch, model, experiment.loss, rng=for_head)
+        return losses(model(batch, rng=for_model), batch, model, experiment.losses, rng=for_head)
 
     count = experiment.train.micro_batches
     if count == 1:
-        return gradient(forward, part, batch, rng, experiment.loss)
-    return gradient_in_parts(forward, part, batch, rng, experiment.loss, count=count, place=place)
+        return gradient(forward, part, batch, rng, experiment.losses)
+    return gradient_in_parts(forward, part, batch, rng, experiment.losses, count=count, place=place)
 
 
 def _ema_decay(decay: float | None, step: Array) -> Array:

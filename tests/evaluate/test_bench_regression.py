@@ -104,6 +104,11 @@ def test_only_rows_that_pass_through_a_decoder_begin_with_rsvlm(base: Experiment
     assert row_name("rsvlm_wide", base) == "rsvlm_wide"
     assert row_name("rsvlm", bare) == row_name("no_lm", bare) == "no_lm"
     assert row_name("rsvlm_wide", bare) == "no_lm_wide"
+    vit = variant("vit_linear", base, find_cube(base.data.cube))
+    assert vit.model.decoder is None
+    assert vit.model.head == dataclasses.replace(base.model.head, kind="linear")
+    assert row_name("vit_linear", vit) == "vit_linear"
+    assert row_name("vit_linear", base) == "rsvlm_vit_linear", "not with a decoder"
 
 
 def test_the_report_is_whole(made: dict):

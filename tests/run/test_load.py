@@ -45,6 +45,27 @@ def test_regress_does_not_depend_on_the_batch(loaded: Loaded, experiment: Experi
     np.testing.assert_allclose(a.mean, b.mean, atol=1e-5)
 
 
+def test_a_run_of_before_the_other_heads_loads(
+    loaded: Loaded, finished: Path, cube, tmp_path: Path
+):
+    later = {"output", "quantiles", "bins", "bin_sigma", "experts", "balance", "also"}
+
+    def older(x):
+        if isinstance(x, dict):
+            return {k: older(v) for k, v in x.items() if k not in later}
+        return [older(v) for v in x] if isinstance(x, list) else x
+
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    for file in (run / "config.json", *(run / "processor").glob("*.json")):
+        if file.name != "tokenizer.json":
+            body = file.read_text()
+            file.write_text(json.dumps(older(json.loads(body))))
+    assert "bin_sigma" not in (run / "config.json").read_text()
+    assert '"also"' not in "".join(f.read_text() for f in (run / "processor").glob("*.json"))
+    batch = loaded.window(cube, 8, 16)
+    np.testing.assert_array_equal(load_run(run).regress(batch).hi, loaded.regress(batch).hi)
+
+
 def test_calibration_scores_set_the_interval(loaded: Loaded, cube):
     batch = loaded.window(cube, 8, 16)
     one = dataclasses.replace(loaded, processor=loaded.processor.calibrated([1.0] * 20))

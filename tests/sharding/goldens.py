@@ -55,6 +55,9 @@ def models() -> dict[str, Any]:
     made = {name: nano.shapes(PRESETS[key](nano.INPUTS)) for name, key in presets.items()}
     fronts = (InputConfig("s2", "galileo"), InputConfig("ndvi", "pixel"))
     made["nano_galileo"] = nano.shapes(PRESETS["nano"](fronts))
+    vlm = nano.config()
+    gated = dataclasses.replace(vlm.head, kind="experts", output="quantiles", targets=2)
+    made["nano_experts"] = nano.shapes(dataclasses.replace(vlm, head=gated))
     for name, experiment in recipes().items():
         made[name] = program(
             experiment.model, image_token=0, lora=experiment.lora, stored=experiment.base

@@ -7,6 +7,7 @@
     rsvlm_questions       trained on questions and answers in words too
     rsvlm_text_shuffled   the same runs, asked with the words in random order
     no_lm                 the head on the visual tokens alone
+    vit_linear            its frames, one linear layer of their mean visual token
 
 A row whose name begins with `rsvlm` has passed through `VisionLanguageModel` with its decoder;
 `row_name` sees to it. Every fold and seed is an ordinary run directory under OUT/runs.
@@ -56,6 +57,7 @@ DATES = 6
 """Clearest dates of a window that become frames, of the experiment that is made here."""
 RGB = ("red", "green", "blue")
 TEXT_WEIGHT = 0.2
+VIT = "vit_linear"
 REVISION = 1
 
 
@@ -150,7 +152,9 @@ def _input(cube: Cube, name: str) -> InputConfig:
 
 
 def row_name(name: str, experiment: Experiment) -> str:
-    """The name of a row: `rsvlm...` with a decoder, `no_lm...` without."""
+    """The name of a row: `rsvlm...` with a decoder, `no_lm...` without, or "vit_linear"."""
+    if name == VIT and experiment.model.decoder is None:
+        return name
     bare = name.removeprefix("rsvlm").lstrip("_")
     word = "rsvlm" if experiment.model.decoder is not None else "no_lm"
     bare = bare.removeprefix("no_lm").lstrip("_")
@@ -158,13 +162,15 @@ def row_name(name: str, experiment: Experiment) -> str:
 
 
 def variant(word: str, base: Experiment, cube: Cube) -> Experiment:
-    """The experiment of a row `rsvlm_WORD`, or of "no_lm".
+    """The experiment of a row `rsvlm_WORD`, of "no_lm" or of "vit_linear".
 
     Raises:
       ConfigError: the inputs or the model do not allow it.
     """
     if word == "no_lm":
         return base if base.model.decoder is None else without_language(base)
+    if word == VIT:
+        return _vit_linear(base)
     if word in ("questions", "text_shuffled"):
         if base.model.decoder is None:
             raise ConfigError("a model without words", where=f"--models rsvlm_{word}")
@@ -185,6 +191,22 @@ def variant(word: str, base: Experiment, cube: Cube) -> Experiment:
         )
     model = dataclasses.replace(base.model, inputs=tuple(inputs))
     return dataclasses.replace(base, name=f"{base.name}_{word}", model=model)
+
+
+def _vit_linear(base: Experiment) -> Experiment:
+    """What is seen by the vision tower, and a linear head."""
+    frames = tuple(i for i in base.model.inputs if i.front == "rgb")
+    if not frames or base.model.head is None:
+        raise ConfigError(
+            "the experiment has no frames for a linear layer to read",
+            where=f"--models {VIT}",
+            expected='an input with front="rgb", and a head',
+            found=", ".join(f"{i.bandset}: {i.front}" for i in base.model.inputs),
+        )
+    bare = base if base.model.decoder is None else without_language(base)
+    head = dataclasses.replace(base.model.head, kind="linear")
+    model = dataclasses.replace(bare.model, inputs=frames, head=head)
+    return dataclasses.replace(bare, name=f"{base.name}_{VIT}", model=model)
 
 
 def _has(cube: Cube, read: InputConfig, names: Sequence[str]) -> bool:

@@ -9,7 +9,7 @@ from data_zarr.errors import CubeError
 from rsvlm_jax.config import ConfigError, DataError, Experiment
 
 from .cells import Model
-from .experiments import experiment_model, variant
+from .experiments import VIT, experiment_model, variant
 from .features import Table
 from .learn import ABOUT as NETWORKS
 from .learn import network_model
@@ -24,6 +24,7 @@ OURS = {
     "rsvlm_questions": "the whole model, trained on questions and answers too",
     "rsvlm_text_shuffled": "those runs, asked with the words in random order",
     "no_lm": "without the language model: the head on the visual tokens alone",
+    VIT: "a linear layer of the mean visual token of its frames",
 }
 NAMES = (*ROWS, *NETWORKS, *OURS)
 DEFAULT = ("mean", "ridge", "random_forest", "boosting", "rsvlm")
@@ -84,6 +85,6 @@ def _model(name: str, task: Task, table: Table, base: Experiment) -> Model:
         return tabular_model(name, table)
     if name in NETWORKS:
         return network_model(name, task, table.identity)
-    word = name if name == "no_lm" else name.removeprefix("rsvlm").lstrip("_")
+    word = name if name in ("no_lm", VIT) else name.removeprefix("rsvlm").lstrip("_")
     experiment = variant(word, base, task.cube) if word else base
     return experiment_model(name, OURS[name], experiment, task)
