@@ -77,6 +77,7 @@ class Experiment:
     Attributes:
       conversations: images and what is said of them, in place of the cube of `data`; then
         `model.inputs` is empty and there is no head.
+      model: without a head, whatever it says, where `data.number` is text.
       loss: without a head, where it is left as it is, it becomes that of the text.
       lora: trains low-rank factors beside the kernels it takes. What else is trained say the
         groups of `optimizer`; where there are none they become `LORA_ONLY`, which freezes all else.
@@ -129,6 +130,7 @@ class Experiment:
                 found=f"{len(self.model.inputs)} inputs and "
                 + ("a head" if self.model.head is not None else "no head"),
             )
+        self._number_as_text()
         self._check_loss()
         features = None if self.conversations is None else self.conversations.features
         if features is not None and self.init_from is None:
@@ -140,6 +142,23 @@ class Experiment:
             )
         if self.init_from is not None:
             init_sources(self.init_from)
+
+    def _number_as_text(self) -> None:
+        """A number that the decoder writes is learned as text, by a model without a head."""
+        model, kind = self.model, self.data.number
+        if kind == "head" or self.conversations is not None:
+            return
+        if model.decoder is None:
+            raise ConfigError(
+                "a model without a decoder writes no numbers",
+                where="DataConfig.number",
+                expected="head, or a language model in model.decoder",
+                found=kind,
+            )
+        if model.head is not None:
+            loss = LossConfig(text=1.0, huber=0.0, scale=0.0)
+            object.__setattr__(self, "model", dataclasses.replace(model, head=None))
+            object.__setattr__(self, "loss", loss)
 
     def _check_loss(self) -> None:
         """Each loss has a part of the model that gives what it reads."""
