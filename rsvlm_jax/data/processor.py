@@ -56,6 +56,7 @@ class Processor:
       length: L, the same for every prompt; 0 asks for the longest training prompt.
       conformal: calibration scores of the 90 % interval (`evaluate.conformal`), if calibrated.
       facts: what the cube says about itself, for the questions that are not about the target.
+      also: further quantities that the head predicts, as named in `TargetConfig.also`.
       number: how the decoder writes the target, with `DataConfig.number`; None: a head gives it.
 
     Raises:
@@ -72,6 +73,7 @@ class Processor:
     length: int = 0
     conformal: tuple[float, ...] | None = None
     facts: Facts = dataclasses.field(default_factory=Facts)
+    also: tuple[TargetSpec, ...] = ()
     number: NumberFormat | None = None
 
     def __post_init__(self) -> None:

@@ -41,6 +41,7 @@ class Saved:
     facts: Facts
     tokenizer_sha256: str
     version: int = VERSION
+    also: tuple[TargetSpec, ...] = ()
     number: NumberFormat | None = None
 
 
@@ -72,7 +73,7 @@ def read(directory: str | os.PathLike[str]) -> tuple[Saved, Tokenizer]:
             found=data.get("version"),
             remedy="load it with the release that wrote it",
         )
-    later = ("number",)  # those that older processors lack
+    later = ("also", "number")  # those that older processors lack
     names = [f.name for f in dataclasses.fields(Saved) if f.name not in later]
     missing = [name for name in names if name not in data]
     if missing:

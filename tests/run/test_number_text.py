@@ -153,3 +153,10 @@ def test_a_model_without_a_decoder_is_refused(experiment: Experiment):
             experiment, model=model, loss=loss,
             data=dataclasses.replace(experiment.data, number="p10", templates="plain"),
         )  # fmt: skip
+
+
+def test_several_targets_in_one_text_are_refused(experiment: Experiment):
+    target = dataclasses.replace(experiment.data.target, also=("other",))
+    data = dataclasses.replace(experiment.data, number="digits", target=target)
+    with pytest.raises(ConfigError, match=r"a text of one number in TargetConfig.also; .* other"):
+        dataclasses.replace(experiment, data=data)
