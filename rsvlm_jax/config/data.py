@@ -87,6 +87,10 @@ class DataConfig:
       augment: rotate and flip training windows.
       templates: "plain" (`<image>` and the answer), or "questions": the question templates of
         `rsvlm_jax.data.questions`, answerable and not.
+      number: where the target's number comes from: the regression "head"; or, for comparison, text
+        of the decoder, one token a character (`rsvlm_jax.data.numbers`): "digits" (132.4), "p10"
+        (+1324E-1). With text the model has no head (`Experiment`).
+      number_digits: of such a text.
       threads: read threads of the pipeline (of each worker).
       workers: processes that read; 0: threads of the training process are enough for most.
       prefetch: batches placed on the devices before they are needed.
@@ -110,6 +114,8 @@ class DataConfig:
     split: SplitConfig = SplitConfig()
     augment: bool = True
     templates: Literal["plain", "questions"] = "plain"
+    number: Literal["head", "digits", "p10"] = "head"
+    number_digits: int = 4
     threads: int = 2
     workers: int = 0
     prefetch: int = 2
@@ -128,6 +134,7 @@ class DataConfig:
                 expected="window >= 1, stride >= 1",
                 found=f"window={self.window}, stride={self.stride}",
             )
+        in_range(self, "number_digits", least=1.0, most=9.0)
         names = ("threads", "workers", "prefetch", "crops", "blocks")
         wrong = [n for n in names if getattr(self, n) < (n == "blocks")]
         if wrong:

@@ -80,6 +80,7 @@ class Experiment:
     Attributes:
       conversations: images and what is said of them, in place of the cube of `data`; then
         `model.inputs` is empty and there is no head.
+      model: without a head, whatever it says, where `data.number` is text.
       loss: without a head, where it is left as it is, it becomes that of the text.
       lora: trains low-rank factors beside the kernels it takes. What else is trained say the
         groups of `optimizer`; where there are none they become `LORA_ONLY`, which freezes all else.
@@ -132,6 +133,7 @@ class Experiment:
                 found=f"{len(self.model.inputs)} inputs and "
                 + ("a head" if self.model.head is not None else "no head"),
             )
+        self._number_as_text()
         self._check_loss()
         self._check_targets()
         features = None if self.conversations is None else self.conversations.features
@@ -144,6 +146,30 @@ class Experiment:
             )
         if self.init_from is not None:
             init_sources(self.init_from)
+
+    def _number_as_text(self) -> None:
+        """A number that the decoder writes is learned as text, by a model without a head."""
+        model, kind = self.model, self.data.number
+        if kind == "head" or self.conversations is not None:
+            return
+        if model.decoder is None:
+            raise ConfigError(
+                "a model without a decoder writes no numbers",
+                where="DataConfig.number",
+                expected="head, or a language model in model.decoder",
+                found=kind,
+            )
+        if self.data.target.also:
+            raise ConfigError(
+                "a text of one number",
+                where="TargetConfig.also",
+                expected=f"none, with DataConfig.number={kind!r}",
+                found=", ".join(self.data.target.also),
+            )
+        if model.head is not None:
+            loss = LossConfig(text=1.0, huber=0.0, scale=0.0)
+            object.__setattr__(self, "model", dataclasses.replace(model, head=None))
+            object.__setattr__(self, "loss", loss)
 
     def _check_loss(self) -> None:
         """Each loss has a part of the model that gives what it reads."""

@@ -4,6 +4,7 @@ batch       Observation, Batch: what the model reads
 tokenizer   ids of words, <image> and <reg>; tokenizer_files: directories of Hugging Face
 questions   what is asked, about the target and about other things
 text        prompts as fixed-length arrays; numbers as words
+numbers     numbers as text of one token a character, for comparison with heads
 specs       what a model may know of a cube: bands, target, facts
 observe     raw reads of one band set -> Observation
 processor   all of the above for one run; saved with it (`saved`)

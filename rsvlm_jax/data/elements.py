@@ -82,7 +82,7 @@ class TrainElements:
         # The length of a series is that of the whole batch: all processes have one shape.
         lengths = self._stream.lengths(whole)
         reads = self._stream.read(whole[rows], turn, lengths)
-        return assemble(reads, self._processor, text), reads["unread"]
+        return assemble(reads, self._processor, text, teach=True), reads["unread"]
 
     def record(self, bad: BadSample) -> None:
         self._stream.record(bad)

@@ -27,10 +27,19 @@ from rsvlm_jax.config import BandSetSpec, ConfigError, DataConfig, DataError, VL
 
 from . import saved
 from .batch import Batch, Observation
+from .numbers import CHARACTERS, NumberFormat
 from .observe import observation
 from .questions import Facts, Questions
 from .specs import TargetSpec
-from .text import Text, check_placeholders, format_number, ids_of, pad, stack
+from .text import (
+    Text,
+    check_placeholders,
+    fill_numbers,
+    format_number,
+    ids_of,
+    pad,
+    stack,
+)
 from .tokenizer import Tokenizer
 
 
@@ -48,6 +57,7 @@ class Processor:
       conformal: calibration scores of the 90 % interval (`evaluate.conformal`), if calibrated.
       facts: what the cube says about itself, for the questions that are not about the target.
       also: further quantities that the head predicts, as named in `TargetConfig.also`.
+      number: how the decoder writes the target, with `DataConfig.number`; None: a head gives it.
 
     Raises:
       ConfigError: band sets that are not the model's inputs, a tokenizer of another size than the
@@ -64,6 +74,7 @@ class Processor:
     conformal: tuple[float, ...] | None = None
     facts: Facts = dataclasses.field(default_factory=Facts)
     also: tuple[TargetSpec, ...] = ()
+    number: NumberFormat | None = None
 
     def __post_init__(self) -> None:
         names, inputs = [b.name for b in self.bandsets], [i.bandset for i in self.config.inputs]
@@ -83,7 +94,15 @@ class Processor:
                 found=self.visual_tokens,
             )
         decoder = self.config.decoder
-        if self.data.templates == "questions" and (decoder is None or self.config.head is None):
+        if (self.number is None) != (self.data.number == "head"):
+            raise ConfigError(
+                "the format of numbers is not that of the data",
+                where="Processor.number",
+                expected=self.data.number,
+                found="none" if self.number is None else self.number.kind,
+            )
+        numbers = self.config.head is not None or self.number is not None
+        if self.data.templates == "questions" and (decoder is None or not numbers):
             raise ConfigError(
                 "questions need a decoder and a head",
                 where="DataConfig.templates",
@@ -109,7 +128,9 @@ class Processor:
 
     @property
     def reg_tokens(self) -> int:
-        """Q."""
+        """Q; of numbers as text W."""
+        if self.number is not None:
+            return self.number.width
         return self.config.head.reg_tokens if self.config.head else 0
 
     @property
@@ -161,6 +182,27 @@ class Processor:
         glue = "" if after[:1] in (".", ",", "!", "?", "") else " "
         return f"{before} {number}{glue}{after}".strip()
 
+    def written(self, ids: Sequence[int] | np.ndarray) -> tuple[float | None, str]:
+        """The number that the decoder has written, and its words with it as people write it.
+
+        None, and the words as they are, where no number of the format stands among them.
+        """
+        ids = [int(i) for i in ids]
+        if self.number is not None:
+            width, known = self.number.width, dict(zip(self._number_ids, CHARACTERS, strict=True))
+            for at in range(len(ids) - width + 1):
+                block = [known.get(i, " ") for i in ids[at : at + width]]
+                value = self.number.read("".join(block))
+                if value is not None:
+                    reg = [self.tokenizer.reg]
+                    said = [*ids[:at], *reg, *ids[at + width :]]
+                    return value, self.render(said, self.format(value))
+        return None, self.render(ids)
+
+    @functools.cached_property
+    def _number_ids(self) -> tuple[int, ...]:
+        return () if self.number is None else self.number.ids(self.tokenizer)
+
     # ---- batches -------------------------------------------------------------------------------
 
     def observation(
@@ -188,6 +230,7 @@ class Processor:
         sample: np.ndarray | None = None,
         target: np.ndarray | None = None,
         target_valid: np.ndarray | None = None,
+        teach: bool = False,
     ) -> Batch:
         """A batch of all inputs.
 
@@ -196,6 +239,8 @@ class Processor:
           sample: i32 [B], -1 for a slot to be ignored; None: 0 .. B-1.
           target, target_valid: [B,K]; None: no sample has a target. The text of a sample without
             a valid target, or with `sample` -1, carries no loss.
+          teach: for training: where numbers are text, that of the sample's target stands in place
+            of the `<reg>` block, and carries loss. Otherwise the block stays, to be written.
 
         Raises:
           DataError: an input is missing, sizes differ, placeholders do not match the model.
@@ -221,6 +266,8 @@ class Processor:
         if target is None or target_valid is None:
             target, target_valid = np.zeros((b, k)), np.zeros((b, k), bool)
         counts = (sample >= 0) & target_valid.any(1)
+        if self.number is not None and teach:
+            text = fill_numbers(text, target[:, 0], counts, self.number, self.tokenizer)
         return Batch(
             obs={spec.name: obs[spec.name] for spec in self.bandsets},
             tokens=text.tokens,

@@ -86,7 +86,13 @@ def merged(
     }
 
 
-def assemble(reads: Mapping[str, Any], processor: Processor, text: Text | None = None) -> Batch:
+def assemble(
+    reads: Mapping[str, Any],
+    processor: Processor,
+    text: Text | None = None,
+    *,
+    teach: bool = False,
+) -> Batch:
     """What `CubeSource.read` gives, with prompts ([B,L] or one [L]), as a `Batch`."""
     obs = {name: Observation(**entry, bandset=name) for name, entry in reads["obs"].items()}
     return processor.batch(
@@ -95,6 +101,7 @@ def assemble(reads: Mapping[str, Any], processor: Processor, text: Text | None =
         sample=reads["sample"],
         target=reads["target"],
         target_valid=reads["target_valid"],
+        teach=teach,
     )
 
 

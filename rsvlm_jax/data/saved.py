@@ -18,6 +18,7 @@ from rsvlm_jax.config import (
     to_json,
 )
 
+from .numbers import NumberFormat
 from .questions import Facts
 from .specs import TargetSpec
 from .tokenizer import Tokenizer
@@ -41,6 +42,7 @@ class Saved:
     tokenizer_sha256: str
     version: int = VERSION
     also: tuple[TargetSpec, ...] = ()
+    number: NumberFormat | None = None
 
 
 def write(saved: Saved, tokenizer: Tokenizer, directory: str | os.PathLike[str]) -> None:
@@ -71,7 +73,7 @@ def read(directory: str | os.PathLike[str]) -> tuple[Saved, Tokenizer]:
             found=data.get("version"),
             remedy="load it with the release that wrote it",
         )
-    later = ("also",)  # those that older processors lack
+    later = ("also", "number")  # those that older processors lack
     names = [f.name for f in dataclasses.fields(Saved) if f.name not in later]
     missing = [name for name in names if name not in data]
     if missing:

@@ -22,6 +22,7 @@ import numpy as np
 
 from rsvlm_jax.config import DataError
 
+from .numbers import NumberFormat
 from .tokenizer import IMAGE, REG, Tokenizer
 
 
@@ -120,6 +121,23 @@ def pad(tokenizer: Tokenizer, ids: list[int], weights: list[float], length: int)
     slot = np.where(image, np.cumsum(image) - 1, -1).astype(np.int32)
     position = np.where(segment > 0, np.arange(length), 0).astype(np.int32)
     return Text(tokens, segment, position, weight, slot)
+
+
+def fill_numbers(
+    text: Text, values: np.ndarray, known: np.ndarray, form: NumberFormat, tokenizer: Tokenizer
+) -> Text:
+    """Prompts whose `<reg>` block is the sample's number in words, each of them supervised.
+
+    Args:
+      text: [B, L]; rows without `<reg>` stay as they are.
+      values, known: [B]; a row whose value is not known keeps its `<reg>`.
+    """
+    block = text.tokens == tokenizer.reg
+    block &= known[:, None]
+    tokens, weight = text.tokens.copy(), np.where(block, np.float32(1), text.weight)
+    filled = np.flatnonzero(block.any(1))
+    tokens[block] = form.tokens(values[filled], tokenizer).reshape(-1)
+    return dataclasses.replace(text, tokens=tokens, weight=weight)
 
 
 def check_placeholders(text: Text, tokenizer: Tokenizer, visual: int, reg: int) -> None:

@@ -1,7 +1,7 @@
 """Evaluation: baselines, the benchmark, calibrated intervals, reports and plots.
 
 Contents (import the submodules; scikit-learn and matplotlib load on first use):
-  conformal   intervals from out-of-fold errors: `cross_conformal`, `interval`, `cross_crps`
+  conformal   intervals from held-out errors: split, across folds, per stratum, for shifted places
   baselines   window features; training mean, ridge, random forest
   regression  `regression_benchmark`: models x folds -> rows of the table
   benchmark   `rsvlm bench regression`: models x splits x folds x seeds, one report

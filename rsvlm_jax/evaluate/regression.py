@@ -22,7 +22,7 @@ import numpy as np
 
 from rsvlm_jax.config import DataError
 from rsvlm_jax.metrics import binomial_interval, picp, ratio, regression_table, width
-from rsvlm_jax.metrics.conformal import Bounds, known
+from rsvlm_jax.metrics.conformal import Bounds, check_size, known
 
 from .conformal import cross_conformal, cross_crps
 
@@ -65,8 +65,14 @@ class OutOfFold:
 
     @property
     def calibration(self) -> tuple[float, ...]:
-        """The known scores: what the processor saves for the intervals of `predict`."""
-        return tuple(float(s) for s in known(self.scores))
+        """The known scores: what the processor saves for the intervals of `predict`.
+
+        Raises:
+          DataError: too few for 90 % intervals. Warns: CalibrationWarning, below 50.
+        """
+        scores = known(self.scores)
+        check_size(len(scores), ALPHA, "calibration of the run")
+        return tuple(float(s) for s in scores)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +141,18 @@ def out_of_fold(
     seconds: float,
     bounds: Bounds = None,
 ) -> OutOfFold:
-    """Clips, calibrates and scores held-out predictions [n] of one model."""
+    """Clips, calibrates and scores held-out predictions [n] of one model.
+
+    Raises:
+      DataError: the other folds of one have too few samples for 90 % intervals.
+
+    Warns:
+      CalibrationWarning: they have fewer than 50.
+    """
     mean = mean if bounds is None else np.clip(mean, *bounds)
     lo, hi, scores = cross_conformal(y, mean, scale, fold, ALPHA, bounds)
+    others = min(int(np.isfinite(scores[fold != f]).sum()) for f in np.unique(fold))
+    check_size(others, ALPHA, "calibration by the other folds")
     crps = cross_crps(y, mean, scale, fold, bounds)
     return OutOfFold(mean, scale, lo, hi, scores, crps, seconds)
 

@@ -11,6 +11,7 @@ text       TextStream: ids to text without half characters and stop strings
 result     Generated, Chunk; reg_block: the hidden states of the `<reg>` block
 prefix     encode_prefix: one prompt read once, shared by many texts
 rank       rank: log-likelihoods of given answers
+numbers    numbers that the decoder writes: texts drawn evenly from their distribution
 machine    TokenMachine: a finite automaton over token ids; join: one of several, row by row
 grammar/   what such a machine is made of: labels, numbers, boxes, regular expressions
 """

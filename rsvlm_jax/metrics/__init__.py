@@ -5,6 +5,7 @@ Contents:
                `by_bin`
   calibration  coverage, width, interval score, pinball loss, CRPS, `binomial_interval`
   conformal    intervals of new predictions from saved held-out scores (NumPy)
+  resample     block bootstrap (`bootstrap`, `coverage_interval`), paired tests (NumPy)
   sums         `ratio` and the masking that all share
 
 A metric is a pair `(sum, weight)` or a pytree of sums: add (or `psum`) the parts, then divide once
@@ -22,16 +23,30 @@ from .calibration import (
     width,
 )
 from .regression import RegressionSums, by_bin, regression_sums, regression_table
+from .resample import (
+    bootstrap,
+    coverage_interval,
+    holm,
+    metric_intervals,
+    paired,
+    paired_bootstrap,
+)
 from .sums import ratio
 
 __all__ = [
     "RegressionSums",
     "binomial_interval",
+    "bootstrap",
     "by_bin",
+    "coverage_interval",
     "crps_empirical",
     "crps_gaussian",
     "crps_quantiles",
+    "holm",
     "interval_score",
+    "metric_intervals",
+    "paired",
+    "paired_bootstrap",
     "picp",
     "pinball",
     "ratio",

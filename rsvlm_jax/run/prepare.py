@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from data_zarr.cube import Cube
 from data_zarr.errors import CubeError
 from data_zarr.format import near_miss
-from data_zarr.sampling import WindowTable, window_table
+from data_zarr.sampling import WindowTable, target_means, window_table
 from data_zarr.schema import check_inputs
 from data_zarr.sensors import PLATFORMS
 from data_zarr.splits import Split, group_folds, group_split, split, tile_folds
@@ -27,11 +27,12 @@ from rsvlm_jax.config import (
     TargetConfig,
 )
 from rsvlm_jax.data.badlog import BadLog
+from rsvlm_jax.data.numbers import NumberFormat, number_format
 from rsvlm_jax.data.pipeline import Batches, train_batches
 from rsvlm_jax.data.processor import Processor
 from rsvlm_jax.data.samples import BadSample
 from rsvlm_jax.data.source import CubeSource
-from rsvlm_jax.data.specs import bandset_specs, facts, target_spec
+from rsvlm_jax.data.specs import TargetSpec, bandset_specs, facts, target_spec
 from rsvlm_jax.data.stream import Mixture
 from rsvlm_jax.data.tokenizer import Tokenizer
 from rsvlm_jax.mesh.together import rows_of
@@ -249,6 +250,7 @@ def prepare(experiment: Experiment) -> Prepared:
         visual_tokens=visual_tokens(experiment, cube, specs),
         facts=facts(cube, specs, data.window, [i.dates for i in model.inputs]),
         also=tuple(target_spec(cube, data.target, name) for name in data.target.also),
+        number=_number(cube, data, target, train_table.take(folds.train)),
     )
     if (parts := experiment.mesh.context) > 1:  # which positions are split over
         length = -(-processor.length // parts) * parts
@@ -263,6 +265,16 @@ def prepare(experiment: Experiment) -> Prepared:
         fold_map,
         folds,
     )
+
+
+def _number(
+    cube: Cube, data: DataConfig, target: TargetSpec, windows: WindowTable
+) -> NumberFormat | None:
+    """How the decoder writes the target, by the training windows; None: a head gives it."""
+    if data.number == "head":
+        return None
+    values = target_means(cube.target(target.name), windows, data.target.min_valid)[0]
+    return number_format(data.number, data.number_digits, values, target.bounds)
 
 
 def _lay_out(cube: Cube, data: DataConfig) -> tuple[WindowTable, WindowTable, np.ndarray, Split]:

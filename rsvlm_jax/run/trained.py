@@ -39,6 +39,7 @@ from rsvlm_jax.data.pipeline import eval_batches
 from rsvlm_jax.data.processor import Processor
 from rsvlm_jax.data.source import CubeSource
 from rsvlm_jax.generate import Generated, generate, reg_block
+from rsvlm_jax.generate.numbers import Drawn, make_number_step
 from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.metrics import conformal
 from rsvlm_jax.models.encoded import Encoded
@@ -169,7 +170,7 @@ class Loaded:
             for name, parts in found.items()
         }
 
-    def _numbers(self, predictive: Standardised) -> list[Numbers]:
+    def _numbers(self, predictive: Standardised | Drawn) -> list[Numbers]:
         """Of every target; the first is calibrated where the run was."""
         read = [np.asarray(x, np.float64) for x in _summary(predictive)]
         found = [Numbers(*(x[:, k] for x in read)) for k in range(read[0].shape[1])]
@@ -181,8 +182,13 @@ class Loaded:
         return found
 
     @functools.cached_property
-    def _eval_step(self) -> Callable[[Any, Any, Batch], Standardised]:
-        plan = self.experiment.mesh.plan
+    def _eval_step(self) -> Callable[[Any, Any, Batch], Standardised | Drawn]:
+        plan, processor = self.experiment.mesh.plan, self.processor
+        if (form := processor.number) is not None:
+            ids, bounds = form.ids(processor.tokenizer), processor.target.bounds
+            return make_number_step(
+                self.graphdef, self.mesh, self.params, form, ids, bounds, plan=plan
+            )
         return make_eval_step(self.graphdef, self.mesh, self.params, self.stats, plan=plan)
 
     # ---- words ---------------------------------------------------------------------------------
@@ -197,6 +203,8 @@ class Loaded:
           ConfigError: a model without a decoder. DataError: a question that does not fit.
         """
         made, visual, visual_valid = self._speak(question, batch)
+        if self.processor.number is not None:
+            return [self._written(question, made, i) for i in range(len(batch.sample))]
         knowledge, has = reg_block(made, self._reg)
         assert made.hidden is not None  # `_speak` keeps them
         encoded = Encoded(made.hidden, visual, visual_valid, knowledge, has)
@@ -211,6 +219,13 @@ class Loaded:
             text = self.processor.render(ids, self.processor.format(value, lo, hi))
             answers.append(Answer(question, text, value, lo, hi, self.processor.target.unit))
         return answers
+
+    def _written(self, question: str, made: Generated, i: int) -> Answer:
+        """An answer whose number stands in its words."""
+        ids = np.asarray(made.tokens)[i, : int(made.length[i])].tolist()
+        value, text = self.processor.written(ids)
+        unit = None if value is None else self.processor.target.unit
+        return Answer(question, text, value, unit=unit)
 
     def generate(self, question: str, batch: Batch, *, max_new: int = MAX_ANSWER) -> Generated:
         """Greedy token ids and hidden states of the answers; see `rsvlm_jax.generate`."""
@@ -269,7 +284,7 @@ class Loaded:
             raise ConfigError("the model has no decoder, so it has no words", where="VLMConfig")
 
     def _needs_head(self) -> None:
-        if self.experiment.model.head is None:
+        if self.experiment.model.head is None and self.processor.number is None:
             raise ConfigError("the model has no head, so it gives no number", where="VLMConfig")
 
 
@@ -351,7 +366,7 @@ def _sees(batch: Batch) -> np.ndarray:
 
 
 @jax.jit
-def _summary(predictive: Standardised) -> tuple[jax.Array, ...]:
+def _summary(predictive: Standardised | Drawn) -> tuple[jax.Array, ...]:
     """Mean, spread and the ends of the interval: [B,K] each."""
     ends = (predictive.quantile(q) for q in (ALPHA / 2, 1 - ALPHA / 2))
     return predictive.mean, predictive.spread, *ends

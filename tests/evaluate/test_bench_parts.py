@@ -1,4 +1,4 @@
-"""Parts of the benchmark by hand: leaf weights, series statistics, resampling."""
+"""Parts of the benchmark by hand: leaf weights, series statistics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pytest
 
 from rsvlm_jax.evaluate.benchmark.cells import LEVELS
 from rsvlm_jax.evaluate.benchmark.features import series_statistics
-from rsvlm_jax.evaluate.benchmark.resample import holm, metric_intervals, paired
 from rsvlm_jax.evaluate.benchmark.tabular import (
     boosting,
     leaf_weights,
@@ -76,43 +75,3 @@ def test_series_statistics_by_hand():
     assert np.isnan(np.delete(second, 9)).all()
     few = np.where(np.arange(5)[:, None] < 3, series, np.nan)
     assert np.isnan(series_statistics(few, days)[-3:]).all()
-
-
-def test_the_interval_covers_the_metric_and_widens_with_fewer_sites():
-    rng = np.random.default_rng(0)
-    y = rng.normal(size=400)
-    mean = y + rng.normal(0, 0.5, 400) + np.repeat(rng.normal(0, 2, 8), 50)
-    inside = np.abs(y - mean) < 2
-    many = metric_intervals(y, mean, inside, np.arange(400))
-    few = metric_intervals(y, mean, inside, np.repeat(np.arange(8), 50))
-    rmse = np.sqrt(np.mean((y - mean) ** 2))
-    for found in (many, few):
-        assert found["rmse_lo"] < rmse < found["rmse_hi"]
-        assert found["picp90_site_lo"] < inside.mean() < found["picp90_site_hi"]
-    assert few["rmse_hi"] - few["rmse_lo"] > 1.5 * (many["rmse_hi"] - many["rmse_lo"])
-    assert np.isnan(metric_intervals(y, mean, inside, np.zeros(400))["rmse_lo"])
-
-
-def test_a_pair_differs_where_one_is_better_everywhere():
-    rng = np.random.default_rng(0)
-    loss = rng.uniform(1, 2, 200)
-    site = np.repeat(np.arange(20), 10)
-    noise = rng.normal(0, 0.3, 200)
-    rows = paired({"a": loss, "b": loss + 0.5, "c": loss + noise}, site, root=False)
-    by_pair = {(r["model"], r["reference"]): r for r in rows}
-    better, even = by_pair["a", "b"], by_pair["a", "c"]
-    assert better["difference"] == pytest.approx(-0.5)
-    assert better["hi"] < 0
-    assert better["p_holm"] < 0.01
-    assert even["p"] > 0.05
-    assert even["lo"] < 0 < even["hi"]
-
-
-def test_few_sites_cannot_be_significant():
-    loss = np.ones(30)
-    (row,) = paired({"a": loss, "b": loss + 1}, np.repeat(np.arange(3), 10), root=True)
-    assert row["p"] == pytest.approx(2 * 0.5**3, abs=0.02)
-
-
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])

@@ -36,6 +36,8 @@ from rsvlm_jax.metrics import regression_sums
 from rsvlm_jax.run.cubes import find_cube
 from rsvlm_jax.run.trained import load_run
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*calibration samples")  # tiny cubes
+
 FOLDS = DealOptions(block=16, folds=2, buffer=0.0)
 
 

@@ -90,6 +90,7 @@ def test_all_models_are_clipped_and_calibrated_alike(benchmark):
     assert good["crps"] < array["crps"] < mean["crps"]
 
 
+@pytest.mark.filterwarnings("ignore:.*calibration samples")
 def test_crps_of_a_sure_model_is_its_absolute_error():
     y = np.array([0.0, 1.0] * 10)
     found = regression_benchmark(y, np.arange(20) % 4, {"m": (y.copy(), None, 0.0)})

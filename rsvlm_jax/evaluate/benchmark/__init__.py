@@ -10,5 +10,4 @@ Contents (import the submodules; scikit-learn, JAX and matplotlib load on first 
   networks     U-Net and U-TAE; `learn` trains them
   experiments  experiments on cubes as rows: ours, and what is left of it without this or that
   scoring      cells -> rows, calibrated alike
-  resample     site bootstrap and paired tests
 """

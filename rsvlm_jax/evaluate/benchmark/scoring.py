@@ -16,13 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from rsvlm_jax.evaluate.conformal import cross_conformal
-from rsvlm_jax.evaluate.regression import OutOfFold, Row, out_of_fold, score, within
-from rsvlm_jax.metrics import crps_quantiles, interval_score, picp, ratio, width
+from rsvlm_jax.evaluate.conformal import cross_conformal, cross_quantiles
+from rsvlm_jax.evaluate.regression import ALPHA, OutOfFold, Row, out_of_fold, score, within
+from rsvlm_jax.metrics import (
+    crps_quantiles,
+    interval_score,
+    metric_intervals,
+    picp,
+    ratio,
+    width,
+)
 
 from .cells import LEVELS, Guess, Model
 from .deals import Deal
-from .resample import metric_intervals
 from .task import Task
 
 CONFORMAL_LEVELS = (0.5, 0.8, 0.9, 0.95)
@@ -55,7 +61,8 @@ class Scored:
 
     Attributes:
       row: of the table.
-      calibration: rows `model split kind level picp width score`.
+      calibration: rows `model split kind level picp width interval_score`; kind is "conformal",
+        "own" (the model's quantiles or ends as they are), or "cqr" (its ends conformalised).
       reliability: nominal level -> observed share, conformal.
       own_reliability: likewise by the model's own quantiles; None: it has none.
     """
@@ -157,6 +164,10 @@ def scored(task: Task, deal: Deal, model: Model, made: Pooled) -> Scored:
     elif made.lo is not None and made.hi is not None:
         ends = made.lo[rows], made.hi[rows]
         calibration.append(_level(model.name, name, "own", 0.9, y, *ends))
+    if made.lo is not None and made.hi is not None:
+        ends = made.lo[held], made.hi[held]
+        moved = cross_quantiles(within(task.y, bounds)[held], *ends, fold, ALPHA, bounds)
+        calibration.append(_level(model.name, name, "cqr", 1 - ALPHA, y, *(e[keep] for e in moved)))
     return Scored(
         model, deal, row, y, oof, made, rows, calibration, reliability, own
     )  # fmt: skip

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from rsvlm_jax.evaluate.regression import Row
-from rsvlm_jax.metrics import by_bin
+from rsvlm_jax.metrics import by_bin, paired
 
 from .deals import Deal
-from .resample import paired
 from .scoring import Scored
 from .task import Task
 
