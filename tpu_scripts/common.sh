@@ -211,7 +211,7 @@ _errors() {  # VERB: into scratch/errors, what the service says, and not what a 
 _is_not_there() {  # its error says so of the very thing; not of a project, a zone or a command
   local elsewhere="([Pp]roject|[Ll]ocation|[Zz]one)s?[]/ :'\"[]+[^]/ '\"]+"
   grep -iE 'NOT_FOUND|not found' "$scratch/errors" | sed -E "s#$elsewhere##g" |
-    grep -qE "(^|[^A-Za-z0-9_-])$name(-[0-9]+)?([^A-Za-z0-9_@-]|\$)"
+    grep -E "(^|[^A-Za-z0-9_-])$name(-[0-9]+)?([^A-Za-z0-9_@-]|\$)" >/dev/null
 }
 
 _refuse_what_lasts() {  # TOOL: what a worker or the service says and no retry mends

@@ -208,9 +208,9 @@ def test_stopped_while_it_waits_for_a_tpu(stage: Stage):
 
 def test_time_that_is_over(stage: Stage):
     stage.write("lives", "10")
-    done = stage.run("babysit.sh", *watched(stage, "--limit", "2s", "--delete-at-end", "mine"))
+    done = stage.run("babysit.sh", *watched(stage, "--limit", "3s", "--delete-at-end", "mine"))
     assert done.returncode == 75
-    assert "2s are over; the run can be gone on with" in done.stderr
+    assert "3s are over; the run can be gone on with" in done.stderr
     said = [line.replace("\\", "") for line in stage.read("calls")]
     stop = next(i for i, line in enumerate(said) if line.endswith("stop first"))
     assert [line.split()[-1] for line in said[stop + 1 : -2]] == ["first"] * (len(said) - stop - 3)
