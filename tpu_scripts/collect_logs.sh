@@ -33,8 +33,16 @@ check_name "--id" "$id"
 to="${to:-logs/$id}"
 
 run mkdir -p "$to"
-on_workers "$(quoted "$WORKER" log "$id")" --output-directory "$to"
-run "${remote[@]}"
+# Each line says its host: gcloud's --output-directory knows workers, but not of which slice.
+on_workers "$(quoted "$WORKER" log "$id")"
+if ask "${remote[@]}"; then
+  awk -v to="$to" '$1 == "rsvlm-log" {
+    file = to "/" $2 ".log"
+    print substr($0, length($1 $2) + 3) >file
+  }' "$scratch/stdout"
+elif [[ -z "$dry_run" ]]; then
+  die "$name is not there"
+fi
 # The files of a run are small but for its checkpoints.
 run "${QUEUED[@]}" ssh "$name" "${place[@]}" --node 0 --worker 0 --command \
   "$(quoted tar -C "$shared/runs" --exclude checkpoints -czf "$id.tgz" "$id")"

@@ -47,7 +47,7 @@ check_place
 [[ -n "$type" ]] || die "no type given; expected --type v5litepod-16 or another"
 [[ "$valid" =~ ^[1-9][0-9]*[smhd]$ ]] ||
   die "--valid-until-duration: expected a number with s, m, h or d; found '$valid'"
-[[ "$slices" =~ ^[1-9][0-9]*$ ]] || die "--slices: expected 1 or more; found '$slices'"
+[[ "$slices" =~ ^[1-9][0-9]{0,3}$ ]] || die "--slices: expected 1 or more; found '$slices'"
 if [[ -z "$runtime" ]]; then
   case "$type" in
     v6e-*) runtime=v2-alpha-tpuv6e ;;
@@ -59,6 +59,10 @@ v5p-N, v6e-N" ;;
   esac
 fi
 
+is_made() {
+  resource_state && [[ "$state" != FAILED && "$state" != SUSPENDED ]]
+}
+
 create() {
   local command=("${QUEUED[@]}" create "$name" "${place[@]}" --accelerator-type "$type"
     --runtime-version "$runtime" --valid-until-duration "$valid" --labels "made-by=rsvlm")
@@ -69,7 +73,7 @@ create() {
   fi
   if [[ -n "$tier" ]]; then command+=("$tier"); fi
   if [[ -n "$account" ]]; then command+=(--service-account "$account"); fi
-  run "${command[@]}"
+  run_unless is_made "${command[@]}"
 }
 
 if resource_state; then
@@ -88,7 +92,7 @@ delete.sh $name --zone $zone"
       [[ -n "$replace" ]] ||
         die "$name is $state; give --replace, or delete.sh $name --zone $zone"
       say "$name is $state; making it anew"
-      run "${QUEUED[@]}" delete "$name" "${place[@]}" --force --quiet
+      remove
       create
       ;;
     *) say "$name is there: $state" ;;
@@ -106,8 +110,9 @@ if [[ -n "$waits" ]]; then
     case "$state" in
       ACTIVE) break ;;
       FAILED | SUSPENDED | SUSPENDING | DELETING)
-        die "$name was not granted: $state; there was no capacity within $valid, or it was taken \
-back" 75 ;;
+        refuse_what_lasts "$failure" "$failure" gcloud
+        die "$name was not granted: $state (${failure:-no capacity within $valid, or taken back})" 75
+        ;;
     esac
     say "$name is $state; waiting"
     pause "$RSVLM_POLL"

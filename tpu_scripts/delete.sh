@@ -35,4 +35,4 @@ if [[ -z "$dry_run" && -z "$typed" ]]; then
   [[ -t 0 ]] || say ""
 fi
 [[ -n "$dry_run" || "$typed" == "$name" ]] || die "nothing was deleted; typed '$typed', not '$name'"
-run "${QUEUED[@]}" delete "$name" "${place[@]}" --force --quiet
+remove

@@ -2,7 +2,7 @@
 
     python tpu_scripts/flags.py                      what there is, and why
     python tpu_scripts/flags.py overlap,vmem_v6e     LIBTPU_INIT_ARGS='--xla_...', for `export`
-    python tpu_scripts/flags.py --value gpu_overlap  the value alone
+    python tpu_scripts/flags.py --value gpu_overlap  the value alone; --device gpu: no other's
 
 Start without any: the compiler's own choices are good, and what a group gains is for a profile to
 say (`rsvlm train --profile`). Flags of a TPU go into LIBTPU_INIT_ARGS, those of a GPU into
@@ -165,11 +165,15 @@ NEVER = {
 """Flags that no group has, and why."""
 
 
-def value(names: Sequence[str]) -> tuple[str, str]:
+def value(names: Sequence[str], device: str | None = None) -> tuple[str, str]:
     """The variable and the value of some groups together.
 
+    Args:
+      device: the only one whose groups are wanted.
+
     Raises:
-      ValueError: an unknown group, groups of two devices, or two that contradict each other.
+      ValueError: an unknown group, groups of two devices or of another, or two that contradict each
+        other.
     """
     devices, flags = set(), {}
     for name in names:
@@ -178,6 +182,8 @@ def value(names: Sequence[str]) -> tuple[str, str]:
             raise ValueError(
                 f"no such group of flags: {name}; expected {', '.join(near or GROUPS)}"
             )
+        if device not in (None, GROUPS[name].device):
+            raise ValueError(f"{name} is for {GROUPS[name].device}; expected groups for {device}")
         devices.add(GROUPS[name].device)
         for flag, setting in GROUPS[name].flags.items():
             if flags.setdefault(flag, setting) != setting:
@@ -201,13 +207,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Groups of flags of the TPU and GPU compilers.")
     parser.add_argument("groups", nargs="*", metavar="GROUP", help="names, or a,b; none: list all")
     parser.add_argument("--value", action="store_true", help="the value without the variable")
+    parser.add_argument("--device", choices=VARIABLE, help="refuse groups of another")
     options = parser.parse_args(arguments)
     names = [name for word in options.groups for name in word.split(",") if name]
     if not names and not options.value:
         print(listed())
         return 0
     try:
-        variable, text = value(names)
+        variable, text = value(names, options.device)
     except ValueError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

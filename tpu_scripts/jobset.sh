@@ -48,7 +48,7 @@ while (($#)) && [[ "$1" != -- ]]; do
     --on-demand) spot="" taken=1 ;;
     --hours) value "$@"; hours="$2" ;;
     --restarts) value "$@"; restarts="$2" ;;
-    --flags) value "$@"; flags="$(python3 "$here/flags.py" --value "$2")" || exit 2 ;;
+    --flags) value "$@"; tpu_flags "$2" ;;
     --apply) apply=1 taken=1 ;;
     --zone | --project) die "no such option: $1; kubectl is told its cluster by gcloud" ;;
     *) common "$@" ;;

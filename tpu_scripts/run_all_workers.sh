@@ -27,10 +27,14 @@ while (($#)) && [[ "$1" != -- ]]; do
   taken=2
   case "$1" in
     --id) value "$@"; id="$2" ;;
-    --env) value "$@"; check_no_secret "$2"; environment+=("$2") ;;
+    --env)
+      value "$@"
+      [[ "$2" =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || die "--env: expected NAME=VALUE; found '$2'"
+      environment+=("$2")
+      ;;
     --flags)
       value "$@"
-      flags="$(python3 "$here/flags.py" --value "$2")" || exit 2
+      tpu_flags "$2"
       environment+=("LIBTPU_INIT_ARGS=$flags")
       ;;
     --state | --stop) what="${1#--}" taken=1 ;;
@@ -49,6 +53,7 @@ if [[ "$what" != start ]]; then
   exit 0
 fi
 (($#)) || die "no command given; it comes after --"
+check_no_secret "${environment[@]}" "$@"
 command=("$@")
 if ((${#environment[@]})); then command=(env "${environment[@]}" "$@"); fi
 if [[ -n "$id" ]]; then

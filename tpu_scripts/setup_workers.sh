@@ -8,7 +8,8 @@ usage() {
 usage: setup_workers.sh NAME --zone ZONE [options]
 
 Copies \`git archive HEAD\` (what is not committed stays here) and installs it with jax[tpu] into
-~/rsvlm_env of each worker. A worker that has this commit already is left as it is.
+~/rsvlm_env of each worker. A worker that has this commit already is left as it is; where a run is
+going on from another commit nothing is changed (exit code 75).
 
   --shared DIR        directory that all workers see, for runs and data; default /mnt/rsvlm
   --nfs HOST:/SHARE   mounted there (Filestore); without it DIR has to be there
@@ -43,9 +44,13 @@ fi
 
 archive="$scratch/rsvlm_jax.tgz"
 if [[ -n "$dry_run" ]]; then archive=rsvlm_jax.tgz; fi
-run git archive --format tar.gz --prefix rsvlm_jax/ --output "$archive" HEAD
-run "${QUEUED[@]}" scp "$archive" "$name:rsvlm_jax.tgz" "${place[@]}" --node all --worker all
-install=("$WORKER" setup "$commit" "$shared")
+code="rsvlm_jax.$commit"
+run git archive --format tar.gz --prefix "$code/" --output "$archive" HEAD
+run "${QUEUED[@]}" scp "$archive" "$name:rsvlm_jax.tgz" "${place[@]}" --node all --worker all \
+  --scp-flag=-oConnectTimeout=20
+install=("$code/tpu_scripts/worker.sh" setup "$commit" "$shared")
 if [[ -n "$nfs" ]]; then install+=("$nfs"); fi
-on_workers "rm -rf rsvlm_jax && tar -xzf rsvlm_jax.tgz && $(quoted "${install[@]}")"
+# Beside the code that is there, which may be running; worker.sh takes it into use.
+unpack="rm -rf unpacked && mkdir unpacked && tar -xzf rsvlm_jax.tgz -C unpacked && mv unpacked/$code ."
+on_workers "test -d $code || ($unpack) && $(quoted "${install[@]}")"
 run "${remote[@]}"

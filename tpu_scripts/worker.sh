@@ -4,11 +4,12 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: worker.sh setup COMMIT SHARED [NFS]   install ~/rsvlm_jax into ~/rsvlm_env; once for a commit
+usage: worker.sh setup COMMIT SHARED [NFS]   take ~/rsvlm_jax.COMMIT into use as ~/rsvlm_jax, installed
+                                             in ~/rsvlm_env; not while a run is going on from another
        worker.sh start RUN COMMAND...        start it in the background, unless RUN is running
        worker.sh state RUN                   rsvlm-state HOST none|running|ended CODE STEP
        worker.sh stop RUN                    SIGTERM: training saves and ends with 75
-       worker.sh log RUN                     what it has written
+       worker.sh log RUN                     what it has written, each line as rsvlm-log HOST LINE
        worker.sh now COMMAND...              run it and wait; then: rsvlm-ended HOST CODE
 Any of them with --dry-run first prints the commands instead.
 
@@ -25,9 +26,9 @@ fi
 verb="${1---help}" jobs="$HOME/rsvlm_jobs" env="$HOME/rsvlm_env"
 shift || true
 
-die() {
-  printf 'error: %s\n' "$1" >&2
-  exit 2
+die() {  # LINE [WORD CODE]: which of all lines that come over ssh is meant for the scripts there
+  printf 'rsvlm-%s: %s\n' "${2:-error}" "$1" >&2
+  exit "${3:-2}"
 }
 
 run() {
@@ -46,7 +47,8 @@ export PATH="$HOME/.local/bin:$PATH"
 setup() {  # COMMIT SHARED [NFS]
   local commit="$1" shared="$2" nfs="${3-}"
   if [[ -n "$nfs" ]] && ! mountpoint -q "$shared"; then
-    run sudo apt-get install -q -y nfs-common
+    # A new host still installs by itself.
+    run sudo apt-get -o DPkg::Lock::Timeout=600 install -q -y nfs-common
     run sudo mkdir -p "$shared"
     run sudo mount -t nfs -o hard,rw "$nfs" "$shared"
     run sudo chmod a+rwx "$shared"
@@ -55,10 +57,20 @@ setup() {  # COMMIT SHARED [NFS]
     die "no directory for all workers at $shared; give --nfs HOST:/SHARE"
   run mkdir -p "$jobs"
   if [[ -z "$dry_run" ]]; then printf '%s\n' "$shared" >"$jobs/shared"; fi
+  alone
   if [[ "$(cat "$env/.commit" 2>/dev/null)" == "$commit" ]]; then
     echo "rsvlm-setup $(hostname) has $commit"
     return
   fi
+  for folder in "$jobs"/*/; do
+    if running; then
+      die "$(basename "$folder") is running on $(hostname) from another commit; stop it first, or let \
+it end" busy 75
+    fi
+  done
+  run rm -f "$env/.commit"
+  run ln -sfn "rsvlm_jax.$commit" "$HOME/rsvlm_jax.new"
+  run mv -fT "$HOME/rsvlm_jax.new" "$HOME/rsvlm_jax"
   # The images come with Python 3.10; uv brings a newer one.
   command -v uv >/dev/null || run python3 -m pip install --user --quiet uv
   if ! [[ -x "$env/bin/python" ]]; then run uv venv --quiet --python 3.12 "$env"; fi
@@ -92,7 +104,15 @@ running() {  # the lock is held by whoever runs, and by nobody after a crash
   [[ -e "$folder/lock" ]] && ! flock -n "$folder/lock" true
 }
 
+alone() {  # neither another start nor another setup on this host from here on
+  if [[ -n "$dry_run" ]]; then return; fi
+  mkdir -p "$jobs"
+  exec 9>"$jobs/alone"
+  flock 9
+}
+
 start() {  # COMMAND...
+  alone
   if running; then
     echo "rsvlm-start $(hostname) runs $run_id already"
     return
@@ -105,7 +125,7 @@ start() {  # COMMAND...
   mkdir -p "$folder"
   rm -f "$folder/code"
   # shellcheck disable=SC2016
-  setsid nohup flock "$folder/lock" bash -c '
+  setsid nohup flock --wait 10 "$folder/lock" bash -c '
     folder="$1" code=0
     shift
     "$@" &
@@ -113,8 +133,12 @@ start() {  # COMMAND...
     wait "$!" || code=$?
     echo "$code" >"$folder/code.new"
     mv "$folder/code.new" "$folder/code"
-  ' worker "$folder" "$@" >>"$folder/log" 2>&1 </dev/null &
-  while ! running && ! [[ -e "$folder/code" ]]; do sleep 0.05; done
+  ' worker "$folder" "$@" >>"$folder/log" 2>&1 </dev/null 9>&- &
+  # Ten seconds for those who only look (`running`): nobody else starts it, and it is never queued.
+  while ! running && ! [[ -e "$folder/code" ]]; do
+    kill -0 "$!" 2>/dev/null || die "$run_id did not start on $(hostname)"
+    sleep 0.05
+  done
   echo "rsvlm-start $(hostname) started $run_id"
 }
 
@@ -140,7 +164,7 @@ case "$verb" in
     job "$@"
     if running; then run kill -TERM "$(<"$folder/pid")"; fi
     ;;
-  log) job "$@"; run cat "$folder/log" ;;
+  log) job "$@"; run sed "s/^/rsvlm-log $(hostname) /" "$folder/log" ;;
   now)
     prepare
     code=0

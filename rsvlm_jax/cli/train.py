@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import itertools
 import json
 import os
@@ -212,6 +213,7 @@ def _trained(options: Options, out: Path, stop: Callable[[], bool]) -> dict[str,
 
 def _supervised(options: Options, given: list[str]) -> dict[str, object]:
     """Start the processes of a run, and see them to its end."""
+    from rsvlm_jax.run.cluster import find_cluster
     from rsvlm_jax.run.supervise import supervise
 
     named = [n for n in ("coordinator", "processes", "process") if getattr(options, n) is not None]
@@ -222,6 +224,13 @@ def _supervised(options: Options, given: list[str]) -> dict[str, object]:
             expected="no --coordinator, --processes, --process beside it",
             found=", ".join(f"--{n}" for n in named),
         )
+    cluster = find_cluster(None, None, None, os.environ, tpu=_on_tpu())
+    if cluster is not None and cluster.processes != 1:
+        raise ConfigError(
+            "the processes of this run are started by a scheduler already",
+            where="--supervise", expected="a machine by itself", found=f"one of {cluster.how}",
+            remedy="leave --supervise out: scheduler or tpu_scripts/babysit.sh start a run again",
+        )  # fmt: skip
     assert options.supervise is not None
     assert options.out is not None
     at = next(i for i, word in enumerate(given) if word.partition("=")[0] == "--supervise")
@@ -233,6 +242,15 @@ def _supervised(options: Options, given: list[str]) -> dict[str, object]:
     if ended.code:
         raise RunEnded(str(result.get("error", ended.line)), ended.code, told=ended.said)
     return {**result, "restarts": ended.restarts}
+
+
+def _on_tpu() -> bool:
+    """JAX is loaded only where there can be a TPU."""
+    if importlib.util.find_spec("libtpu") is None:
+        return False
+    from rsvlm_jax.run.processes import on_tpu
+
+    return on_tpu(os.environ.get("JAX_PLATFORMS"))
 
 
 class RunEnded(RsvlmError):

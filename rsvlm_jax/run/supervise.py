@@ -5,6 +5,7 @@
     a child ends with   0            the others finish too: done
                         75           pre-empted: so is the run
                         2, 3, 5      an error that would come again: the run ends with it
+                        4            (a checkpoint) the same, unless this start made a newer one
                         else, or a signal    all others are killed, and all start again
 
 Restarts are given up after `TRIES` without a newer checkpoint between them. Process 0 has the
@@ -37,6 +38,13 @@ from .rundir import RunDir
 
 FINAL = (2, 3, 5)
 """Exit codes that no restart mends: usage, data, not finite."""
+
+CHECKPOINT = 4
+"""A checkpoint is missing, damaged or of another model, which no restart mends; or one could not be
+written, which one may. Final without a newer checkpoint."""
+
+TOLD = (*FINAL, CHECKPOINT)
+"""Exit codes of errors that a process has told."""
 
 PREEMPTED = 75
 
@@ -88,22 +96,30 @@ def supervise(
     with _passed_on() as children:
         while True:
             code, number, result, said = _once(command, shares, children)
-            if code in (0, PREEMPTED, *FINAL) or children.told:
+            found = _newest(out)
+            advanced = found > newest
+            ends = code in (0, PREEMPTED, *FINAL) or (code == CHECKPOINT and not advanced)
+            if ends or children.told:
                 # A child that SIGTERM hits before it listens dies of it, one that had no time left
                 # was killed, and one may have missed another: nothing is lost.
-                code = code if code in (0, *FINAL) else PREEMPTED
+                code = code if code in (0, *TOLD) else PREEMPTED
                 line = f"process {number} ended with {code}"
                 return Ended(_shown(code), result, said, line, restarts)
-            found = _newest(out)
-            tries = 1 if found != newest else tries + 1
-            newest = found
+            # Nor is it progress when the newest was damaged, and was set aside.
+            tries = 1 if advanced else tries + 1
+            newest = max(newest, found)
             how = f"by signal {-code}" if code < 0 else f"with {code}"
             if tries > TRIES:
                 line = (f"process {number} ended {how}, {tries} times since the checkpoint of step "
-                        f"{newest}; the supervisor gives up")  # fmt: skip
+                        f"{_step(newest)}; the supervisor gives up")  # fmt: skip
                 return Ended(_shown(code), result, False, line, restarts)
             restarts += 1
-            say(f"process {number} ended {how}; all start again from step {newest} (#{restarts})")
+            again = f"all start again from step {_step(found)} (#{restarts})"
+            say(f"process {number} ended {how}; {again}")
+
+
+def _step(newest: int) -> int | None:
+    return None if newest < 0 else newest
 
 
 def _shown(code: int) -> int:
@@ -163,7 +179,7 @@ def _once(
         if children.told:  # while they were started
             children.pass_on()
         code, number = _wait(children.running)
-        told = files[number if code in FINAL else 0]
+        told = files[number if code in TOLD else 0]
         told.seek(0)
         result = _last_object(told.read())
         said = result is not None and children.running[0].returncode >= 0
@@ -205,7 +221,7 @@ def _wait(children: list[subprocess.Popen[str]]) -> tuple[int, int]:
         for number, child in enumerate(children):
             if decided is None and child.returncode not in (None, 0):
                 decided = child.returncode, number
-                if child.returncode in (PREEMPTED, *FINAL):  # all should end, and now
+                if child.returncode in (PREEMPTED, *TOLD):  # all should end, and now
                     limit = time.monotonic() + PATIENCE
                 else:
                     limit = time.monotonic()
@@ -238,10 +254,10 @@ def _last_object(text: str) -> dict[str, Any] | None:
     return None
 
 
-def _newest(out: Path) -> int | None:
-    """The newest finished step, by its manifest's presence: no file is read here."""
+def _newest(out: Path) -> int:
+    """The newest finished step or -1, by its manifest's presence: no file is read here."""
     found = [p.parent.name for p in RunDir(out).checkpoints.glob("*/manifest.json")]
-    return max((int(name) for name in found if name.isdecimal()), default=None)
+    return max((int(name) for name in found if name.isdecimal()), default=-1)
 
 
 def _shares(processes: int, environment: dict[str, str]) -> list[dict[str, str]]:

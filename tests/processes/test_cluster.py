@@ -148,6 +148,26 @@ def test_impossible_environments(environment: dict[str, str], words: str):
     assert words in str(e.value)
 
 
+NAMED = {
+    "JAX_NUM_PROCESSES": "2",
+    "JAX_PROCESS_ID": "0",
+    "JAX_COORDINATOR_ADDRESS": "a:1",
+}
+
+
+@pytest.mark.parametrize(("environment", "how"), [(SLURM, "SLURM"), (NAMED, "the environment")])
+def test_a_supervisor_in_a_cluster(environment: dict[str, str], how: str, tmp_path, capsys,
+                                   monkeypatch):  # fmt: skip
+    """Each of its processes would start the whole run."""
+    for name, text in environment.items():
+        monkeypatch.setenv(name, text)
+    assert main(["train", "forkme", "--out", str(tmp_path / "run"), "--supervise", "2"]) == 2
+    said = capsys.readouterr().err
+    assert "started by a scheduler already" in said
+    assert f"one of {how}" in said
+    assert len(said.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

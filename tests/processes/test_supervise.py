@@ -86,6 +86,16 @@ def test_an_error_that_would_come_again_ends_the_run(tmp_path: Path, code: int):
     assert lives(tmp_path, 0) == 1
 
 
+def test_a_checkpoint_that_cannot_be_read_ends_the_run(tmp_path: Path):
+    ended = run(tmp_path, "end(4, 'of another model')", processes=1)
+    assert (ended.code, ended.restarts, ended.said) == (4, 0, True)
+
+
+def test_a_checkpoint_that_could_not_be_written_is_tried_again_after_another(tmp_path: Path):
+    ended = run(tmp_path, "finish(life) if life < 2 else None\nend(4)", processes=1)
+    assert (ended.code, ended.restarts) == (4, 2)
+
+
 def test_an_error_of_another_process_ends_the_run(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", 0.2)
     ended = run(tmp_path, "end(3, 'mine') if number else time.sleep(60)")
@@ -102,6 +112,16 @@ def test_it_gives_up_without_progress(tmp_path: Path):
 def test_progress_renews_its_patience(tmp_path: Path):
     ended = run(tmp_path, "finish(life)\nend(0) if life == 6 else crash()", processes=1)
     assert (ended.code, ended.restarts) == (0, 6)
+
+
+def test_a_checkpoint_that_is_set_aside_and_made_again_is_no_progress(tmp_path: Path):
+    code = """
+if life % 2: (out / "checkpoints" / "4" / "manifest.json").unlink()
+else: finish(4)
+crash()
+"""
+    ended = run(tmp_path, code, processes=1)
+    assert (ended.code, ended.restarts) == (137, TRIES)
 
 
 def test_a_lost_peer_is_a_reason_to_start_again(tmp_path: Path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fake_stage import FAKES, Stage
 
-TOOLS = "bash cat cut dirname env git grep mktemp rm sleep sort tail"
+TOOLS = "bash cat cut dirname env git grep mktemp rm sed sleep sort tail timeout"
 """On a PATH that has none of gcloud, kubectl and srun, which this machine may have."""
 
 

@@ -97,6 +97,21 @@ def test_applied_once_after_two_failures(stage: Stage):
 
 
 @pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("error: You must be logged in to the server (Unauthorized)", "no credentials"),
+        ('error: the server doesn\'t have a resource type "jobset"', "no JobSet controller"),
+    ],
+)
+def test_what_kubectl_says_and_no_retry_mends(stage: Stage, said: str, line: str):
+    stage.write("failures", f"get|1|{said}")
+    found = stage.refused("jobset.sh", *WORDS, "--apply", *EXPERIMENT)
+    assert found.startswith(f"error: {line}")
+    assert f"({said})" in found
+    assert not [call for call in stage.read("calls") if "apply" in call]
+
+
+@pytest.mark.parametrize(
     ("words", "line"),
     [
         (("--topology", "4*4", *EXPERIMENT), "--topology: found '4*4'"),
@@ -106,6 +121,7 @@ def test_applied_once_after_two_failures(stage: Stage):
         (("--claim", "", *EXPERIMENT), "--claim needs a value"),
         (("--hours", "0", *EXPERIMENT), "--hours: expected 1 or more; found '0'"),
         (("--zone", "z", *EXPERIMENT), "no such option: --zone"),
+        (("--flags", "gpu_overlap", *EXPERIMENT), "gpu_overlap is for gpu; expected groups for"),
         ((), "no experiment given"),
         ((*EXPERIMENT, "--out=x"), "--out is /mnt/rsvlm/runs/first"),
     ],
@@ -134,3 +150,5 @@ def test_the_skypilot_file():
         checked = subprocess.run(["bash", "-n"], input=found[part], text=True, capture_output=True)
         assert checked.returncode == 0, checked.stderr
         assert found[part].startswith("set -euo pipefail\n")
+    assert "sudo chmod a+rwx /mnt/rsvlm" in found["setup"], "a new share belongs to root"
+    assert "apt-get -o DPkg::Lock::Timeout=" in found["setup"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ NEEDED = {
     "delete.sh": ("--typed", "mine"),
 }
 """What each has to be told beside the name and the zone."""
+RUN = ("mine", "--type=v6e-8", "--id=a")
 
 
 def test_shellcheck():
@@ -143,7 +146,8 @@ def test_a_story_by_hand(stage: Stage):
         f"{stage.folder}/shared",
     )
     assert done.returncode == 0, done
-    assert (to / "0.log").read_text() == f"step 7 of the run in {out}, secret here\n"
+    for host in ("vm0", "vm1"):
+        assert (to / f"{host}.log").read_text() == f"step 7 of the run in {out}, secret here\n"
     assert (to / "first.tgz").stat().st_size > 0
     assert "here" not in "".join(stage.read("calls")), "a secret on a command line"
     assert stage.run("delete.sh", "mine", typed="mine\n").returncode == 0
@@ -201,6 +205,130 @@ def test_what_only_sounds_like_quota(stage: Stage, said: str):
     assert len(stage.calls("create")) == 2
 
 
+GONE = "NOT_FOUND: Resource 'projects/p/locations/z/queuedResources/mine' was not found"
+
+
+def test_a_request_that_was_made_by_a_try_that_failed(stage: Stage):
+    stage.write("failures", "create|done|ERROR: UNAVAILABLE")
+    words = ("mine", "--type", "v5litepod-16")
+    assert stage.run("create_queued_resource.sh", *words).returncode == 0
+    assert len(stage.calls("create")) == 1, "it was looked at again"
+    stage.write("failures", "delete|done|ERROR: UNAVAILABLE")
+    assert stage.run("delete.sh", "mine", "--typed", "mine").returncode == 0
+    assert len(stage.calls("delete")) == 1
+
+
+def test_a_request_that_only_the_next_try_sees(stage: Stage):
+    unseen = [f"describe|1|ERROR: (gcloud.x) {GONE}"] * 2
+    stage.write("failures", "create|done|ERROR: UNAVAILABLE", *unseen)
+    done = stage.run("create_queued_resource.sh", "mine", "--type", "v5litepod-16")
+    assert done.returncode == 0, done
+    assert len(stage.calls("create")) == 2
+    stage.write("failures", f"delete|1|ERROR: (gcloud.x) {GONE}")
+    assert stage.run("delete.sh", "mine", "--typed", "mine").returncode == 0
+
+
+@pytest.mark.parametrize("what", ["Project 'mine'", "Zone 'mine'", "Resource 'projects/mine'"])
+def test_not_found_is_not_always_that_it_is_not_there(stage: Stage, what: str):
+    stage.write("failures", *[f"describe|1|ERROR: (gcloud.x) NOT_FOUND: {what} was not found"] * 5)
+    words = ("mine", "--type", "v5litepod-16")
+    stage.refused("create_queued_resource.sh", *words, code=69)
+    assert not stage.calls("create")
+
+
+def test_what_a_program_on_a_worker_calls_an_error_is_tried_again(stage: Stage):
+    stage.write("failures", *["ssh|1|error: Failed to fetch: it already exists, forbidden"] * 2)
+    create(stage)
+    assert len(stage.calls("ssh")) == 3
+
+
+def test_code_is_not_changed_below_a_run(stage: Stage):
+    stage.write("lives", "10")
+    create(stage)
+    link = stage.folder / "vm0" / "rsvlm_jax"
+    words = ("--id", "first", "--", "rsvlm", "train", "x.py", "--out", f"{stage.folder}/shared/x")
+    assert stage.run("run_all_workers.sh", "mine", *words).returncode == 0
+    stage.write("commit", "fedcba9876543210")
+    line = stage.refused("setup_workers.sh", "mine", "--shared", f"{stage.folder}/shared", code=75)
+    assert line.startswith(
+        "error: a worker says: first is running on vm0 from another commit; stop"
+    )
+    assert link.readlink() == Path("rsvlm_jax.0123456789abcdef")
+    stage.run("run_all_workers.sh", "mine", "--id", "first", "--stop")
+    limit = time.monotonic() + 10
+    while "running" in stage.run("run_all_workers.sh", "mine", "--id", "first", "--state").stdout:
+        assert time.monotonic() < limit
+    create(stage)
+    assert link.readlink() == Path("rsvlm_jax.fedcba9876543210")
+    assert (link / "tpu_scripts/worker.sh").exists()
+
+
+def worker(stage: Stage, *words: str, path: str = "") -> subprocess.Popen[str]:
+    """worker.sh on vm0 itself."""
+    home = stage.folder / "vm0"
+    home.mkdir(exist_ok=True)
+    environment = {**stage.environment, "HOME": str(home)}
+    if path:
+        environment["PATH"] = path
+    return subprocess.Popen(
+        [str(SCRIPTS / "worker.sh"), *words],
+        env=environment, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_two_starts_at_once_are_one(stage: Stage):
+    stage.write("lives", "10 0 0.3", "20 0")
+    create(stage)
+    words = ("start", "first", "rsvlm", "train", "x.py", "--out", f"{stage.folder}/shared/x")
+    both = [worker(stage, *words) for _ in "ab"]
+    said = sorted(process.communicate(timeout=10)[0] for process in both)
+    assert said == ["rsvlm-start vm0 runs first already\n", "rsvlm-start vm0 started first\n"]
+    time.sleep(0.5)  # a start that waits for the first to end would begin now
+    assert len(stage.read("lived")) == 1
+
+
+def test_a_worker_whose_path_is_bare(stage: Stage):
+    """As over ssh: what pip installs for one user is found all the same."""
+    tools = stage.folder / "bare"
+    tools.mkdir()
+    for tool in ("bash", "basename", "cat", "chmod", "dirname", "flock", "ln", "mkdir", "mv", "rm",
+                 "touch"):  # fmt: skip
+        (tools / tool).symlink_to(str(shutil.which(tool)))
+    (tools / "hostname").symlink_to(FAKES / "hostname")
+    (tools / "env").symlink_to("/usr/bin/env")
+    python = tools / "python3"
+    python.write_text(
+        "#!/usr/bin/env bash\n"
+        f'mkdir -p "$HOME/.local/bin"; ln -s "{FAKES}/uv" "$HOME/.local/bin/uv"\n'
+        f'echo "python3 $*" >>"$FAKE/calls"\n'
+    )
+    python.chmod(0o755)
+    process = worker(stage, "setup", "abc", f"{stage.folder}/shared", path=str(tools))
+    said = process.communicate(timeout=10)
+    assert process.returncode == 0, said
+    assert said[0] == "rsvlm-setup vm0 installed abc\n"
+    calls = stage.read("calls")
+    assert calls[0] == "python3 -m pip install --user --quiet uv"
+    assert calls[1].startswith("uv venv")
+
+
+def test_a_new_host_that_still_installs(stage: Stage):
+    process = worker(stage, "--dry-run", "setup", "abc", f"{stage.folder}/none", "h:/share")
+    said = process.communicate(timeout=10)[0]
+    assert "sudo apt-get -o DPkg::Lock::Timeout=600 install -q -y nfs-common" in said
+
+
+def test_a_request_that_was_refused_later(stage: Stage):
+    """The service says why when it has thought about it."""
+    stage.write("granted", "ACCEPTED FAILED")
+    stage.write("failure", "Quota limit 'TPUV5s' has been exceeded. Limit: 0")
+    words = ("mine", "--type", "v5litepod-16", "--wait")
+    line = stage.refused("create_queued_resource.sh", *words)
+    assert line.startswith(
+        "error: no quota in us-central1-a (Quota limit 'TPUV5s' has been exceeded"
+    )
+
+
 def test_a_name_that_exists_as_something_else(stage: Stage):
     stage.write("state", "ACTIVE")
     stage.write("type", "v6e-8")
@@ -224,7 +352,7 @@ def test_a_request_that_is_not_granted(stage: Stage):
     stage.write("grants", "FAILED")
     words = ("mine", "--type", "v5litepod-16", "--wait")
     line = stage.refused("create_queued_resource.sh", *words, code=75)
-    assert line.startswith("error: mine was not granted: FAILED; there was no capacity within 6h")
+    assert line.startswith("error: mine was not granted: FAILED (no capacity within 6h, or taken")
 
 
 def test_a_name_that_was_typed_wrongly(stage: Stage):
@@ -265,6 +393,13 @@ def test_a_shared_directory_that_is_not_there(stage: Stage):
         ("babysit.sh", ("mine", "--type=v6e-8", "--id=a", "--delete-at-end=b"), "--delete-at-end"),
         ("babysit.sh", ("mine", "--type=v6e-8", "--id=a", "--", "x.py", "--out", "b"), "--out is"),
         ("babysit.sh", ("mine", "--type=v9-8", "--id=a", "--", "x.py"), "no image is known for"),
+        ("babysit.sh", (*RUN, "--env", "hf_token=abc", "--", "x.py"), "hf_token looks like"),
+        ("babysit.sh", (*RUN, "--flags", "gpu_overlap", "--", "x.py"), "gpu_overlap is for gpu"),
+        ("babysit.sh", (*RUN, "--nfs", "10.0.0.2", "--", "x.py"), "--nfs: expected HOST:/SHARE"),
+        ("babysit.sh", (*RUN, "--shared", "mnt", "--", "x.py"), "--shared: expected an absolute"),
+        ("babysit.sh", (*RUN, "--slices", "0", "--", "x.py"), "--slices: expected 1 or more"),
+        ("babysit.sh", (*RUN, "--", "absent:2"), "experiments/absent.py is not in the last commit"),
+        ("babysit.sh", (*RUN, "--", "my/absent.py"), "my/absent.py is not in the last commit"),
         ("create_queued_resource.sh", ("mine",), "no type given"),
         ("create_queued_resource.sh", ("mine", "--type=v6e-8", "--slices=0"), "--slices: expected"),
         ("create_queued_resource.sh", ("mine", "--type=v6e-8", "--valid-until-duration", "6"),
@@ -274,6 +409,7 @@ def test_a_shared_directory_that_is_not_there(stage: Stage):
         ("run_all_workers.sh", ("mine", "--flags", "overlp", "--", "true"), "no such group"),
         ("run_all_workers.sh", ("mine", "--env", "x", "--", "true"), "--env: expected NAME=VALUE"),
         ("run_all_workers.sh", ("mine", "--env", "HF_TOKEN=abc", "--", "true"), "HF_TOKEN looks"),
+        ("run_all_workers.sh", ("mine", "--", "env", "API_KEY=abc", "x"), "API_KEY looks like"),
         ("setup_workers.sh", ("mine", "--nfs", "10.0.0.2"), "--nfs: expected HOST:/SHARE"),
         ("collect_logs.sh", ("mine",), "no run given"),
     ],
@@ -282,7 +418,7 @@ def test_wrong_options(stage: Stage, script: str, words: tuple[str, ...], line: 
     found = stage.refused(script, *words)
     assert found.startswith(f"error: {line}")
     assert "abc" not in found
-    assert not stage.calls("create")
+    assert not stage.read("calls"), "before anything is asked for"
 
 
 def test_no_zone(stage: Stage):
