@@ -29,10 +29,10 @@ demo-radar: install  ## the second story: greenness from radar alone
 	$(BIN)/rsvlm demo --story radar $(ARGS)
 
 test: install-dev lint $(LIBTPU)  ## lint, types, contracts and every test file (short repetitions)
-	$(PYTEST) -n 2 --dist loadfile -m "not slow $(NO_TPU)" --jaxtyping-packages=$(HOOK) $(ARGS)
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m "not slow $(NO_TPU)" --jaxtyping-packages=$(HOOK) $(ARGS)
 
 test-full: install-dev lint $(LIBTPU)  ## the same with full sizes and repetitions, and new random examples
-	RSVLM_EXAMPLES=search $(PYTEST) -n 2 --dist loadfile $(if $(NO_TPU),-m "not tpu") --jaxtyping-packages=$(HOOK) $(ARGS)
+	RSVLM_EXAMPLES=search $(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder $(if $(NO_TPU),-m "not tpu") --jaxtyping-packages=$(HOOK) $(ARGS)
 
 test-tpu: install-dev $(LIBTPU)  ## what is compiled for TPUs that are not here, by their own compiler
 	$(PYTEST) -m tpu --jaxtyping-packages=$(HOOK) $(ARGS)
