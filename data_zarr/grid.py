@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,13 @@ CONVENTIONS = [
     },
 ]
 """Entries of the `zarr_conventions` attribute, as the two conventions ask for them."""
+
+
+NOWHERE = (
+    'ENGCRS["patches side by side, nowhere on earth",EDATUM["none"],CS[Cartesian,2],'
+    'AXIS["x",east],AXIS["y",north],LENGTHUNIT["metre",1]]'
+)
+"""CRS of `Grid.unplaced`."""
 
 
 @functools.lru_cache(maxsize=32)
@@ -111,6 +119,21 @@ class Grid:
         a, e = (xmax - xmin) / width, (ymin - ymax) / height
         return cls.from_epsg(epsg, (a, 0.0, xmin, 0.0, e, ymax), height, width)
 
+    @classmethod
+    def unplaced(cls, height: int, width: int, gsd: Number) -> Grid:
+        """Pixels of `gsd` metres that lie nowhere on earth: their positions were removed.
+
+        Distances are right, degrees are NaN, and models are told that the place is not known.
+        """
+        size = float(gsd)
+        transform = (size, 0.0, 0.0, 0.0, -size, height * size)
+        return cls(_crs(NOWHERE).to_wkt(), None, transform, height, width)
+
+    @property
+    def placed(self) -> bool:
+        """False where the CRS is no place on earth (`unplaced`)."""
+        return not _crs(self.crs_wkt).is_engineering
+
     @property
     def geographic(self) -> bool:
         """True when the axes are longitude and latitude in degrees."""
@@ -124,7 +147,9 @@ class Grid:
 
     @functools.cached_property
     def lonlat_bounds(self) -> tuple[float, float, float, float]:
-        """(west, south, east, north) in degrees."""
+        """(west, south, east, north) in degrees; NaN where the grid is not `placed`."""
+        if not self.placed:
+            return math.nan, math.nan, math.nan, math.nan
         w, s, e, n = _to_lonlat(self.crs_wkt).transform_bounds(*self.bounds)
         return (w, s, e, n)
 
@@ -151,9 +176,13 @@ class Grid:
         """Degrees (lon, lat) of continuous pixel coordinates; the centre of a pixel is at +0.5.
 
         The centre of the window `(y, x, h, w)` is `lonlat(y + h / 2, x + w / 2)`. Accepts arrays.
+        NaN where the grid is not `placed`.
         """
         a, b, c, d, e, f = self.transform
         row, col = np.asarray(row, np.float64), np.asarray(col, np.float64)
+        if not self.placed:
+            nowhere = np.full(np.broadcast(row, col).shape, np.nan)
+            return nowhere, nowhere.copy()
         lon, lat = _to_lonlat(self.crs_wkt).transform(a * col + b * row + c, d * col + e * row + f)
         return lon, lat
 
@@ -211,8 +240,9 @@ class Grid:
                 )
 
     def attributes(self) -> dict[str, Any]:
-        """Group attributes: GeoZarr `proj:` and `spatial:`, ACDD bounds in degrees."""
-        west, south, east, north = self.lonlat_bounds
+        """Group attributes: GeoZarr `proj:` and `spatial:`, ACDD bounds in degrees if placed."""
+        names = ("lon_min", "lat_min", "lon_max", "lat_max")
+        bounds = dict(zip(names, self.lonlat_bounds, strict=True)) if self.placed else {}
         code = {"proj:code": f"EPSG:{self.epsg}"} if self.epsg else {}
         return {
             "zarr_conventions": CONVENTIONS,
@@ -224,10 +254,7 @@ class Grid:
             "spatial:shape": [self.height, self.width],
             "spatial:bbox": list(self.bounds),
             "spatial:registration": "pixel",
-            "geospatial_lon_min": west,
-            "geospatial_lat_min": south,
-            "geospatial_lon_max": east,
-            "geospatial_lat_max": north,
+            **{f"geospatial_{name}": value for name, value in bounds.items()},
         }
 
     def cf_attributes(self) -> dict[str, Any]:

@@ -25,10 +25,11 @@
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
     talkdata  conversations: real tokens packed, grouped, padded; pictures a second
     predict_cube  `rsvlm predict` over 6,000 x 6,000 pixels: windows a second, and memory by size
+    numbers   heads beside numbers as text at matched parameters, paired (long)
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
-Without names: all but `biomass`. `--short`: a smaller `data`, `predict_cube`, `trend_cube` and
-`trend_statistics`.
+Without names: all but `numbers` and `biomass`. `--short`: a smaller `data`, `predict_cube`,
+`trend_cube` and `trend_statistics`.
 On a GPU: `python -m experiments.bench.gpu generate`, and `train`.
 """
 
@@ -44,7 +45,7 @@ NAMES = (
     *("parity", "vs_torch", "decode", "import_memory", "grammar", "quantize", "rsvqa", "talkdata"),
     *("step", "attention", "roofline"),
     *("trend", "trend_power", "trend_statistics", "trend_series", "trend_cube"),
-    *("data", "predict_cube", "biomass"),
+    *("data", "predict_cube", "numbers", "biomass"),
 )
 
 
@@ -57,7 +58,7 @@ def main() -> int:
         print(f"error: unknown benchmark {unknown[0]!r}; expected {', '.join(NAMES)}")
         return 2
     results = []
-    for name in words or NAMES[:-1]:
+    for name in words or NAMES[:-2]:
         for figure in importlib.import_module(f".{name}", __package__).figures():
             print(figure, flush=True)
             results.append(figure.as_dict())

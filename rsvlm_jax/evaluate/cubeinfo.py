@@ -71,7 +71,7 @@ def _raster(grid: Any) -> dict[str, Any]:
     return {
         "crs": code,
         "bounds": list(grid.bounds),
-        "lonlat_bounds": [round(float(v), 6) for v in grid.lonlat_bounds],
+        "lonlat_bounds": [round(float(v), 6) for v in grid.lonlat_bounds] if grid.placed else None,
     }
 
 
