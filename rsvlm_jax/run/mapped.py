@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from data_zarr.cube import Cube
-from data_zarr.errors import CubeError
 from data_zarr.maps import Layer, write_geotiff, write_map
 from rsvlm_jax.config import ConfigError
 from rsvlm_jax.metrics import conformal
@@ -95,18 +94,6 @@ class Computed:
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         return self.fn(*(p[rows] for p in self.parts)).astype(np.float32)
-
-
-def check_geotiff(out: Path) -> None:
-    """CubeError where GeoTIFFs cannot be written: before hours of work, not after."""
-    try:
-        import rasterio  # noqa: F401
-    except ImportError as e:
-        raise CubeError(
-            "cannot write GeoTIFF without rasterio",
-            where=out,
-            remedy="pip install 'rsvlm-jax[geo]', or --no-geotiff",
-        ) from e
 
 
 def finished(out: Path, key: str, *, geotiff: bool) -> bool:

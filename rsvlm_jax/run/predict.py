@@ -23,6 +23,7 @@ import numpy as np
 
 from data_zarr.cube import Cube
 from data_zarr.ingest.schedule import alone
+from data_zarr.maps import check_geotiff, remove_leftovers
 from data_zarr.sampling import WindowTable
 from data_zarr.schema import check_inputs
 from rsvlm_jax.config import ConfigError, DataError
@@ -31,7 +32,7 @@ from rsvlm_jax.data.source import CubeSource
 from rsvlm_jax.data.specs import bandset_specs
 
 from .blocks import Blocks
-from .mapped import Map, check_geotiff, finished, write
+from .mapped import ZARR, Map, finished, tif_of, write
 from .tiles import TilesReport, mosaic
 from .trained import Loaded
 
@@ -91,9 +92,12 @@ def predict(
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
     if geotiff:
         check_geotiff(out)
-    with alone(out, "the map is being made"):
+    with alone(out, "map"):
         if finished(out, digest, geotiff=geotiff):
             return Map(out, loaded.processor.target.name, geotiff, TilesReport(0, 0, 0))
+        each = days if dates == "each" else [None]
+        for file in (out / ZARR, *(tif_of(out, day) for day in each)):
+            remove_leftovers(file)  # of a run that was killed while it wrote
         stores: list[Blocks] = []
         reports: list[TilesReport] = []
         for i, period in enumerate(periods):

@@ -191,5 +191,5 @@ def test_an_output_of_another_map_or_grid(each: Map, loaded: Loaded, cube):
 
 
 def test_an_output_that_another_run_writes(loaded: Loaded, cube, tmp_path: Path):
-    with alone(tmp_path / "o"), pytest.raises(CubeError, match="the map is being made by another"):
+    with alone(tmp_path / "o"), pytest.raises(CubeError, match="map is being built by another"):
         predict(loaded, cube, tmp_path / "o")
