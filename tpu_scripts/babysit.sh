@@ -312,6 +312,7 @@ while true; do
     "setup 75") say "watching what runs there" ;;
     "create 75" | "create 69")  # not granted, or nobody answers: asked for again, ever less often
       ((refusals < 5)) && ((refusals += 1))
+      say "asking again in $((1 << refusals)) times $RSVLM_POLL s"
       for ((wait = 0; wait < 1 << refusals; wait++)); do
         pause "$RSVLM_POLL"
         in_time

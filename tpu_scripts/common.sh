@@ -109,11 +109,11 @@ need() {  # TOOL REMEDY
 }
 
 check_no_secret() {  # WORD...: none is NAME=VALUE with the name of a secret
-  local word found
+  local word found secret='TOKEN(_|$)|SECRET|PASSWORD|PASSWD|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY'
   for word in "$@"; do
     [[ "$word" =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || continue
     found="${word%%=*}"
-    [[ "${found^^}" =~ (TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY) ]] || continue
+    [[ "${found^^}" =~ $secret ]] || continue
     die "$found looks like a secret, which does not belong on a command line; put it into \
 ~/.rsvlm_env of the workers (chmod 600), which is read at the start of a run"
   done

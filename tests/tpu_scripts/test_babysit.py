@@ -141,6 +141,8 @@ def test_no_capacity_is_asked_for_again(stage: Stage):
     assert done.returncode == 0, done
     assert "was not granted: FAILED (There is no more capacity in the zone)" in done.stderr
     assert len(stage.calls("create")) == 3
+    pauses = [line for line in done.stderr.splitlines() if line.startswith("asking again in ")]
+    assert pauses == [f"asking again in {n} times 0.02 s" for n in (2, 4)]
 
 
 def test_what_runs_from_another_commit_is_watched_to_its_end(stage: Stage):
