@@ -69,7 +69,7 @@ PLANS = {
         {"batch_size": 256, "remat": "save_context"},
     ),
     "llava15_stage2_13b": Kept(
-        "llava15_stage2:13b", "v6e:8x8", {"data": 4, "fsdp": 16}, {"remat": "save_context"}
+        "llava15_stage2:13b", "v6e:8x8", {"data": 2, "fsdp": 32}, {"remat": "save_qkv_mlp"}
     ),
     "llava15_stage2_7b_cpu": Kept(
         "llava15_stage2",

@@ -32,6 +32,10 @@ from rsvlm_jax.mesh.constraints import ACTIVATIONS, constrain
 from .codes import attend_int8, matmul_int8, matmul_nf4, take_int8
 
 
+TILE = 8
+"""Rows of float32 in a tile of a TPU."""
+
+
 def expand_last(
     vector: Float[Array, " D"], like: Float[Array, "*shape D"]
 ) -> Float[Array, "*same D"]:
@@ -245,36 +249,39 @@ def _take_forward(table: Array, ids: Array, axes: Axes) -> tuple[Array, tuple[Ar
 
 
 def _take_backward(axes: Axes, kept: tuple[Array, Array], g: Array) -> tuple[Array, None]:
-    """Each device adds up what its own rows give, and the sums of all are scattered by columns.
+    """Each device adds up what its own rows give, and the sums of all are scattered.
 
-    Left to the compiler they are summed whole, on all devices, and sliced. By columns, because the
-    rows of a token table (32,064 over 16) are no multiple of a TPU's tile.
+    Left to the compiler they are summed whole, on all devices, and sliced. The table is filled up
+    to whole tiles of a TPU on each device: of others (32,064 rows over 16) it would do so still.
     """
     del axes
     ids, like = kept
     _, count, width = like.shape
 
-    def added(ids: Array, g: Array) -> Array:
-        return jnp.zeros((count, width), g.dtype).at[ids].add(g, mode="drop")
+    def added(ids: Array, g: Array, rows: int = count) -> Array:
+        ids = jnp.where((ids >= 0) & (ids < count), ids, rows)
+        return jnp.zeros((rows, width), g.dtype).at[ids].add(g, mode="drop")
 
     mesh = jax.sharding.get_abstract_mesh()
     sizes = {} if mesh.empty else {axis: n for axis, n in mesh.shape.items() if n > 1}
     batch = tuple(a for a in ACTIVATIONS["batch"] if a in sizes)
     rows = math.prod(sizes[a] for a in batch)
     alone = "fsdp" not in sizes or sizes.keys() - {*batch} or ids.ndim != 2
-    if alone or ids.shape[0] % rows or width % sizes["fsdp"]:
+    if alone or ids.shape[0] % rows:
         return added(ids, g), None
+    step = TILE * sizes["fsdp"]
+    filled = -(-count // step) * step
 
     def summed(ids: Array, g: Array) -> Array:
-        own = jax.lax.psum_scatter(added(ids, g), "fsdp", scatter_dimension=1, tiled=True)
+        own = jax.lax.psum_scatter(added(ids, g, filled), "fsdp", scatter_dimension=0, tiled=True)
         rest = tuple(a for a in batch if a != "fsdp")
         return jax.lax.psum(own, rest) if rest else own
 
     split = PartitionSpec(batch)
     run = jax.shard_map(
-        summed, in_specs=(split, split), out_specs=PartitionSpec(None, "fsdp"), check_vma=False
+        summed, in_specs=(split, split), out_specs=PartitionSpec("fsdp"), check_vma=False
     )
-    return run(ids, g), None
+    return run(ids, g)[:count], None
 
 
 _take.defvjp(_take_forward, _take_backward)
