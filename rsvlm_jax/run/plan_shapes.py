@@ -145,6 +145,8 @@ def _of_tables(experiment: Experiment, dates: int | None, length: int | None) ->
         assumed.append(f"{spec.name}: {t} dates, {len(spec.bands)} bands, {w} x {w} pixels")
     visual = token_count(model, frames, points)
     reg = model.head.reg_tokens if model.head and model.decoder else 0
+    if data.number != "head":
+        reg = data.number_digits + 4  # of a number as text, at most
     least = 1 + visual + reg
     length = length or least + WORDS
     if model.decoder is None or length < least:

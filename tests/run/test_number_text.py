@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from rsvlm_jax.cli.main import main
 from rsvlm_jax.config import (
     ConfigError,
     DataConfig,
@@ -160,3 +161,11 @@ def test_several_targets_in_one_text_are_refused(experiment: Experiment):
     data = dataclasses.replace(experiment.data, number="digits", target=target)
     with pytest.raises(ConfigError, match=r"a text of one number in TargetConfig.also; .* other"):
         dataclasses.replace(experiment, data=data)
+
+
+def test_one_option_of_the_command_line_is_enough(capsys: pytest.CaptureFixture[str]):
+    command = ["train", "forkme", "--data.number", "p10", "--data.number-digits", "3", "--dry-run"]
+    assert main([*command, "--json"]) == 0
+    config = capsys.readouterr().out
+    assert '"number": "p10"' in config
+    assert '"head": null' in config
