@@ -156,6 +156,7 @@ def _of_tables(experiment: Experiment, dates: int | None, length: int | None) ->
         target=array(np.float32, b, targets),
         target_valid=array(bool, b, targets),
         sample=array(np.int32, b),
+        answer=array(np.int32, b) if reg and model.head.knowledge != "reg" else None,
     )
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     return Shapes(batch, tuple(specs), visual, tuple(assumed))

@@ -24,7 +24,7 @@ if __name__ == "__main__":
 import nano
 
 from experiments import geochat_lora, lhrs_bot, llava15_lora
-from rsvlm_jax.config import PRESETS, Experiment, InputConfig, MeshConfig
+from rsvlm_jax.config import PRESETS, Experiment, InputConfig, MeshConfig, SelectionConfig
 from rsvlm_jax.core import flat
 from rsvlm_jax.mesh import RULES, make_mesh, resolve
 from rsvlm_jax.run.program import program
@@ -55,6 +55,8 @@ def models() -> dict[str, Any]:
     made = {name: nano.shapes(PRESETS[key](nano.INPUTS)) for name, key in presets.items()}
     fronts = (InputConfig("s2", "galileo"), InputConfig("ndvi", "pixel"))
     made["nano_galileo"] = nano.shapes(PRESETS["nano"](fronts))
+    selecting = dataclasses.replace(PRESETS["nano"](nano.INPUTS), selection=SelectionConfig(32))
+    made["nano_selection"] = nano.shapes(selecting)
     for name, experiment in recipes().items():
         made[name] = program(
             experiment.model, image_token=0, lora=experiment.lora, stored=experiment.base

@@ -16,7 +16,8 @@ def test_every_golden_has_a_model(models):
 
 
 @pytest.mark.parametrize(
-    "name", ["nano", "nano_galileo", "llava15_7b", "llava15_13b", *goldens.recipes()]
+    "name",
+    ["nano", "nano_galileo", "nano_selection", "llava15_7b", "llava15_13b", *goldens.recipes()],
 )
 def test_placement_is_golden(models, name):
     kept = (goldens.FOLDER / f"{name}.json").read_text()
