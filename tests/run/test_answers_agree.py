@@ -67,7 +67,7 @@ def test_the_answer_carries_the_number_of_the_head(saying: Saying):
     kept = [float(x[0]) for x in (numbers.mean, numbers.lo, numbers.hi)]
     np.testing.assert_allclose(told, kept, atol=1e-5)
     assert answer.text == f"The tree cover is {saying.processor.format(*told)}."
-    found = [float(x) for x in re.findall(r"-?\d+\.?\d*", answer.text.replace("90 %", ""))]
+    found = [float(x) for x in re.findall(r"(?<!\d)-?\d+\.?\d*", answer.text.replace("90 %", ""))]
     np.testing.assert_allclose(found, kept, atol=0.51 * 10.0 ** -_decimals(answer.text))
 
 
