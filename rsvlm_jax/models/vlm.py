@@ -302,7 +302,8 @@ class VisionLanguageModel(nnx.Module):
             return jnp.zeros((b, 0, width), hidden.dtype), jnp.zeros((b,), bool)
         first = jnp.asarray(batch.segment) == 1
         is_reg = (jnp.asarray(batch.tokens) == self.reg_token) & first
-        return knowledge.read(hidden, is_reg, head.reg_tokens, head.knowledge, batch.answer)
+        answer = None if batch.answer is None else jnp.asarray(batch.answer)
+        return knowledge.read(hidden, is_reg, head.reg_tokens, head.knowledge, answer)
 
     def _inputs(self, front: str) -> list[str]:
         return [i.bandset for i in self.config.inputs if i.front == front]
