@@ -24,10 +24,12 @@
     trend_series  STL beside statsmodels; LandTrendr-like segments; forecasts: pixels a second
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
     talkdata  conversations: real tokens packed, grouped, padded; pictures a second
+    predict_cube  `rsvlm predict` over 6,000 x 6,000 pixels: windows a second, and memory by size
     reo       our reading of REO-VLM: R2 after each stage, and what it answers
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
-Without names: all but `biomass`. `--short`: a smaller `data`, `trend_cube` and `trend_statistics`.
+Without names: all but `biomass`. `--short`: a smaller `data`, `predict_cube`, `trend_cube` and
+`trend_statistics`.
 On a GPU: `python -m experiments.bench.gpu generate`, and `train`.
 """
 
@@ -43,7 +45,7 @@ NAMES = (
     *("parity", "vs_torch", "decode", "import_memory", "grammar", "quantize", "rsvqa", "talkdata"),
     *("step", "attention", "roofline"),
     *("trend", "trend_power", "trend_statistics", "trend_series", "trend_cube"),
-    *("data", "reo", "biomass"),
+    *("data", "predict_cube", "reo", "biomass"),
 )
 
 

@@ -232,7 +232,11 @@ def _selection(selection: SelectionConfig | None) -> SelectionConfig | None:
 
 def _head(head: HeadConfig) -> HeadConfig:
     return dataclasses.replace(
-        head, token_dim=min(head.token_dim, 32), channel_dim=min(head.channel_dim, 128)
+        head,
+        token_dim=min(head.token_dim, 32),
+        channel_dim=min(head.channel_dim, 128),
+        bins=min(head.bins, 32),
+        experts=min(head.experts, 4),
     )
 
 

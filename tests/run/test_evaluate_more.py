@@ -55,7 +55,7 @@ def source(lawful: Lawful) -> CubeSource:
     """Held-out windows whose target is what the law reads off them."""
     test = prepare(lawful.experiment).test
     with eval_batches(test, lawful.processor, batch_size=len(test), threads=0) as batches:
-        test.target = lawful.regress(next(batches)).mean.astype(np.float32)
+        test.targets = lawful.regress(next(batches)).mean[:, None].astype(np.float32)
     return test
 
 
@@ -96,7 +96,7 @@ def test_one_site_has_no_interval(lawful, source):
 
 def test_a_target_that_does_not_vary_is_refused(lawful, source):
     still = prepare(lawful.experiment).test
-    still.target = np.zeros_like(source.target)
+    still.targets = np.zeros_like(source.targets)
     with pytest.raises(DataError, match=r"nothing to lose in reliance.*targets 0 \.\. 0"):
         reliance(lawful, still, np.arange(len(source)))
 
