@@ -43,8 +43,8 @@ def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversations, "sample_questions", few.__getitem__)
 
 
-ELSEWHERE = {"reo_vlm_nano"}
-"""Trained with --tiny in `test_reo_chain`."""
+ELSEWHERE = {"reo_vlm_nano", "reo_ablations"}
+"""Trained, or all but, in `test_reo_chain`; one model."""
 
 
 @pytest.mark.parametrize(

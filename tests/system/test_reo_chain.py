@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.reo_ablations import AXES, WORDS
 from rsvlm_jax.cli.main import main
 from rsvlm_jax.cli.options import load_experiment
 from rsvlm_jax.config import Experiment, Preempted, from_json
 from rsvlm_jax.core import flat
-from rsvlm_jax.run.fit import fit
+from rsvlm_jax.run.fit import describe, fit
 from rsvlm_jax.run.trained import load_run
 
 STAGES = ("stage1", "warmup", "stage2")
@@ -73,3 +74,12 @@ def test_the_large_page_has_the_same_stages(stage: str):
     frozen = {g.pattern for g in small.optimizer.groups if not g.scale}
     assert ("^decoder/" in frozen) == (large.lora is None)
     assert large.tiny().model.selection is not None
+
+
+def test_every_ablation_can_be_trained():
+    """All that is known before a step compiles: data, parameters, tokens."""
+    made = {word: load_experiment(f"reo_ablations:{word}") for word in WORDS}
+    assert len(set(made.values())) == len(WORDS) == 1 + sum(map(len, AXES.values()))
+    tokens = {word: describe(experiment)["visual_tokens"] for word, experiment in made.items()}
+    assert {n for word, n in tokens.items() if not word.startswith("budget")} == {8}
+    assert (tokens["budget_2"], tokens["budget_32"]) == (2, 32)
