@@ -26,6 +26,7 @@
     talkdata  conversations: real tokens packed, grouped, padded; pictures a second
     predict_cube  `rsvlm predict` over 6,000 x 6,000 pixels: windows a second, and memory by size
     numbers   heads beside numbers as text at matched parameters, paired (long)
+    reo       our reading of REO-VLM: R2 after each stage, and what it answers
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
 Without names: all but `numbers` and `biomass`. `--short`: a smaller `data`, `predict_cube`,
@@ -45,7 +46,7 @@ NAMES = (
     *("parity", "vs_torch", "decode", "import_memory", "grammar", "quantize", "rsvqa", "talkdata"),
     *("step", "attention", "roofline"),
     *("trend", "trend_power", "trend_statistics", "trend_series", "trend_cube"),
-    *("data", "predict_cube", "numbers", "biomass"),
+    *("data", "predict_cube", "reo", "numbers", "biomass"),
 )
 
 

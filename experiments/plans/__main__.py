@@ -89,6 +89,7 @@ PLANS = {
     ),
     "multispectral_7b": Kept("multispectral_7b", "v5p:4x4x4", {"data": 4, "fsdp": 16}),
     "landsat_series_7b": Kept("landsat_series_7b", "v5p:4x4x4", {"data": 4, "fsdp": 16}),
+    "reo_vlm_7b": Kept("reo_vlm_7b:stage2", "v5p:4x4x4", {"data": 4, "fsdp": 16}),
 }
 
 

@@ -25,6 +25,12 @@ class Options:
     """Baselines to train on the run's training windows."""
     step: int | Literal["best"] | None = None
     """Checkpoint: a step, or that of the lowest held-out loss; the newest by default."""
+    reliance: bool = False
+    """Make each band set useless in turn (greyed, shuffled among windows, swapped for that of the
+    other end of the target): the drop of R2 with its interval, in RUN/report/reliance.json."""
+    answers: int = 4
+    """Held-out windows that a run which learned to answer is asked about, in words that it never
+    saw: numbers and refusals are counted in RUN/report/answers.json. 0: none."""
     batch_size: int = 64
     """Windows at a time."""
 
@@ -39,6 +45,8 @@ def run(args: Sequence[str]) -> dict[str, object]:
         baselines=options.baselines,
         batch_size=options.batch_size,
         step=options.step,
+        reliance=options.reliance,
+        answers=options.answers,
     )
     say_unreadable(result["unreadable"])
     return result

@@ -40,6 +40,7 @@ INIT_TOWERS = (
     "pixel",
     "encoders/galileo",
     "encoders/presto",
+    "selection",
     "temporal",
     "connector",
     "decoder",

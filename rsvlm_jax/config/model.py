@@ -80,6 +80,8 @@ class TemporalConfig:
       platforms: rows of the platform embedding (the sensor table's platform list).
       scale_init: initial value of the learnable scale of the date embedding.
       date_dropout: share of training samples whose dates are hidden.
+      dates: what the fusion is told. The ablations: "none", no date at all; "shuffled", those of
+        the window dealt anew among its acquisitions, by where the window lies.
     """
 
     budget: int | None = 8
@@ -89,12 +91,32 @@ class TemporalConfig:
     platforms: int = 64
     scale_init: float = 0.1
     date_dropout: float = 0.1
+    dates: Literal["real", "none", "shuffled"] = "real"
 
     def __post_init__(self) -> None:
+        choices(self)
         positive(self, "layers", "heads", "harmonics", "platforms")
         in_range(self, "date_dropout", least=0.0, most=1.0)
         if self.budget is not None:
             positive(self, "budget")
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectionConfig:
+    """The visual tokens that matter: of all tokens of a sample those of the highest learned score.
+
+    Attributes:
+      keep: K, tokens that stay, in their order; of fewer all.
+      gate: how the score learns. "straight": a token passes as it is, and its score has the
+        gradient that a factor sigmoid(score) would have; "soft": it is multiplied by that factor.
+    """
+
+    keep: int = 256
+    gate: Literal["straight", "soft"] = "straight"
+
+    def __post_init__(self) -> None:
+        choices(self)
+        positive(self, "keep")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +131,10 @@ class HeadConfig:
       output: the distribution of a target: "gaussian", "laplace", non-crossing "quantiles",
         "histogram" (HL-Gauss), "ordinal" (bins of equal shares, and where in its bin).
       targets: K.
-      reg_tokens: Q, `<reg>` tokens whose hidden states are the knowledge tokens.
+      reg_tokens: Q, `<reg>` tokens of an answer, and knowledge tokens.
+      knowledge: which hidden states these are: "reg", those of the `<reg>` tokens; "answer", of the
+        answer's words up to and with them, in Q means; "last", of the last Q tokens before the
+        answer. The latter two need answers in words (`DataConfig.templates`).
       token_dim: hidden size of the token MLP of a mixer block.
       channel_dim: hidden size of the channel MLPs, and of an expert.
       transform: of the target before standardisation.
@@ -123,6 +148,7 @@ class HeadConfig:
     layers: int = 4
     targets: int = 1
     reg_tokens: int = 4
+    knowledge: Literal["reg", "answer", "last"] = "reg"
     token_dim: int = 32
     channel_dim: int = 128
     dropout: float = 0.0
@@ -160,6 +186,7 @@ class VLMConfig:
     Attributes:
       inputs: band sets of a cube; none for a model of images and text alone (LLaVA's own).
       resampler: changes the tokens of a frame before fusion; None keeps them.
+      selection: keeps few of the tokens that fusion reads; None: it reads all.
       temporal: read only where there are inputs.
       encoders: of the fronts "galileo" and "presto".
       decoder: None is the ablation without a language model.
@@ -168,6 +195,7 @@ class VLMConfig:
     inputs: tuple[InputConfig, ...] = ()
     vision: VisionConfig = ViTConfig()
     resampler: ResamplerConfig | None = None
+    selection: SelectionConfig | None = None
     temporal: TemporalConfig = TemporalConfig()
     connector: ConnectorConfig = ConnectorConfig()
     decoder: DecoderConfig | None = LlamaConfig()
@@ -189,7 +217,20 @@ class VLMConfig:
                 expected=f"a divisor of {self.frame_width}",
                 found=self.temporal.heads,
             )
+        if self.selection is not None and not self.inputs:
+            raise ConfigError(
+                "tokens of plain images have their places in the text",
+                where="VLMConfig.selection",
+                expected="None, or inputs",
+            )
         encoded = [i for i in self.inputs if i.front in ("galileo", "presto")]
+        if encoded and self.temporal.dates != "real":
+            raise ConfigError(
+                "an encoder of series reads the dates itself",
+                where="VLMConfig.temporal.dates",
+                expected=f"real, with the front {encoded[0].front!r}",
+                found=self.temporal.dates,
+            )
         if encoded and self.temporal.budget is None:
             raise ConfigError(
                 "how many tokens an encoder gives is a matter of the window",

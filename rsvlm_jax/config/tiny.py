@@ -21,7 +21,7 @@ from typing import Any, Literal
 from .conversation import ConversationConfig
 from .language import DecoderConfig, GPT2Config
 from .lora import LoraConfig
-from .model import HeadConfig, TemporalConfig, VLMConfig
+from .model import HeadConfig, SelectionConfig, TemporalConfig, VLMConfig
 from .optimizer import GroupConfig, OptimizerConfig
 from .presets import STORIES260K
 from .resampler import PerceiverConfig, PixelShuffleConfig, QFormerConfig, ResamplerConfig
@@ -34,6 +34,7 @@ _LARGE = 256
 _PATCH = 8
 _WIDTH, _BLOCK = 32, 64
 _RANK = 4
+_KEEP = 16
 
 
 def tiny_model(model: VLMConfig, base: Base = "float") -> VLMConfig:
@@ -50,6 +51,7 @@ def tiny_model(model: VLMConfig, base: Base = "float") -> VLMConfig:
         model,
         vision=_vision(model.vision, side, unit),
         resampler=resampler,
+        selection=_selection(model.selection),
         temporal=_temporal(model) if model.inputs else model.temporal,
         decoder=None if model.decoder is None else _decoder(model.decoder, base),
         head=None if model.head is None else _head(model.head),
@@ -220,6 +222,12 @@ def _temporal(model: VLMConfig) -> TemporalConfig:
     return dataclasses.replace(
         model.temporal, budget=None if budget is None else min(budget, 8), layers=1, heads=2
     )
+
+
+def _selection(selection: SelectionConfig | None) -> SelectionConfig | None:
+    if selection is None:
+        return None
+    return dataclasses.replace(selection, keep=min(selection.keep, _KEEP))
 
 
 def _head(head: HeadConfig) -> HeadConfig:

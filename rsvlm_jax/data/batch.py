@@ -95,6 +95,8 @@ class Batch:
       target: in target units; anything where `target_valid` is False.
       sample: row of the window table, -1 for a slot that is to be ignored.
       images: of a model without inputs; N is then I x P', image by image.
+      answer: the position at which the answer of a row's first example begins, -1 where there is
+        none; only for heads that read it (`HeadConfig.knowledge`).
     """
 
     obs: dict[str, Observation]
@@ -107,6 +109,7 @@ class Batch:
     target_valid: Bool[Array, "B K"]
     sample: Int[Array, " B"]
     images: Images | None = None
+    answer: Int[Array, " B"] | None = None
 
 
 def to_days(dates: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ import difflib
 import functools
 import os
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -109,6 +110,13 @@ class Processor:
                 expected="plain",
                 found="questions",
             )
+        if self.data.templates == "plain" and self.knowledge != "reg":
+            raise ConfigError(
+                "there is no answer to read knowledge from",
+                where="HeadConfig.knowledge",
+                expected='reg, or DataConfig.templates "questions"',
+                found=self.knowledge,
+            )
         if decoder is not None:
             self.tokenizer.check_table(decoder.vocab_size)
         longest = self._longest()
@@ -132,6 +140,12 @@ class Processor:
         if self.number is not None:
             return self.number.width
         return self.config.head.reg_tokens if self.config.head else 0
+
+    @property
+    def knowledge(self) -> Literal["reg", "answer", "last"]:
+        """Which hidden states the head reads; "reg" where nothing is read."""
+        head = self.config.head
+        return head.knowledge if head and self.config.decoder is not None else "reg"
 
     @property
     def forced(self) -> list[int]:
@@ -278,6 +292,7 @@ class Processor:
             target=np.where(target_valid, target, 0).astype(np.float32),
             target_valid=target_valid,
             sample=sample.astype(np.int32),
+            answer=text.answer if self.knowledge != "reg" else None,
         )
 
     def predict_batch(

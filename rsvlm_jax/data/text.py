@@ -28,13 +28,17 @@ from .tokenizer import IMAGE, REG, Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """Prompts as arrays: i32 (`weight` f32) of shape [L], or [B, L] for several."""
+    """Prompts as arrays: i32 (`weight` f32) of shape [L], or [B, L] for several.
+
+    `answer` i32 [] or [B]: the position at which the answer begins, -1 where there is none.
+    """
 
     tokens: np.ndarray
     segment: np.ndarray
     position: np.ndarray
     weight: np.ndarray
     image_slot: np.ndarray
+    answer: np.ndarray
 
     @property
     def used(self) -> np.ndarray:
@@ -43,11 +47,11 @@ class Text:
 
     def take(self, rows: np.ndarray) -> Text:
         """Rows of a table of prompts: [R, L] -> [B, L]."""
-        return Text(*(a[rows] for a in _arrays(self)))
+        return Text(*(np.asarray(a[rows]) for a in _arrays(self)))
 
     def repeat(self, n: int) -> Text:
         """One prompt for `n` samples: [L] -> [n, L]."""
-        return Text(*(np.tile(a, (n, 1)) for a in _arrays(self)))
+        return Text(*(np.repeat(a[None], n, axis=0) for a in _arrays(self)))
 
 
 def stack(texts: Sequence[Text]) -> Text:
@@ -119,8 +123,9 @@ def pad(tokenizer: Tokenizer, ids: list[int], weights: list[float], length: int)
     weight[:n] = weights
     image = (tokens == tokenizer.image) & (segment > 0)
     slot = np.where(image, np.cumsum(image) - 1, -1).astype(np.int32)
+    answer = np.array(weight.argmax() if weight.any() else -1, np.int32)
     position = np.where(segment > 0, np.arange(length), 0).astype(np.int32)
-    return Text(tokens, segment, position, weight, slot)
+    return Text(tokens, segment, position, weight, slot, answer)
 
 
 def fill_numbers(
@@ -201,4 +206,7 @@ def _words(tokenizer: Tokenizer, text: str, where: str) -> list[int]:
 
 
 def _arrays(text: Text) -> tuple[np.ndarray, ...]:
-    return text.tokens, text.segment, text.position, text.weight, text.image_slot
+    return (
+        *(text.tokens, text.segment, text.position),
+        *(text.weight, text.image_slot, text.answer),
+    )

@@ -98,8 +98,12 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 def to_json(rows: Sequence[Row]) -> str:
     """A list of objects, full precision, null where undefined."""
-    clean = [{k: None if _missing(v) else v for k, v in row.items()} for row in rows]
-    return json.dumps(clean, indent=2, allow_nan=False) + "\n"
+    return json.dumps(plain(rows), indent=2, allow_nan=False) + "\n"
+
+
+def plain(rows: Sequence[Row]) -> list[Row]:
+    """Rows as JSON holds them: None where a figure is undefined."""
+    return [{k: None if _missing(v) else v for k, v in row.items()} for row in rows]
 
 
 def to_csv(rows: Sequence[Row]) -> str:

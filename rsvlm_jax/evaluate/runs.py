@@ -7,6 +7,7 @@ its bands by name, refused where they are in another encoding.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -16,7 +17,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from data_zarr.splits.tiles import tile_map
 from rsvlm_jax.config import ConfigError, DataError
+from rsvlm_jax.data.pipeline import eval_batches
+from rsvlm_jax.data.source import CubeSource
 from rsvlm_jax.metrics import (
     binomial_interval,
     crps_gaussian,
@@ -26,12 +30,14 @@ from rsvlm_jax.metrics import (
     width,
 )
 from rsvlm_jax.run.prepare import Prepared, prepare
-from rsvlm_jax.run.rundir import RunDir, Which
+from rsvlm_jax.run.rundir import RunDir, Which, write_atomic
 from rsvlm_jax.run.trained import Loaded, Numbers, load_run
 
+from . import reliance as reliances
+from . import spoken
 from .baselines import BASELINES, features
 from .regression import COLUMNS, EXTRA_COLUMNS, Row
-from .report import ReportContext, rich_table, write_report
+from .report import ReportContext, plain, rich_table, write_report
 
 
 def evaluate_run(
@@ -41,6 +47,8 @@ def evaluate_run(
     baselines: Sequence[str] = ("mean", "ridge", "random_forest"),
     batch_size: int = 64,
     step: Which = None,
+    reliance: bool = False,
+    answers: int = 0,
 ) -> dict[str, Any]:
     """Score a run; prints the table and writes RUN/report/ (RUN/report_CUBE/ for another cube).
 
@@ -48,14 +56,22 @@ def evaluate_run(
     Intervals are those of the run: conformal once it is calibrated, its own before.
     Baselines have none here, because one held-out fold leaves nothing to calibrate them on.
 
+    Args:
+      reliance: what the number relies on (`rsvlm_jax.evaluate.reliance`), under "reliance" and in
+        the report's reliance.json.
+      answers: windows that are asked about in words, of a run that learned to answer
+        (`rsvlm_jax.evaluate.spoken`); under "answers" and in answers.json.
+
     Raises:
-      ConfigError: an unknown baseline, or a run that held nothing out.
+      ConfigError: an unknown baseline, a run that held nothing out, or less than no window.
       DataError: a cube whose bands or target are not those of the run.
       CheckpointError, DataError, CubeError: as `load` and `prepare`.
     """
     unknown = [b for b in baselines if b not in BASELINES]
     if unknown:
         raise ConfigError("unknown baseline", expected=" | ".join(BASELINES), found=unknown[0])
+    if answers < 0:
+        raise ConfigError("less than no window", where="--answers", expected=">= 0", found=answers)
     loaded = load_run(path, step=step)
     experiment = loaded.experiment
     if experiment.data.split.fold is None:
@@ -88,8 +104,12 @@ def evaluate_run(
     name = "rsvlm" if experiment.model.decoder is not None else "no_lm"
     rows.append(_row(name, prepared, y, numbers.mean, seconds, intervals))
     target = loaded.processor.target
+    folder = RunDir(Path(path)).report
+    if another:
+        folder = Path(path, f"report_{prepared.cube.path.stem}")
+    more = _more(loaded, prepared, test, test.rows[seen], reliance, answers, batch_size)
     report = write_report(
-        Path(path, f"report_{prepared.cube.path.stem}") if another else RunDir(Path(path)).report,
+        folder,
         rows,
         ReportContext(
             title=f"{experiment.name}: held-out fold {experiment.data.split.fold}",
@@ -97,16 +117,64 @@ def evaluate_run(
             unit=target.unit,
             cube=f"{prepared.cube.title}, {prepared.cube.digest()[:16]}",
             split=split_words(experiment),
-            command=f"rsvlm evaluate {path}" + (f" --cube {cube}" if another else ""),
+            command=f"rsvlm evaluate {path}"
+            + (f" --cube {cube}" if another else "")
+            + (" --reliance" if reliance else ""),
+            notes=tuple(page for _, page in more.values()),
         ),
     )
+    for name, (found, _) in more.items():
+        write_atomic(folder / f"{name}.json", json.dumps(found, indent=2) + "\n")
     Console().print(rich_table(rows, f"{target.long_name or target.name}"))
     return {
         "step": loaded.step,
         "table": rows,
         "report": str(report),
         "unreadable": test.unreadable,
+        **{name: found for name, (found, _) in more.items()},
     }
+
+
+def _more(
+    loaded: Loaded,
+    prepared: Prepared,
+    test: CubeSource,
+    rows: np.ndarray,
+    relies: bool,
+    answers: int,
+    batch_size: int,
+) -> dict[str, tuple[Any, str]]:
+    """What is asked for beside the table, by name: plain, and as Markdown.
+
+    Args:
+      rows: of the evaluation table, those of `test` that could be read.
+    """
+    made: dict[str, tuple[Any, str]] = {}
+    if relies:
+        readable = prepared.source_for(loaded.processor, test.table, rows)
+        found = reliances.reliance(
+            loaded, readable, _site(prepared, readable), batch_size=batch_size
+        )
+        made["reliance"] = plain(found), reliances.markdown(found)
+    speaks = loaded.experiment.data.templates == "questions" and loaded.experiment.loss.text > 0
+    if answers and speaks:
+        source = prepared.source_for(loaded.processor, test.table, rows[:answers])
+        with eval_batches(source, loaded.processor, batch_size=len(source), threads=0) as batches:
+            counted = spoken.count_answers(loaded, next(batches))
+        made["answers"] = counted, spoken.markdown(counted)
+    return made
+
+
+def _site(prepared: Prepared, source: CubeSource) -> np.ndarray:
+    """Tile of the split that each window lies in; of a point cube, the site or the value of its
+    group: [n], what the bootstrap draws."""
+    cube, split = prepared.cube, prepared.experiment.data.split
+    table = source.table.take(source.rows)
+    if not cube.points:
+        tiles = tile_map(cube.grid.height, cube.grid.width, split.block)
+        return tiles[table.centre]
+    values = np.arange(cube.grid.height) if split.group is None else cube.labels[split.group]
+    return np.unique(np.asarray(values), return_inverse=True)[1].reshape(-1)[table.y]
 
 
 def split_words(experiment: Any) -> str:

@@ -129,6 +129,8 @@ TABLE: tuple[Rule, ...] = (
     Rule(r"^encoders/\w+/encoder/decoder/mask_token$", optional=True),
     Rule(r"^encoders/\w+/project/kernel$", ("fsdp", "tensor?"), optional=True),
     Rule(r"^encoders/\w+/project/bias$", optional=True),
+    # Selection: one norm and one score a token.
+    Rule(r"^selection/(norm/(scale|bias)|score/(kernel|bias))$"),
     # Pixel front and temporal fusion: a few rows each, and one or two blocks.
     Rule(r"^pixel/[^/]+/project/(kernel|bias)$"),
     Rule(r"^temporal/(date/(kernel|bias)|date_scale|(platform|group)/embedding)$"),

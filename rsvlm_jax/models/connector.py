@@ -50,7 +50,7 @@ def token_count(config: VLMConfig, frames: int = 0, points: int = 0) -> int:
     """N, the visual tokens of a sample.
 
     Args:
-      config: with a temporal budget, the budget is the answer.
+      config: with a temporal budget, the budget is the answer; without, a selection keeps few.
       frames: dates times spectral groups over all inputs of the "rgb" front.
       points: dates over all inputs of the "pixel" front.
 
@@ -60,6 +60,8 @@ def token_count(config: VLMConfig, frames: int = 0, points: int = 0) -> int:
     if config.temporal.budget is not None:
         return config.temporal.budget
     count = frames * config.frame_tokens + points
+    if config.selection is not None:
+        count = min(count, config.selection.keep)
     if count <= 0:
         raise ConfigError(
             "no visual tokens",

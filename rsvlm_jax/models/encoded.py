@@ -16,8 +16,8 @@ class Encoded:
     Attributes:
       hidden: after the decoder's final norm; D = 0 without a decoder.
       visual: fused visual tokens in encoder width, 0 where not valid.
-      knowledge: `hidden` at the `<reg>` positions in order, 0 where `has_knowledge` is False;
-        Q = 0 without a decoder or a head.
+      knowledge: of `hidden`, as `rsvlm_jax.models.knowledge` reads it, 0 where `has_knowledge` is
+        False; Q = 0 without a decoder or a head.
       has_knowledge: whether the text of a sample holds all Q `<reg>` tokens.
     """
 

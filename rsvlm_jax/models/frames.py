@@ -8,8 +8,10 @@ groups and tokens.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from rsvlm_jax.config import MixedConfig, PixelShuffleConfig, VisionConfig, VLMConfig
@@ -40,6 +42,22 @@ def known(obs: Observation, valid: Bool[Array, "B T G P"], group: Int[Array, " G
         group=flat(group[None, None, :, None]),
         year_known=flat(jnp.asarray(obs.year_known)[:, None, None, None]),
     )
+
+
+def shuffled(obs: Observation) -> Observation:
+    """The dates of each sample dealt anew among its acquisitions, platforms and pixels left.
+
+    Drawn from the place of the window, so that it is the same in every batch and of no use to
+    another window. Windows of unknown place are all dealt alike.
+    """
+    date, place = jnp.asarray(obs.date), jnp.asarray(obs.lonlat, jnp.float32)
+    bits = jax.lax.bitcast_convert_type(place, jnp.uint32)
+
+    def order(bits: Array) -> Array:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), bits[0]), bits[1])
+        return jax.random.permutation(key, date.shape[1])
+
+    return dataclasses.replace(obs, date=jnp.take_along_axis(date, jax.vmap(order)(bits), axis=1))
 
 
 def undated(valid: Bool[Array, "B S"], group: int) -> Known:

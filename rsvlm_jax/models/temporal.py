@@ -12,6 +12,8 @@ apart is the position embedding of the vision tower.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -24,6 +26,9 @@ from rsvlm_jax.nn import Attention, Embed, LayerNorm, Linear, Mask, Mlp, scan, s
 
 YEAR = 365.2425
 """Days of a mean Gregorian year."""
+
+Select = Callable[[Array, Array], tuple[Array, Array]]
+"""Of tokens [B,S,Dv] and their validity those that are kept (`rsvlm_jax.models.selection`)."""
 
 
 def date_features(
@@ -129,6 +134,7 @@ class TemporalFusion(nnx.Module):
         group: Int[Array, "B S"],
         *,
         year_known: Bool[Array, "B S"],
+        select: Select | None = None,
         rng: Array | None = None,
     ) -> tuple[Float[Array, "B N Dv"], Bool[Array, "B N"]]:
         """Visual tokens for the language model, 0 where not valid.
@@ -138,6 +144,7 @@ class TemporalFusion(nnx.Module):
           platform: row of the sensor table.
           group: over all band sets and fronts.
           year_known: False where only the day of year is real.
+          select: keeps some of the tokens, after dates are known and before compression.
           rng: given in training: hides the dates of a share of the samples (`date_dropout`).
         """
         # Whole sequences: they are short of dates and long of tokens, and the tokens end here.
@@ -149,6 +156,9 @@ class TemporalFusion(nnx.Module):
         known += self.platform(jnp.where(valid, platform, 0)) + self.group(group)
         tokens = tokens + known.astype(tokens.dtype)
         tokens = jnp.where(valid[:, :, None], tokens, jnp.zeros_like(tokens))
+        if select is not None:
+            tokens, valid = select(tokens, valid)
+            tokens = constrain(tokens, "batch", None, "embed")
         if self.query is None or self.blocks is None:
             return tokens, valid
 

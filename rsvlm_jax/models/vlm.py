@@ -4,12 +4,12 @@ With inputs it reads a cube, without them plain images; what comes after is the 
 
     Batch.obs --spectral--> frames --vision--> resampler --> [B,T*G*P',Dv] -+
               --pixel---------------------------------> [B,T,Dv] -----------+-> temporal -+
-              --encoders (galileo, presto)------------> [B,P,Dv] -----------+             |
+              --encoders (galileo, presto)------------> [B,P,Dv] ----------+ (selection)  |
     Batch.images [F,H,W,3] ---vision--> resampler --> [F,P',Dv] --of--> [B,I*P',Dv] ------+
                                                                      visual [B,N,Dv] <----+
     visual --connector--> [B,N,D] --+
     tokens --decoder.embed----------+-> merge by image_slot -> decoder -> hidden [B,L,D]
-    hidden at <reg> -> knowledge [B,Q,D];  head(encoded) -> Predictive
+    hidden (`knowledge`) -> knowledge [B,Q,D];  head(encoded) -> Predictive
 
 `image_slot` counts the visual tokens of its own sample on both paths. Images are first gathered to
 their prompts, whole: so the merge never leaves a sample, whose tokens may lie on another device
@@ -17,8 +17,8 @@ than its neighbour's, and one prompt cannot read the image of another by a wrong
 come as `features` that the tower made of them before; they enter at the resampler.
 
 Paths of parameters and statistics start with the tower's name: spectral, vision, resampler, pixel,
-encoders, temporal, connector, decoder, head. The module holds no mesh and no random state. Losses,
-logits and text generation are not here.
+encoders, selection, temporal, connector, decoder, head. The module holds no mesh and no random
+state. Losses, logits and text generation are not here.
 """
 
 from __future__ import annotations
@@ -34,14 +34,16 @@ from rsvlm_jax.data.batch import Batch, Images, Observation
 from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.nn import Mask
 
+from . import knowledge
 from .connector import Connector
 from .embed import EncoderFront
 from .encoded import Encoded
-from .frames import Known, known, token_valid, undated
+from .frames import Known, known, shuffled, token_valid, undated
 from .heads import make_head
 from .language import language_model
 from .pixel import PixelFront
 from .resampler import build_resampler
+from .selection import TokenSelection
 from .spectral import SpectralFront
 from .temporal import TemporalFusion
 from .towers import vision_tower
@@ -116,6 +118,8 @@ class VisionLanguageModel(nnx.Module):
         groups = sum(len(f.plan.groups) for f in spectral.values()) + len(pixel) + len(encoders)
         fusion = config.temporal, width, groups
         self.temporal = TemporalFusion(*fusion, remat=remat, rngs=rngs) if names else None
+        select = config.selection
+        self.selection = None if select is None else TokenSelection(select, width, rngs=rngs)
 
         d_language = None
         if config.decoder is None:
@@ -165,8 +169,7 @@ class VisionLanguageModel(nnx.Module):
             seen = None if self.temporal is None else readable(slot, visual_valid)
             mask = Mask.rows(segment, seen, segments=self.segments)
             hidden = self.decoder(x, mask, position)
-        knowledge, has_knowledge = self.read_knowledge(hidden, tokens)
-        return Encoded(hidden, visual, visual_valid, knowledge, has_knowledge)
+        return Encoded(hidden, visual, visual_valid, *self._knowledge(hidden, batch))
 
     def encode_visual(
         self, batch: Batch, *, rng: Array | None = None
@@ -217,7 +220,7 @@ class VisionLanguageModel(nnx.Module):
         return visual, jnp.repeat(there, tokens.shape[1], axis=1)
 
     def _of_cube(self, batch: Batch, rng: Array | None) -> tuple[Array, Array]:
-        """Fused tokens.
+        """Fused tokens, of those that `selection` keeps.
 
         They enter the fusion in this order: frames (band sets as in `config.inputs`, dates,
         groups, tokens), then points (band sets, dates), then places of encoders, which are undated:
@@ -231,7 +234,7 @@ class VisionLanguageModel(nnx.Module):
             made, valid = self.spectral[name](obs)
             images.append(made.astype(self.dtype))
             ids = group + jnp.arange(valid.shape[2], dtype=jnp.int32)
-            parts.append(known(obs, token_valid(self.config, valid), ids))
+            parts.append(self._known(obs, token_valid(self.config, valid), ids))
             group += len(ids)
         tokens = []
         if images:
@@ -242,7 +245,8 @@ class VisionLanguageModel(nnx.Module):
             obs = observations[name]
             made, valid = self.pixel[name](obs)
             tokens.append(made.astype(self.dtype))
-            parts.append(known(obs, valid[:, :, None, None], jnp.full((1,), group, jnp.int32)))
+            ids = jnp.full((1,), group, jnp.int32)
+            parts.append(self._known(obs, valid[:, :, None, None], ids))
             group += 1
         for front in self.encoders.values():
             made, valid = front(observations, self.dtype)
@@ -257,8 +261,17 @@ class VisionLanguageModel(nnx.Module):
             all_known.platform,
             all_known.group,
             year_known=all_known.year_known,
+            select=self.selection,
             rng=rng,
         )
+
+    def _known(self, obs: Observation, valid: Array, group: Array) -> Known:
+        """What the fusion is told of the tokens of a band set (`TemporalConfig.dates`)."""
+        dates = self.config.temporal.dates
+        if dates == "shuffled":
+            obs = shuffled(obs)
+        found = known(obs, valid, group)
+        return found._replace(date=jnp.full_like(found.date, jnp.nan)) if dates == "none" else found
 
     def embed(
         self,
@@ -279,23 +292,18 @@ class VisionLanguageModel(nnx.Module):
         x = jnp.where((image_slot >= 0)[:, :, None], placed, text)
         return constrain(x, "batch", "length", "embed")
 
-    def read_knowledge(
-        self, hidden: Float[Array, "B L D"], tokens: Int[Array, "B L"]
+    def _knowledge(
+        self, hidden: Float[Array, "B L D"], batch: Batch
     ) -> tuple[Float[Array, "B Q D"], Bool[Array, " B"]]:
-        """Hidden states of the first Q `<reg>` tokens, in order; 0 and False where fewer stand."""
-        q = 0
-        if self.decoder is not None and self.config.head is not None:
-            q = self.config.head.reg_tokens
-        if q == 0 or self.reg_token is None:
+        """Knowledge tokens as `HeadConfig.knowledge` reads them; none without decoder or head."""
+        head = self.config.head
+        if self.decoder is None or head is None or self.reg_token is None:
             b, _, width = hidden.shape
             return jnp.zeros((b, 0, width), hidden.dtype), jnp.zeros((b,), bool)
-        is_reg = tokens == self.reg_token
-        rank = jnp.cumsum(is_reg, axis=1, dtype=jnp.int32)
-        wanted = jnp.arange(1, q + 1, dtype=jnp.int32)[None, :, None]
-        chosen = is_reg[:, None, :] & (rank[:, None, :] == wanted)
-        knowledge = jnp.take_along_axis(hidden, chosen.argmax(axis=2)[:, :, None], axis=1)
-        complete = rank[:, -1] >= q
-        return jnp.where(complete[:, None, None], knowledge, jnp.zeros_like(knowledge)), complete
+        first = jnp.asarray(batch.segment) == 1
+        is_reg = (jnp.asarray(batch.tokens) == self.reg_token) & first
+        answer = None if batch.answer is None else jnp.asarray(batch.answer)
+        return knowledge.read(hidden, is_reg, head.reg_tokens, head.knowledge, answer)
 
     def _inputs(self, front: str) -> list[str]:
         return [i.bandset for i in self.config.inputs if i.front == front]

@@ -144,7 +144,8 @@ def _of_tables(experiment: Experiment, dates: int | None, length: int | None) ->
         )
         assumed.append(f"{spec.name}: {t} dates, {len(spec.bands)} bands, {w} x {w} pixels")
     visual = token_count(model, frames, points)
-    reg = model.head.reg_tokens if model.head and model.decoder else 0
+    head = model.head if model.decoder else None
+    reg = head.reg_tokens if head else 0
     if data.number != "head":
         reg = data.number_digits + 4  # of a number as text, at most
     least = 1 + visual + reg
@@ -164,6 +165,7 @@ def _of_tables(experiment: Experiment, dates: int | None, length: int | None) ->
         target=array(np.float32, b, targets),
         target_valid=array(bool, b, targets),
         sample=array(np.int32, b),
+        answer=array(np.int32, b) if head and head.knowledge != "reg" else None,
     )
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     return Shapes(batch, tuple(specs), visual, tuple(assumed))
@@ -182,7 +184,7 @@ def _spec(read: InputConfig) -> BandSetSpec:
         )
     bands = found.bands if read.bands is None else _chosen(found, read.bands)
     made = tuple(
-        BandSpec(b.name, b.common_name, b.wavelength, b.fwhm, found.scale, found.offset)
+        BandSpec(b.name, b.common_name, b.wavelength, b.fwhm, found.scale, found.offset, b.unit)
         for b in bands
     )
     return BandSetSpec(found.name, found.kind, made)

@@ -46,7 +46,9 @@ MOMENTS = {"adamw": 8, "sgd": 0}
 SCALARS = {"adamw": 16, "sgd": 12}
 """Bytes beside: step, seed, and the counts of the optimiser and of its schedule."""
 
-_ORDER = ("vision", "resampler", "pixel", "temporal", "connector", "decoder", "head")
+_ORDER = (
+    *("vision", "resampler", "pixel", "selection", "temporal", "connector", "decoder", "head"),
+)
 """Towers, each fed by those before it."""
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -42,6 +43,7 @@ from rsvlm_jax.generate import Generated, generate, reg_block
 from rsvlm_jax.generate.numbers import Drawn, make_number_step
 from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.metrics import conformal
+from rsvlm_jax.models import knowledge
 from rsvlm_jax.models.encoded import Encoded
 from rsvlm_jax.models.heads import Standardised
 from rsvlm_jax.models.vlm import VisionLanguageModel, readable
@@ -205,9 +207,9 @@ class Loaded:
         made, visual, visual_valid = self._speak(question, batch)
         if self.processor.number is not None:
             return [self._written(question, made, i) for i in range(len(batch.sample))]
-        knowledge, has = reg_block(made, self._reg)
+        known, has = self._knowledge(made, question, batch)
         assert made.hidden is not None  # `_speak` keeps them
-        encoded = Encoded(made.hidden, visual, visual_valid, knowledge, has)
+        encoded = Encoded(made.hidden, visual, visual_valid, known, has)
         numbers = self._numbers(_head(self.graphdef, self.params, self.stats, encoded))[0]
         answers = []
         for i, tokens in enumerate(np.asarray(made.tokens)):
@@ -240,13 +242,7 @@ class Loaded:
         self, question: str, batch: Batch, max_new: int = MAX_ANSWER
     ) -> tuple[Generated, jax.Array, jax.Array]:
         self._needs_decoder()
-        prompt = self.processor.prompt(question)
-        used = int(prompt.used)
-        short = prompt.repeat(len(batch.sample))
-        asked = dataclasses.replace(
-            batch, tokens=short.tokens, segment=short.segment, position=short.position,
-            weight=short.weight, image_slot=short.image_slot,
-        )  # fmt: skip
+        asked, used = self._asked(question, batch)
         prefix, valid, visual, visual_valid = _prefix(self.graphdef, self.params, self.stats, asked)
         assert self.model.decoder is not None
         made = generate(
@@ -260,6 +256,35 @@ class Loaded:
             keep_hidden=True,
         )
         return made, visual, visual_valid
+
+    def _asked(self, question: str, batch: Batch) -> tuple[Batch, int]:
+        """The batch with a question left open in place of its text, and the question's length."""
+        prompt = self.processor.prompt(question)
+        used, b = int(prompt.used), len(batch.sample)
+        short = prompt.repeat(b)
+        asked = dataclasses.replace(
+            batch, tokens=short.tokens, segment=short.segment, position=short.position,
+            weight=short.weight, image_slot=short.image_slot, answer=np.full(b, used, np.int32),
+        )  # fmt: skip
+        return asked, used
+
+    def _knowledge(
+        self, made: Generated, question: str, batch: Batch
+    ) -> tuple[jax.Array, jax.Array]:
+        """Knowledge tokens of generated answers, as training read those of given ones."""
+        kind, (token, count) = self.processor.knowledge, self._reg
+        block, has = reg_block(made, self._reg)
+        if kind == "reg" or not bool(has.any()):
+            return block, has
+        if kind == "last":
+            asked, used = self._asked(question, batch)
+            hidden = _hidden(self.graphdef, self.params, self.stats, asked)
+            before = hidden[:, used - count : used]
+            return jnp.where(has[:, None, None], before, jnp.zeros_like(before)), has
+        assert made.hidden is not None  # `_speak` keeps them
+        said = jnp.arange(made.tokens.shape[1])[None] < made.length[:, None]
+        begins = jnp.zeros(len(batch.sample), jnp.int32)
+        return knowledge.read(made.hidden, (made.tokens == token) & said, count, kind, begins)
 
     @property
     def _reg(self) -> tuple[int, int]:
@@ -370,6 +395,11 @@ def _summary(predictive: Standardised | Drawn) -> tuple[jax.Array, ...]:
     """Mean, spread and the ends of the interval: [B,K] each."""
     ends = (predictive.quantile(q) for q in (ALPHA / 2, 1 - ALPHA / 2))
     return predictive.mean, predictive.spread, *ends
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _hidden(graphdef: Any, params: Tree, stats: Tree, batch: Batch) -> jax.Array:
+    return merge(graphdef, params, stats)(batch).hidden
 
 
 @functools.partial(jax.jit, static_argnums=0)

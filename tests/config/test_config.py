@@ -20,6 +20,7 @@ from rsvlm_jax.config import (
     InputConfig,
     LossConfig,
     RopeScaling,
+    SelectionConfig,
     SpectralConfig,
     SplitConfig,
     TargetConfig,
@@ -29,6 +30,7 @@ from rsvlm_jax.config import (
     VLMConfig,
     from_dict,
     from_json,
+    llava15_7b,
     nano,
     to_dict,
     to_json,
@@ -123,6 +125,12 @@ def test_tiny_is_small_and_keeps_the_model():
     tiny = experiment.tiny()
     assert tiny.train.steps <= 10
     assert tiny.model == experiment.model
+
+
+def test_a_large_model_that_selects_still_selects_when_tiny():
+    model = dataclasses.replace(llava15_7b((InputConfig("s2_l2a"),)), selection=SelectionConfig())
+    tiny = Experiment("large", model=model).tiny()
+    assert tiny.model.selection == SelectionConfig(keep=16)
 
 
 @pytest.mark.parametrize("heavy", ["jax", "numpy", "flax"])

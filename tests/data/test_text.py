@@ -45,6 +45,14 @@ def test_only_the_answer_and_the_first_reg_are_supervised():
     assert not text.weight[int(text.used) :].any()
 
 
+def test_where_the_answer_begins():
+    open_one = lay_out("What is the tree cover?")
+    texts = stack([lay_out("What is the tree cover?", "The tree cover is <reg>."), open_one])
+    assert texts.answer.tolist() == [int(open_one.used), -1]
+    assert int(lay_out().answer) == -1
+    assert texts.take(np.array(0)).repeat(2).answer.tolist() == [int(open_one.used)] * 2
+
+
 def test_an_answer_without_a_number_has_no_reg():
     text = lay_out("How many dates are shown?", "Five.")
     assert T.reg not in text.tokens

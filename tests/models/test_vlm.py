@@ -194,6 +194,43 @@ def test_dates_matter(forward):
     assert np.abs(moved - forward(given)[1].loc).max() > 1e-5
 
 
+@pytest.fixture(scope="module")
+def told():
+    """What the fusion is told of dates, by `TemporalConfig.dates`, of two places."""
+    given = batch()
+    place = jnp.asarray([[15.0, 46.0], [15.1, 46.0]])
+    obs = dataclasses.replace(given.obs["s2"], lonlat=place)
+    valid, group = jnp.ones((2, 3, 5, 4), bool), jnp.arange(5, dtype=jnp.int32)
+    found = {}
+    for dates in ("real", "none", "shuffled"):
+        temporal = dataclasses.replace(TINY.temporal, dates=dates)
+        model = abstract(dataclasses.replace(TINY, temporal=temporal))
+        found[dates] = lambda o, m=model: np.asarray(m._known(o, valid, group).date)
+    return obs, found
+
+
+def test_dates_can_be_kept_from_the_fusion(told):
+    obs, found = told
+    assert np.isnan(found["none"](obs)).all()
+    assert not np.isnan(found["real"](obs)).any()
+
+
+def test_dates_can_be_dealt_anew_by_place(told):
+    """The same dates in another order, which place alone decides: not batch, not row."""
+    obs, found = told
+    many = dataclasses.replace(obs, date=obs.date + 0)
+    real, dealt = found["real"](many), found["shuffled"](many)
+    np.testing.assert_array_equal(np.sort(dealt, axis=1), np.sort(real, axis=1))
+    turned = jax.tree.map(lambda x: x[::-1], many)
+    np.testing.assert_array_equal(found["shuffled"](turned), dealt[::-1])
+    places = jnp.stack([jnp.linspace(10, 11, 2), jnp.full(2, 46.0)], axis=1)
+    orders = set()
+    for shift in range(8):
+        moved = dataclasses.replace(many, lonlat=places + 0.01 * shift)
+        orders |= {tuple(row) for row in found["shuffled"](moved)[:, :: 5 * 4] - real[:, :1]}
+    assert len(orders) >= 4  # of six
+
+
 def test_knowledge_is_the_hidden_state_at_reg(model, forward):
     given = batch()
     encoded, _ = forward(given)

@@ -134,7 +134,7 @@ def test_the_step_that_answers_is_told(damaged: Path, tmp_path: Path, capsys):
     assert main(ask) == 0
     result, said = last(capsys)
     assert (result["step"], len(said)) == (4, 1)
-    assert main(["evaluate", str(damaged), "--baselines", "mean", "--json"]) == 0
+    assert main(["evaluate", str(damaged), "--baselines", "mean", "--answers", "0", "--json"]) == 0
     result, said = last(capsys)
     assert (result["step"], len(said)) == (4, 1)
     out = tmp_path / "map"

@@ -132,7 +132,8 @@ def test_predict_verb(finished: Path, tmp_path: Path, capsys):
 
 
 def test_evaluate_verb(finished: Path, capsys):
-    assert main(["evaluate", str(finished), "--json", "--baselines", "mean", "ridge"]) == 0
+    words = ["--answers", "0", "--baselines", "mean", "ridge", "--json"]
+    assert main(["evaluate", str(finished), *words]) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [r["model"] for r in last["table"]] == ["mean", "ridge", "rsvlm"]
     assert Path(last["report"]).exists()

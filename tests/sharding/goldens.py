@@ -24,7 +24,7 @@ if __name__ == "__main__":
 import nano
 
 from experiments import geochat_lora, lhrs_bot, llava15_lora
-from rsvlm_jax.config import PRESETS, Experiment, InputConfig, MeshConfig
+from rsvlm_jax.config import PRESETS, Experiment, InputConfig, MeshConfig, SelectionConfig
 from rsvlm_jax.core import flat
 from rsvlm_jax.mesh import RULES, make_mesh, resolve
 from rsvlm_jax.run.program import program
@@ -58,6 +58,8 @@ def models() -> dict[str, Any]:
     vlm = nano.config()
     gated = dataclasses.replace(vlm.head, kind="experts", output="quantiles", targets=2)
     made["nano_experts"] = nano.shapes(dataclasses.replace(vlm, head=gated))
+    selecting = dataclasses.replace(PRESETS["nano"](nano.INPUTS), selection=SelectionConfig(32))
+    made["nano_selection"] = nano.shapes(selecting)
     for name, experiment in recipes().items():
         made[name] = program(
             experiment.model, image_token=0, lora=experiment.lora, stored=experiment.base

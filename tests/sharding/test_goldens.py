@@ -17,7 +17,15 @@ def test_every_golden_has_a_model(models):
 
 @pytest.mark.parametrize(
     "name",
-    ["nano", "nano_galileo", "nano_experts", "llava15_7b", "llava15_13b", *goldens.recipes()],
+    [
+        "nano",
+        "nano_galileo",
+        "nano_experts",
+        "nano_selection",
+        "llava15_7b",
+        "llava15_13b",
+        *goldens.recipes(),
+    ],
 )
 def test_placement_is_golden(models, name):
     kept = (goldens.FOLDER / f"{name}.json").read_text()
