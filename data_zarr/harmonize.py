@@ -127,6 +127,41 @@ def adjustment(source: str, target: str, method: Method = "ols") -> Adjustment:
     )  # fmt: skip
 
 
+def coefficients(
+    platforms: Sequence[str],
+    bands: Sequence[str],
+    *,
+    to: Literal["oli", "etm"] = "oli",
+    method: Method = "ols",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Slope and offset of each platform and band, float64 [P C]; 1 and 0 of the instrument `to`.
+
+    Raises:
+      CubeError: a platform or a band that nothing is published for.
+    """
+    slope, offset = np.ones((len(platforms), len(bands))), np.zeros((len(platforms), len(bands)))
+    for i, platform in enumerate(platforms):
+        if platform not in INSTRUMENTS:
+            raise CubeError(
+                "no adjustment for this platform", where="harmonize",
+                expected="one of " + ", ".join(INSTRUMENTS), found=repr(platform),
+                remedy=near_miss(platform, INSTRUMENTS),
+            )  # fmt: skip
+        source = INSTRUMENTS[platform]
+        if source == to:
+            continue
+        row = adjustment(source, to, method)
+        for j, band in enumerate(bands):
+            if band not in row.coefficients:
+                raise CubeError(
+                    "no adjustment for this band", where=f"{row.source} to {row.target}",
+                    expected="one of " + ", ".join(row.coefficients), found=repr(band),
+                    remedy="drop the band",
+                )  # fmt: skip
+            slope[i, j], offset[i, j] = row.coefficients[band]
+    return slope, offset
+
+
 def harmonize(
     reflectance: Any,
     bands: Sequence[str],
@@ -164,27 +199,7 @@ def harmonize(
             expected=f"{shape[time_axis]} platforms and {shape[band_axis]} bands",
             found=f"{len(platforms)} and {len(bands)}",
         )  # fmt: skip
-    slope, offset = np.ones((2, len(platforms), len(bands)))
-    offset -= 1
-    for i, platform in enumerate(platforms):
-        if platform not in INSTRUMENTS:
-            raise CubeError(
-                "no adjustment for this platform", where="harmonize",
-                expected="one of " + ", ".join(INSTRUMENTS), found=repr(platform),
-                remedy=near_miss(platform, INSTRUMENTS),
-            )  # fmt: skip
-        source = INSTRUMENTS[platform]
-        if source == to:
-            continue
-        row = adjustment(source, to, method)
-        for j, band in enumerate(bands):
-            if band not in row.coefficients:
-                raise CubeError(
-                    "no adjustment for this band", where=f"{row.source} to {row.target}",
-                    expected="one of " + ", ".join(row.coefficients), found=repr(band),
-                    remedy="drop the band",
-                )  # fmt: skip
-            slope[i, j], offset[i, j] = row.coefficients[band]
+    slope, offset = coefficients(platforms, bands, to=to, method=method)
     along = [1] * len(shape)
     along[time_axis], along[band_axis] = len(platforms), len(bands)
     if time_axis % len(shape) > band_axis % len(shape):

@@ -8,6 +8,7 @@ whatever has a shape, a dtype and such slices.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -129,16 +130,11 @@ def write_geotiff(
         raise CubeError(
             "sites are no raster", where=path, expected="a grid", remedy="write them as Zarr"
         )
-    try:
-        import rasterio
-        from rasterio.shutil import copy
-        from rasterio.windows import Window
-    except ImportError as error:
-        raise CubeError(
-            "cannot write GeoTIFF without rasterio",
-            where=path,
-            remedy="pip install 'rsvlm-jax[geo]'",
-        ) from error
+    check_geotiff(path)
+    import rasterio
+    from rasterio.shutil import copy
+    from rasterio.windows import Window
+
     _check_shapes(path, grid, bands)
     dtype = np.result_type(*(v.dtype for v in bands.values()))
     profile: dict[str, Any] = {
@@ -177,6 +173,29 @@ def write_geotiff(
         finally:
             plain.unlink(missing_ok=True)
     return Path(path)
+
+
+def check_geotiff(path: str | os.PathLike[str]) -> None:
+    """CubeError where no GeoTIFF can be written: known before anything is computed for it."""
+    try:
+        import rasterio  # noqa: F401
+    except ImportError as error:
+        raise CubeError(
+            "cannot write GeoTIFF without rasterio",
+            where=path,
+            remedy="pip install 'rsvlm-jax[geo]'",
+        ) from error
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Removes parts of a map that killed runs have left beside it. Nobody else may write there."""
+    target = Path(path).absolute()
+    for part in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                part.unlink()
 
 
 def _strips(height: int) -> Iterator[slice]:

@@ -1,6 +1,7 @@
 """Where to look: a box or polygons in degrees, as pixels of a grid or as sites.
 
-Not a geometry library: nothing is cut or joined. A pixel belongs to a region when its centre does.
+Not a geometry library: nothing is cut or joined. A pixel belongs to a region when its centre does;
+a site on an edge belongs to it.
 Edges are straight in degrees, and there the centres of pixels are looked for: a projection may not
 know the corners of a large region. Which rows and columns a small one reaches is told beforehand,
 by its edges in the grid's own coordinates.
@@ -88,7 +89,7 @@ class Region:
           CubeError: no centre of a pixel is inside.
         """
         y0, x0, y1, x1 = 0, 0, grid.height, grid.width
-        if self._extent() <= SMALL:
+        if self._extent() <= SMALL and not self._beyond():
             y0, x0, y1, x1 = self._near(grid)
         found = np.zeros((0, 0), bool)
         if x0 < x1 and y0 < y1:
@@ -109,6 +110,10 @@ class Region:
         """Degrees, of the longer side of the box around it."""
         corners = np.concatenate([np.asarray(r) for polygon in self.polygons for r in polygon])
         return float(np.ptp(corners, axis=0).max())
+
+    def _beyond(self) -> bool:
+        """Whether longitudes go on beyond 180: on both sides of a grid in degrees."""
+        return any(lon > 180 for polygon in self.polygons for ring in polygon for lon, _ in ring)
 
     def _near(self, grid: Grid) -> tuple[int, int, int, int]:
         """(y0, x0, y1, x1) around a small region, a little more than it reaches."""
@@ -133,14 +138,18 @@ class Region:
         return found
 
     def of_sites(self, sites: Sites) -> np.ndarray:
-        """bool [S]: whether a site is inside; one of an unknown place is not."""
-        return self._holds(sites.lon, sites.lat)
+        """bool [S]: whether a site is inside or on an edge; one of an unknown place is not."""
+        found = self._holds(sites.lon, sites.lat)
+        rings = [np.asarray(ring, np.float64) for polygon in self.polygons for ring in polygon]
+        for turn in (0, 360) if self._beyond() else (0,):
+            found |= _on_edge(rings, np.asarray(sites.lon) + turn, np.asarray(sites.lat))
+        return found
 
     def _holds(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
         """bool [n]: which places are inside. Longitudes of a region may go on beyond 180."""
         shapes = [[np.asarray(ring, np.float64) for ring in p] for p in self.polygons]
         found = _inside(shapes, np.stack([lon, lat], axis=1))
-        if any(ring[:, 0].max() > 180 for rings in shapes for ring in rings):
+        if self._beyond():
             found |= _inside(shapes, np.stack([np.asarray(lon) + 360, lat], axis=1))
         return found
 
@@ -174,6 +183,17 @@ def _inside(shapes: list[list[np.ndarray]], points: np.ndarray) -> np.ndarray:
         for ring in rings:
             odd ^= Outline(ring, closed=False).contains_points(points)
         found |= odd
+    return found
+
+
+def _on_edge(rings: list[np.ndarray], x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """bool [n]: exactly on a side or a corner, where a box in round numbers often has its sites."""
+    found = np.zeros(len(x), bool)
+    for ring in rings:
+        for (x0, y0), (x1, y1) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+            along = (x - x0) * (y1 - y0) == (y - y0) * (x1 - x0)
+            found |= along & (min(x0, x1) <= x) & (x <= max(x0, x1)) & (
+                min(y0, y1) <= y) & (y <= max(y0, y1))  # fmt: skip
     return found
 
 

@@ -64,7 +64,9 @@ class BandSet:
       kind: "optical", "sar" (backscatter in dB) or "covariate" (anything else).
       scale, offset: physical = stored * scale + offset, in the distributed product.
       nodata: stored number of the distributed product that is not a value; None if it has none.
-      qa: how its quality band is read, for `data_zarr.radiometry`; None if it has none.
+      qa: how its quality band is read, for `data_zarr.radiometry`; None if it has none. `reject`
+        is what makes a pixel invalid by default: snow and water are surfaces and stay valid. A
+        cube keeps the mask alone, so who wants a series without snow says so when it is built.
       source: document that the numbers come from.
     """
 

@@ -16,7 +16,10 @@ COMPUTED = (
     *("method", "test", "alpha", "harmonics", "estimator", "disturbance"),
     *("threshold", "confirm", "penalty", "since", "at"),
 )
-CHOSEN = ("index", "bands", "bandset", "dates", "season", "platforms", "where", "window")
+CHOSEN = (
+    *("index", "bands", "bandset", "dates", "season", "platforms", "where", "window"),
+    "harmonize",
+)
 """What decides the numbers: of the computation, and of the series."""
 
 
@@ -71,6 +74,9 @@ class Options:
     """Only there: WEST SOUTH EAST NORTH in degrees, or a GeoJSON file of polygons."""
     window: tuple[int, int, int, int] | None = None
     """Only there: ROW COLUMN HEIGHT WIDTH in pixels."""
+    harmonize: Literal["none", "ols", "rma"] = "none"
+    """Reflectances of Landsat 4 to 7 and of Sentinel-2 as those of Landsat 8 and 9, by published
+    lines: ols predicts best, rma keeps the spread. none: as they are, with a warning of several."""
     block: int | None = None
     """Edge in pixels of a block that is computed and kept by itself; by the cube's chunks."""
     scheduler: str = "threads"
@@ -90,18 +96,24 @@ class Options:
 def run(args: Sequence[str]) -> dict[str, object]:
     options = parse(Options, args, prog="rsvlm trend")
     with stop_on_sigterm() as stop:
-        return _run(options, stop)
+        return _run(options, _given(args), stop)
 
 
-def _run(o: Options, stop: Any) -> dict[str, object]:
+def _given(args: Sequence[str]) -> set[str]:
+    """Options that stand on the command line, their defaults included."""
+    words = (a.partition("=")[0] for a in args if a.startswith("--"))
+    return {w.removeprefix("--").replace("-", "_") for w in words}
+
+
+def _run(o: Options, given: set[str], stop: Any) -> dict[str, object]:
     from rsvlm_jax.config import Preempted
     from rsvlm_jax.run.cubes import find_cube
     from rsvlm_jax.run.series_choice import choose
-    from rsvlm_jax.run.trend import options_of, trend_cube
+    from rsvlm_jax.run.trend import options_of, region_of, trend_cube
 
     from .progress import Bars
 
-    settings = options_of({name: getattr(o, name) for name in COMPUTED})
+    settings = options_of({name: getattr(o, name) for name in COMPUTED if name in given})
     source = choose(
         find_cube(o.cube),
         index=o.index,
@@ -110,8 +122,9 @@ def _run(o: Options, stop: Any) -> dict[str, object]:
         dates=o.dates,
         season=o.season,
         platforms=o.platforms,
-        where=_region(o.where),
+        where=region_of(o.where[0] if len(o.where) == 1 else o.where or None),
         window=o.window,
+        harmonize=o.harmonize,
         several=o.method == "breaks",
     )
     with Bars() as bars:
@@ -142,22 +155,6 @@ def _run(o: Options, stop: Any) -> dict[str, object]:
     for line in _lines(made, o.alpha):
         say(line)
     return {"out": str(o.out), "files": files, "series": source.name, **report}
-
-
-def _region(words: tuple[str, ...]) -> Any:
-    """A region from four numbers or a file name; None: everywhere."""
-    from rsvlm_jax.config import ConfigError
-    from rsvlm_jax.run.trend import region_of
-
-    if not words:
-        return None
-    try:
-        return region_of(words[0] if len(words) == 1 else tuple(float(w) for w in words))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(
-            "no place", where="--where", expected="WEST SOUTH EAST NORTH, or a GeoJSON file",
-            found=" ".join(words),
-        ) from error  # fmt: skip
 
 
 def _command(o: Options) -> str:

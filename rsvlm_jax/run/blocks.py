@@ -19,7 +19,7 @@ import json
 import os
 import threading
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +57,9 @@ class Blocks:
         if block < 1:
             raise ConfigError("impossible block", where="tiles", expected=">= 1 pixel", found=block)
         self.out, self.shape, self.block = Path(out), shape, block
-        _claim(self.out, {**what, "shape": list(shape), "block": block})
+        claim = {**what, "shape": list(shape), "block": block}
+        self._whose = json.dumps(claim, sort_keys=True)
+        _claim(self.out, claim)
         height, width = shape
         self.boxes: list[Box] = [
             (y, x, min(y + block, height), min(x + block, width))
@@ -70,20 +72,20 @@ class Blocks:
         return self.out / f"block_{box[0]}_{box[1]}.npz"
 
     def load(self, box: Box) -> dict[str, np.ndarray] | None:
-        """A finished block; None when it is missing or torn, so that it is computed again."""
+        """A finished block; None when it is missing, torn or of another computation."""
         try:
             with np.load(self.file(box), allow_pickle=False) as f:
                 values = {k: f[k] for k in f.files}
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
             return None
         digest = str(values.pop("_digest", ""))
-        return values if digest == _digest(values) else None
+        return values if digest == _digest(values, self._whose) else None
 
     def save(self, box: Box, values: Mapping[str, np.ndarray]) -> None:
         """Keeps a block; ConfigError where it cannot be written."""
         file = self.file(box)
         tmp = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}.npz")
-        digest = _digest(values)
+        digest = _digest(values, self._whose)
         try:
             np.savez(tmp, _digest=np.array(digest), **values)  # type: ignore[arg-type]
             tmp.replace(file)
@@ -107,10 +109,12 @@ class Blocks:
         scheduler: str = "here",
         workers: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        tasks: Sequence[Box] | None = None,
     ) -> int:
         """Computes what is missing; how many blocks that were.
 
         Args:
+          tasks: what `missing` has said, where it is known.
           scheduler: "here" (one after the other, in this thread), "threads", "processes" (a local
             dask cluster), or the address of a dask cluster, whose workers see the same files.
           progress: called with (finished blocks, all blocks).
@@ -118,7 +122,7 @@ class Blocks:
         Raises:
           What `fn` raises; finished blocks stay. CubeError: no such scheduler, or no answer.
         """
-        tasks, total = self.missing(), len(self.boxes)
+        tasks, total = self.missing() if tasks is None else tasks, len(self.boxes)
         found = total - len(tasks)
         say = (lambda done, _: progress(found + done, total)) if progress else None
         if scheduler == "here":
@@ -205,8 +209,8 @@ def _short(value: object) -> str:
     return shown + (" ..." if len(words) > 3 else "")
 
 
-def _digest(values: Mapping[str, np.ndarray]) -> str:
-    h = hashlib.sha256()
+def _digest(values: Mapping[str, np.ndarray], whose: str) -> str:
+    h = hashlib.sha256(whose.encode())
     for name in sorted(values):
         h.update(name.encode())
         h.update(np.ascontiguousarray(values[name]).tobytes())

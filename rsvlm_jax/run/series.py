@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from data_zarr.cube import Cube
 from data_zarr.format import BandSetInfo
 from data_zarr.grid import Grid
+from data_zarr.harmonize import coefficients
 from data_zarr.indices import INDICES, compute
 from data_zarr.radiometry import to_physical
 from data_zarr.read import Reader
@@ -26,6 +27,8 @@ from data_zarr.sites import Sites
 from rsvlm_jax.timeseries import decimal_years
 
 from .blocks import Box
+
+Harmonize = Literal["none", "ols", "rma"]
 
 EPOCH = 2000
 """Intercepts are values at the beginning of this year, and dates are days since."""
@@ -73,6 +76,7 @@ class Source:
       grid: of the result: a window of the cube's own, or its sites.
       origin: row and column of the first pixel in the band set.
       region: what of the window is asked for; None: all.
+      harmonize: the regression by which reflectances become those of OLI: "ols", "rma"; or "none".
     """
 
     cube: Cube
@@ -84,6 +88,7 @@ class Source:
     grid: Grid | Sites
     origin: tuple[int, int]
     region: Region | None
+    harmonize: Harmonize = "none"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -129,7 +134,17 @@ class Source:
             "origin": list(self.origin),
             "shape": list(self.shape),
             "region": None if self.region is None else self.region.polygons,
+            "harmonize": self.harmonize,
         }
+
+    def inside(self, box: Box) -> np.ndarray:
+        """bool [h, w]: what of a block of the grid is asked for."""
+        y0, x0, y1, x1 = box
+        if self.region is None:
+            return np.ones((y1 - y0, x1 - x0), bool)
+        if isinstance(self.grid, Sites):
+            return self.region.of_sites(self.grid)[y0:y1, None]
+        return self.region.mask(self.grid.window(y0, x0, y1 - y0, x1 - x0))
 
     def read(self, box: Box) -> Series:
         """The series of a block of the grid.
@@ -139,6 +154,10 @@ class Source:
         """
         y0, x0, y1, x1 = box
         h, w = y1 - y0, x1 - x0
+        inside = self.inside(box)
+        if not inside.any():  # nobody looks at it
+            none = np.empty((1 if self.index else len(self.bands), h * w, 0), np.float32)
+            return Series(none, self.info.dates[:0], inside.ravel())
         rows = None if len(self.rows) == self.info.shape[0] else self.rows
         pixels, valid = self.reader.read(self.origin[0] + y0, self.origin[1] + x0, h, w, rows)
         dates = self.info.dates[self.rows]
@@ -146,17 +165,38 @@ class Source:
             valid = valid & self.keep[:, None, self.origin[0] + y0 : self.origin[0] + y1, None]
         if dates.ndim == 2:
             dates = dates[:, self.origin[0] + y0 : self.origin[0] + y1].T
-        inside = np.ones((h, w), bool)
-        if self.region is not None and isinstance(self.grid, Grid):
-            inside = self.region.mask(self.grid.window(y0, x0, h, w))
-        elif self.region is not None and isinstance(self.grid, Sites):
-            inside = self.region.of_sites(self.grid)[y0:y1, None]
-        values = self._physical(pixels, valid & inside)
-        known = {b.name: b.common_name or b.name for b in self.info.bands}
-        names = () if self.index else tuple(known[b] for b in self.bands)
+        rows_of_box = slice(self.origin[0] + y0, self.origin[0] + y1)
+        values = self._physical(pixels, valid & inside, self._adjustment(rows_of_box))
+        names = () if self.index else self.common_names
         return Series(values, dates, inside.ravel(), names)
 
-    def _physical(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    @property
+    def common_names(self) -> tuple[str, ...]:
+        """Of the bands, as far as they have one."""
+        known = {b.name: b.common_name or b.name for b in self.info.bands}
+        return tuple(known[b] for b in self.bands)
+
+    def _adjustment(self, rows: slice) -> tuple[np.ndarray, np.ndarray] | None:
+        """Slope and offset, float32 [T C 1 1]; of sites with dates of their own [T C h 1]."""
+        if self.harmonize == "none":
+            return None
+        platform = self.info.platform[self.rows]
+        if self.keep is not None:  # what is not taken is of no platform that one need know
+            platform = np.where(self.keep, platform, platform[self.keep][0])[:, rows]
+        known, place = np.unique(platform, return_inverse=True)
+        names = [PLATFORMS[int(p)] for p in known]
+        found = coefficients(names, self.common_names, method=self.harmonize)
+        slope, offset = (a.astype(np.float32)[place.reshape(platform.shape)] for a in found)
+        if platform.ndim == 1:
+            return slope[:, :, None, None], offset[:, :, None, None]
+        return slope.transpose(0, 2, 1)[..., None], offset.transpose(0, 2, 1)[..., None]
+
+    def _physical(
+        self,
+        pixels: np.ndarray,
+        valid: np.ndarray,
+        adjustment: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> np.ndarray:
         """[T C h w] and its mask as float32 [K, h w, T], some rows at a time."""
         count, c, h, w = pixels.shape
         infos = [self.info.bands[self.info.index(b)] for b in self.bands]
@@ -166,6 +206,9 @@ class Source:
         for y in range(0, h, step):
             part = to_physical(pixels[:, :, y : y + step], scale, offset)
             part = np.where(valid[:, :, y : y + step], part, np.float32(np.nan))
+            if adjustment is not None:
+                times, plus = (a if a.shape[2] == 1 else a[:, :, y : y + step] for a in adjustment)
+                part = part * times + plus
             if self.index:
                 names = INDICES[self.index].bands
                 named = dict(zip(names, part.transpose(1, 0, 2, 3), strict=True))

@@ -5,21 +5,24 @@ choose(cube, index="ndvi", where=region) -> Source     names and dates checked, 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from typing import Any, get_args
 
 import numpy as np
 
 from data_zarr.cube import Cube
-from data_zarr.errors import CubeError
+from data_zarr.errors import CubeError, CubeWarning
 from data_zarr.format import BandSetInfo, near_miss
 from data_zarr.grid import Grid
+from data_zarr.harmonize import INSTRUMENTS, coefficients
 from data_zarr.indices import INDICES, STAND_INS
 from data_zarr.regions import Region
 from data_zarr.sensors import PLATFORMS
 from data_zarr.sites import Sites
 from rsvlm_jax.config import ConfigError, DataError
 
-from .series import LEAST_DATES, Source
+from .series import LEAST_DATES, Harmonize, Source
 from .trend_options import day
 
 COLD = ("nir08", "red", "green", "swir16", "swir22")
@@ -37,6 +40,7 @@ def choose(
     platforms: Sequence[str] = (),
     where: Region | None = None,
     window: tuple[int, int, int, int] | None = None,
+    harmonize: Harmonize = "none",
     several: bool = False,
 ) -> Source:
     """Settles what the series are.
@@ -51,14 +55,29 @@ def choose(
       platforms: by name; all by default.
       where, window: the part of the cube that is wanted; (row, column, height, width) in pixels of
         the band set.
-
+      harmonize: reflectances of every platform as those of OLI, by one of the regressions of
+        `data_zarr.harmonize`; "none", with a `CubeWarning` where there are several instruments.
       several: whether the method takes more than one band.
 
     Raises:
       ConfigError: an index or a platform that does not exist; both ways to name a part or a series.
-      CubeError: a band set or band that is not there; a part outside the cube.
-      DataError: fewer than four dates; dates without years.
+      CubeError: a band set or band that is not there; a part outside the cube; nothing published to
+        harmonize by.
+      DataError: fewer than four dates; dates without years; what is harmonized already.
     """
+    bands, platforms = _names(bands, "--bands"), _names(platforms, "--platforms")
+    for word, given, count in (
+        ("--dates", dates, 2), ("--season", season, 2), ("--window", window, 4),
+    ):  # fmt: skip
+        if given is not None and (isinstance(given, str) or len(given) != count):
+            raise ConfigError(
+                "not as many words as it takes", where=word, expected=count, found=given
+            )
+    if harmonize not in get_args(Harmonize):
+        raise ConfigError(
+            "no such regression", where="--harmonize", expected=" | ".join(get_args(Harmonize)),
+            found=harmonize,
+        )  # fmt: skip
     if index is not None and bands:
         raise ConfigError("an index and bands", where="--index, --bands", expected="one of them")
     if len(bands) > 1 and not several:
@@ -69,10 +88,10 @@ def choose(
         raise ConfigError(
             "two parts of the cube", where="--where, --window", expected="one of them"
         )
-    if index is not None and index.lower() not in INDICES:
+    if index is not None and str(index).lower() not in INDICES:
         raise ConfigError(
             "no such index", where="--index", expected=" | ".join(INDICES), found=index,
-            remedy=near_miss(index, INDICES),
+            remedy=near_miss(str(index), INDICES),
         )  # fmt: skip
     name = None if index is None else index.lower()
     info, found = _bands_of(cube, name, tuple(bands), bandset, several)
@@ -97,7 +116,45 @@ def choose(
                 found=f"{y} {x} {h} {w}",
             )  # fmt: skip
         origin, grid = (y, x), own.window(y, x, h, w)
-    return Source(cube, info, found, name, rows, keep, grid, origin, where)
+    source = Source(cube, info, found, name, rows, keep, grid, origin, where, harmonize)
+    _check_instruments(source)
+    return source
+
+
+def _names(given: Any, word: str) -> tuple[str, ...]:
+    """Names, one of which may stand alone; ConfigError for what is none."""
+    names = (given,) if isinstance(given, str) else tuple(given)
+    for name in names:
+        if not isinstance(name, str):
+            raise ConfigError("no name", where=word, expected="text", found=repr(name))
+    return names
+
+
+def _check_instruments(source: Source) -> None:
+    """Refuses a regression that nobody has published; warns of a step that one would take away."""
+    adjusted = "HLS" in source.info.source
+    where = f"{source.cube.path}: {source.info.name}"
+    if source.harmonize != "none":
+        bands = [source.info.bands[source.info.index(b)] for b in source.bands]
+        if adjusted or source.info.kind != "optical" or any(b.unit != "1" for b in bands):
+            raise DataError(
+                "nothing to harmonize", where=where, expected="surface reflectances as measured",
+                found="HLS, which is harmonized" if adjusted else source.info.kind,
+                remedy="--harmonize none",
+            )  # fmt: skip
+        coefficients(source.platforms, source.common_names, method=source.harmonize)
+        return
+    if adjusted or len({INSTRUMENTS.get(p) for p in source.platforms} - {None}) < 2:
+        return
+    try:
+        coefficients(source.platforms, source.common_names)
+    except CubeError:  # nothing published, nothing to advise
+        return
+    warnings.warn(
+        f"several instruments in one series, and a step where they change ({where}: "
+        f"{', '.join(source.platforms)}); --harmonize ols or rma takes away its mean",
+        CubeWarning, stacklevel=3,
+    )  # fmt: skip
 
 
 def _bands_of(

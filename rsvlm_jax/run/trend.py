@@ -16,7 +16,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -26,25 +25,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_zarr.cube import Cube
+from data_zarr.grid import Grid
+from data_zarr.ingest.schedule import alone
+from data_zarr.maps import check_geotiff
 from data_zarr.regions import Region
 from data_zarr.schema import check_inputs
 from rsvlm_jax.config import ConfigError
 
 from .blocks import Blocks, Box
 from .cubes import find_cube
-from .series import Source
+from .series import Harmonize, Source
 from .series_choice import choose
 from .spread import Spread
+from .trend_files import clear, forget_blocks
 from .trend_fits import settled
 from .trend_methods import run_method
-from .trend_options import Options
-from .trend_result import TrendReport, Trends, finished, write_result
+from .trend_options import HEEDED, Options, not_heeded
+from .trend_result import TrendReport, Trends, complete, finished, write_result
 
 if TYPE_CHECKING:
     import xarray
 
 NUMBERS = 2**24
 """Stored numbers of a block, about: 32 MB of int16, and a few times that while it is computed."""
+
+LEAST_EDGE = 16
+"""Of a block, however many dates there are."""
 
 WORKERS = 2
 """Blocks under way at a time on one machine: one is read while the other is computed."""
@@ -67,6 +73,8 @@ def trend(
     where: Region | tuple[float, float, float, float] | str | os.PathLike[str] | None = None,
     window: tuple[int, int, int, int] | None = None,
     out: str | os.PathLike[str] | None = None,
+    harmonize: Harmonize = "none",
+    geotiff: bool = True,
     devices: int = -1,
     **more: Any,
 ) -> xarray.Dataset:
@@ -80,6 +88,8 @@ def trend(
         `rsvlm_jax.run.series_choice`.
       where: of a cube: (west, south, east, north) in degrees, or the path of a GeoJSON file.
       out: of a cube: a directory to leave the result in, restartable; None: in memory.
+      harmonize: of a cube: "ols" or "rma": reflectances of every platform as those of OLI.
+      geotiff: whether GeoTIFFs are left in `out` too; takes rasterio.
       devices: -1: pixels over all there are; 1: the first.
 
     Returns:
@@ -92,11 +102,14 @@ def trend(
     """
     import xarray as xr
 
-    options = options_of({"method": method, "alpha": alpha, **more})
+    options = options_of(
+        {"method": method, **({} if alpha == Options.alpha else {"alpha": alpha}), **more}
+    )
     if isinstance(data, (xr.DataArray, xr.Dataset)):
         given = {
             "index": index, "bands": bands, "bandset": bandset, "dates": dates, "season": season,
             "platforms": platforms, "where": where, "window": window, "out": out,
+            "harmonize": harmonize != "none",
         }  # fmt: skip
         if named := [k for k, v in given.items() if v]:
             raise ConfigError(
@@ -108,11 +121,11 @@ def trend(
     cube = data if isinstance(data, Cube) else find_cube(data)
     source = choose(
         cube, index=index, bands=bands, bandset=bandset, dates=dates, season=season,
-        platforms=platforms, where=region_of(where), window=window,
+        platforms=platforms, where=region_of(where), window=window, harmonize=harmonize,
         several=options.method == "breaks",
     )  # fmt: skip
     if out is not None:
-        return trend_cube(source, options, out, devices=devices).open()
+        return trend_cube(source, options, out, devices=devices, geotiff=geotiff).open()
     with tempfile.TemporaryDirectory(prefix="rsvlm_trend_") as folder:
         made = trend_cube(source, options, Path(folder) / "out", devices=devices, geotiff=False)
         with made.open() as found:
@@ -120,21 +133,35 @@ def trend(
 
 
 def options_of(words: dict[str, Any]) -> Options:
-    """`Options` of keywords; ConfigError for one that does not exist."""
+    """`Options` of those that are given; ConfigError for one that the method does not heed."""
     known = [f.name for f in dataclasses.fields(Options)]
     for word in words:
         if word not in known:
             raise ConfigError(
                 "no such option", where="trend", expected=", ".join(known), found=word
             )
-    return Options(**words)
+    options = Options(**words)
+    for word in words:
+        if word not in ("method", *HEEDED[options.method]):
+            raise not_heeded(options.method, word)
+    return options
 
 
 def region_of(where: Any) -> Region | None:
-    """A region from four numbers, the path of a GeoJSON file, or itself."""
+    """A region from four numbers, the path of a GeoJSON file, or itself; ConfigError for others."""
     if where is None or isinstance(where, Region):
         return where
-    return Region.read(where) if isinstance(where, (str, os.PathLike)) else Region.box(*where)
+    if isinstance(where, (str, os.PathLike)):
+        return Region.read(where)
+    try:
+        west, south, east, north = (float(v) for v in where)
+    except (ValueError, TypeError) as error:
+        found = " ".join(map(str, where)) if isinstance(where, (list, tuple)) else where
+        raise ConfigError(
+            "no place", where="--where", expected="WEST SOUTH EAST NORTH, or a GeoJSON file",
+            found=found,
+        ) from error  # fmt: skip
+    return Region.box(west, south, east, north)
 
 
 def trend_cube(
@@ -161,12 +188,20 @@ def trend_cube(
 
     Raises:
       CubeError: impossible numbers (`check_inputs`), or a chunk that cannot be read (named).
-        Finished blocks stay: restore the chunk, run again.
+        Finished blocks stay: restore the chunk, run again. No rasterio for a GeoTIFF; another run
+        that computes into `out`.
       ConfigError: `out` cannot be written, or holds something else.
     """
     out, started = Path(out), time.monotonic()
     options = settled(options, source.dates)
-    edge = block or block_edge(source)
+    if workers is not None and workers < 1:
+        raise ConfigError(
+            "impossible workers", where="--workers", expected="1 or more", found=workers
+        )
+    geotiff = geotiff and isinstance(source.grid, Grid)
+    if geotiff:
+        check_geotiff(out / "trend.tif")
+    edge = block_edge(source) if block is None else block
     what = {
         **source.describe(),
         **options.describe(),
@@ -174,31 +209,37 @@ def trend_cube(
         "dtype": "float32",
     }
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-    pixels = source.shape[0] * source.shape[1]
-    if known := finished(out, key):
-        share = float("nan") if known["significant"] is None else known["significant"]
-        report = TrendReport(known["pixels"], 0.0, 0.0, known["blocks"], 0, share, known["codes"])
-        return Trends(out, source, options, report)
-    check_inputs(source.cube, [source.info.name])
-    store = Blocks(out / "blocks", source.shape, block=edge, what={"command": "trend", "key": key})
-    first: list[int] = []
-
-    def say(done: int, total: int) -> None:
-        first.append(done)
-        seconds = time.monotonic() - started
-        if progress is not None:
-            rate = (done - first[0]) / total * pixels / max(seconds, 1e-9)
-            progress(round(done / total * pixels), pixels, rate)
-
     here = scheduler == "threads"
-    work = _Work(source, options, devices, WORKERS if here else 0)
     workers = WORKERS if here and workers is None else workers
-    computed = store.fill(work, scheduler=scheduler, workers=workers, progress=say)
-    seconds = time.monotonic() - started
-    report = write_result(store, source, options, out, geotiff, command, what, key, computed)
-    rate = pixels * computed / len(store.boxes) / max(seconds, 1e-9)
+    with alone(out, "the trend is being computed"):
+        known = finished(out, key)
+        clear(out)
+        if known is not None:
+            complete(known, source, out, geotiff)
+            forget_blocks(out)
+            share = float("nan") if known["significant"] is None else known["significant"]
+            done = known["pixels"], 0.0, 0.0, known["blocks"], 0, share, known["codes"]
+            return Trends(out, source, options, TrendReport(*done))
+        check_inputs(source.cube, [source.info.name])
+        what_of_blocks = {"command": "trend", "key": key}
+        store = Blocks(out / "blocks", source.shape, block=edge, what=what_of_blocks)
+        todo = store.missing()
+        asked = [int(source.inside(box).sum()) for box in todo]
+        ready = sum(int(source.inside(b).sum()) for b in set(store.boxes) - set(todo))
+
+        def say(done: int, total: int) -> None:
+            if progress is not None:
+                now = sum(asked[: done - (total - len(todo))])
+                seconds = max(time.monotonic() - started, 1e-9)
+                progress(ready + now, ready + sum(asked), now / seconds)
+
+        work = _Work(source, options, devices, (workers or 1) if here else 0)
+        store.fill(work, scheduler=scheduler, workers=workers, progress=say, tasks=todo)
+        seconds = time.monotonic() - started
+        report = write_result(store, source, options, out, geotiff, command, what, key, len(todo))
+        rate = sum(asked) / max(seconds, 1e-9)
+        forget_blocks(out)
     report = dataclasses.replace(report, seconds=seconds, pixels_per_second=rate)
-    shutil.rmtree(out / "blocks", ignore_errors=True)
     return Trends(out, source, options, report)
 
 
@@ -224,10 +265,18 @@ def _spread(devices: int, share: int) -> Spread:
 
 
 def block_edge(source: Source) -> int:
-    """Of a block: chunks of the cube, doubled as long as the numbers of a block are few."""
-    chunk = source.info.chunks[2]
-    dates = len(source.rows) * len(source.bands)
-    edge = chunk
-    while edge * 2 <= 1024 and dates * (edge * 2) ** 2 <= NUMBERS:
+    """Of a block: chunks of the cube, doubled as long as the numbers of a block are few.
+
+    Chunks of whole scenes are halved until they are: each is decoded more than once then.
+    """
+
+    def numbers(edge: int) -> int:
+        pixels = edge if source.cube.points else edge * edge
+        return len(source.rows) * len(source.bands) * pixels
+
+    edge = source.info.chunks[2]
+    while edge > LEAST_EDGE and numbers(edge) > NUMBERS:
+        edge = -(-edge // 2)
+    while edge * 2 <= 1024 and numbers(edge * 2) <= NUMBERS:
         edge *= 2
     return edge

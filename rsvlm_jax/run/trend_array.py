@@ -17,18 +17,21 @@ from .spread import Spread
 from .trend_fits import settled
 from .trend_methods import METHODS, attributes_of, run_method
 from .trend_options import Options
-from .trend_result import corrected
+from .trend_result import corrected, decoded
 
 if TYPE_CHECKING:
     import xarray
+
+
+MISSING = ("_FillValue", "missing_value", "nodata", "nodatavals")
 
 
 def trend_array(data: Any, options: Options, spread: Spread) -> xarray.Dataset:
     """The variables of a method on the axes of `data` but "time".
 
     Raises:
-      DataError: no axis of dates; dates that are missing, twice, with a time zone, or too few;
-        stored numbers that nobody has scaled.
+      DataError: no axis of dates; dates that are missing, with a time zone, too few, or twice of
+        one platform (a coordinate "platform" of dates says whose); numbers that nobody has scaled.
     """
     import xarray as xr
 
@@ -48,7 +51,7 @@ def trend_array(data: Any, options: Options, spread: Spread) -> xarray.Dataset:
         )  # fmt: skip
     if data.dtype.kind not in "fiu":
         raise DataError("no numbers", where=data.name, found=data.dtype)
-    dates = check_dates(data["time"].values)
+    dates = check_dates(data["time"].values, _platforms(data))
     if len(dates) < LEAST_DATES:
         raise DataError(
             "too few dates for a trend", where=data.name, expected=f"{LEAST_DATES} or more",
@@ -57,14 +60,15 @@ def trend_array(data: Any, options: Options, spread: Spread) -> xarray.Dataset:
     order = np.argsort(dates, kind="stable")
     rest = [d for d in data.dims if d != "time"]
     options = settled(options, dates)
-    values = np.asarray(data.transpose(*rest, "time").values, np.float32)[..., order]
-    values = np.where(np.isfinite(values), values, np.float32(np.nan))
+    stored = data.transpose(*rest, "time").values[..., order]
+    missing = ~np.isfinite(stored) | np.isin(stored, _missing(data))
+    values = np.where(missing, np.float32(np.nan), stored.astype(np.float32))
     flat = values.reshape(1, -1, len(dates))
     series = Series(flat, dates[order].astype("datetime64[s]"), np.ones(flat.shape[1], bool))
     found = run_method(series, options, spread)
     if "p_corrected" in METHODS[options.method].variables:
-        found["p_corrected"] = corrected(found["p"], options.alpha)
-    unit = str(data.attrs.get("units", "1"))
+        found["p_corrected"] = corrected(found["p"])
+    unit = str(data.attrs.get("units", ""))
     variables = {}
     for name in METHODS[options.method].variables:
         attrs = attributes_of(name, str(data.name or ""), unit, options)
@@ -72,4 +76,27 @@ def trend_array(data: Any, options: Options, spread: Spread) -> xarray.Dataset:
     kept = {k: v for k, v in data.coords.items() if "time" not in v.dims}
     known = {k: v for k, v in options.describe().items() if v is not None}
     described = {**known, "epoch": f"{EPOCH}-01-01", "series": str(data.name or "")}
-    return xr.Dataset(variables, coords=kept, attrs=described)
+    return decoded(xr.Dataset(variables, coords=kept, attrs=described))
+
+
+def _missing(data: Any) -> list[float]:
+    """Stored numbers that are no value, by the attributes that say so: CF, rioxarray, GDAL."""
+    found = []
+    for word in MISSING:
+        for one in np.ravel(np.asarray(data.attrs.get(word, ()), object)):
+            try:
+                found.append(float(one))
+            except (TypeError, ValueError) as error:
+                raise DataError(
+                    "no number for what is missing", where=f"{data.name}.{word}",
+                    expected="numbers", found=repr(one),
+                ) from error  # fmt: skip
+    return found
+
+
+def _platforms(data: Any) -> list[str] | None:
+    """Who took each date, where a coordinate says it: two may share an instant."""
+    coordinate = data.coords.get("platform")
+    if coordinate is None or coordinate.dims not in (("time",), ()):
+        return None
+    return [str(p) for p in np.broadcast_to(coordinate.values, data.sizes["time"])]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
+from rsvlm_jax.config import ConfigError
 from rsvlm_jax.timeseries import decimal_years, harmonic_fit, harmonic_forecast, landtrendr
 
 from .series import EPOCH, Series
@@ -66,11 +67,26 @@ def forecast(series: Series, options: Options, spread: Spread) -> dict[str, np.n
 
 
 def settled(options: Options, dates: np.ndarray) -> Options:
-    """The options with the day of a forecast: a year after the last of all dates by default."""
-    if options.method != "forecast" or options.at is not None:
-        return options
-    last = dates[~np.isnat(dates)].max().astype("datetime64[D]")
-    return dataclasses.replace(options, at=str(last + np.timedelta64(365, "D")))
+    """The options with the day of a forecast: a year after the last of all dates by default.
+
+    Raises:
+      ConfigError: a forecast of what is past; monitoring without a history, or of nothing.
+    """
+    known = dates[~np.isnat(dates)]
+    first, last = (d.astype("datetime64[D]") for d in (known.min(), known.max()))
+    if options.method == "forecast" and options.at is None:
+        return dataclasses.replace(options, at=str(last + np.timedelta64(365, "D")))
+    if options.method == "forecast" and np.datetime64(options.at) <= last:
+        raise ConfigError(
+            "a forecast of what is past", where="--at", expected=f"a day after {last}",
+            found=options.at, remedy="end the series earlier by --dates",
+        )  # fmt: skip
+    if options.method == "monitor" and not first < np.datetime64(options.since) <= last:
+        raise ConfigError(
+            "nothing to monitor, or no history", where="--since", found=options.since,
+            expected=f"a day after {first}, and {last} at the latest",
+        )  # fmt: skip
+    return options
 
 
 @functools.lru_cache(maxsize=64)

@@ -129,13 +129,30 @@ def attributes_of(name: str, series: str, unit: str, options: Options) -> dict[s
     """
     row = VARIABLES[name]
     words = row.words.replace("{level}", f"{100 * (1 - options.alpha):g}")
+    if name == "n":
+        words = _counted(options)
     if "{unit}" in row.unit and series:
         words = f"{series}: {words}"
-    units = row.unit.replace("{unit}", unit or "unknown").removeprefix("1 ")
-    attrs: dict[str, Any] = {"long_name": words, "units": units}
+    attrs: dict[str, Any] = {"long_name": words}
+    if "{unit}" in row.unit:
+        if unit:  # nobody says of what unit it is without one
+            attrs["units"] = row.unit.replace("{unit}", unit).removeprefix("1 ")
+    elif name != "code":
+        attrs["units"] = row.unit
     if name == "break_date":
         attrs["calendar"] = "proleptic_gregorian"
     if name == "code":
         attrs["flag_values"] = list(CODES)
         attrs["flag_meanings"] = " ".join(CODES.values())
     return attrs
+
+
+def _counted(options: Options) -> str:
+    """What `n` counts."""
+    if options.method == "landtrendr":
+        return "years with an observation"
+    if options.method != "sen" or "seasonal" not in options.test:
+        return VARIABLES["n"].words
+    if options.test == "correlated_seasonal":
+        return "years with an observation in every month that has any"
+    return "months with an observation"

@@ -6,6 +6,7 @@ Not where and of what: that is `series.py`. A method heeds the fields that `HEED
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import re
 from typing import Any, Literal, get_args
 
@@ -40,6 +41,15 @@ WORDS = {
     "landtrendr": "segments of annual medians",
     "forecast": "line and waves of a year, continued",
 }
+
+
+NUMBERS_OF = (
+    ("alpha", numbers.Real, "number"),
+    ("harmonics", numbers.Integral, "whole number"),
+    ("threshold", numbers.Real, "number"),
+    ("confirm", numbers.Integral, "whole number"),
+    ("penalty", numbers.Real, "number"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +92,12 @@ class Options:
                     f"no such {name}", where=f"--{name}", expected=" | ".join(get_args(allowed)),
                     found=getattr(self, name),
                 )  # fmt: skip
+        for name, kind, words in NUMBERS_OF:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise ConfigError(
+                    f"no {words}", where=f"--{name}", expected=f"a {words}", found=repr(value)
+                )
         if not 0 < self.alpha < 1:
             raise ConfigError(
                 "no level of significance", where="--alpha", expected="0 < alpha < 1",
@@ -93,19 +109,19 @@ class Options:
             )
         for name in ("at", "since"):
             if (text := getattr(self, name)) is not None:
-                day(text, f"--{name}")
+                object.__setattr__(self, name, str(day(text, f"--{name}")))
         for field in dataclasses.fields(self):
             given = getattr(self, field.name) != field.default
             if given and field.name not in ("method", *HEEDED[self.method]):
-                raise ConfigError(
-                    "the method has no such option", where=f"--{field.name}",
-                    expected=", ".join(HEEDED[self.method]), found=f"method {self.method}",
-                )  # fmt: skip
-
+                raise not_heeded(self.method, field.name)
         if self.method == "monitor":
             self._check_monitor()
-        bounds = {"threshold": (0, 1), "confirm": (2, 12), "penalty": (0, float("inf"))}
-        for name, (low, high) in bounds.items():
+        if not 0 < self.threshold < 1:
+            raise ConfigError(
+                "no such threshold", where="--threshold", expected="0 < threshold < 1",
+                found=self.threshold,
+            )  # fmt: skip
+        for name, (low, high) in {"confirm": (2, 12), "penalty": (0, float("inf"))}.items():
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(
                     f"no such {name}", where=f"--{name}", expected=f"{low} to {high}",
@@ -132,11 +148,26 @@ class Options:
         return f"{WORDS[self.method]} ({more})"
 
 
-def day(text: str, where: str) -> np.datetime64:
-    """A day; ConfigError for what is none, a year or a month alone included."""
+def not_heeded(method: str, option: str) -> ConfigError:
+    """The error for an option of another method, its default included."""
+    return ConfigError(
+        "the method has no such option", where=f"--{option}", expected=", ".join(HEEDED[method]),
+        found=f"method {method}",
+    )  # fmt: skip
+
+
+def day(text: Any, where: str) -> np.datetime64:
+    """A day, of text or of a date; ConfigError for what is none, a year or a month alone included.
+
+    Years are those that nanoseconds reach.
+    """
     try:
-        if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
-            return np.datetime64(text, "D")
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", str(text)):
+            found = np.datetime64(str(text), "D")
+            if np.datetime64("1678-01-01") <= found < np.datetime64("2262-01-01"):
+                return found
     except ValueError:
         pass
-    raise ConfigError("no date", where=where, expected="YYYY-MM-DD", found=text)
+    raise ConfigError(
+        "no date", where=where, expected="YYYY-MM-DD of the years 1678 to 2261", found=text
+    )

@@ -32,6 +32,7 @@ def sen(series: Series, options: Options, spread: Spread) -> dict[str, np.ndarra
         start = middle(cycles)
         compute = _seasonal(options.test == "correlated_seasonal", options.alpha, len(cycles))
         times = np.repeat(cycles - start, MONTHS)
+        start += 0.5 / MONTHS  # the median of a month stands in its middle
     else:
         compute, times = _plain(options.test, options.alpha), years - start
     trend = spread(compute, values, times.astype(np.float32), np.isfinite(values))

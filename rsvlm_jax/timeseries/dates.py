@@ -38,7 +38,8 @@ def check_dates(dates: Any, platforms: Sequence[str] | None = None) -> np.ndarra
       platforms: [T], who took it; None: one platform.
 
     Raises:
-      DataError: NaT; a time zone; one platform twice at one instant; something else than dates.
+      DataError: NaT; a time zone; one platform twice at one instant; a year before 1678 or after
+        2261; something else than dates.
     """
     raw = np.asarray(dates)
     if raw.size == 0:
@@ -61,6 +62,12 @@ def check_dates(dates: Any, platforms: Sequence[str] | None = None) -> np.ndarra
         raise DataError(
             "a date that is missing (NaT)", where=f"date {int(np.flatnonzero(np.isnat(found))[0])}",
             remedy="drop the observation",
+        )  # fmt: skip
+    years = raw.astype("datetime64[Y]")
+    if (wrapped := found.astype("datetime64[Y]") != years).any():
+        raise DataError(
+            "a year that nanoseconds do not reach", where=f"date {int(np.argmax(wrapped))}",
+            expected="1678 to 2261", found=years[wrapped][0],
         )  # fmt: skip
     names = ["" for _ in found] if platforms is None else [str(p) for p in platforms]
     if len(names) != len(found):

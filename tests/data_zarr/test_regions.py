@@ -9,6 +9,7 @@ from pyproj import Transformer
 from data_zarr.errors import CubeError
 from data_zarr.grid import Grid
 from data_zarr.regions import Region
+from data_zarr.sites import Sites
 
 
 @pytest.fixture
@@ -49,3 +50,17 @@ def test_a_box_over_the_date_line():
     region = Region.box(170, -10, 190, 10)
     lon = np.array([169.0, 175.0, -175.0, -165.0])
     assert region._holds(lon, np.zeros(4)).tolist() == [False, True, True, False]
+
+
+def test_a_box_over_the_antimeridian_of_a_grid_in_degrees():
+    grid = Grid.from_epsg(4326, (1.0, 0.0, -180.0, 0.0, -1.0, 10.0), 20, 360)
+    found = Region.box(180, -2, 183, 2).mask(grid)
+    assert np.flatnonzero(found.any(0)).tolist() == [0, 1, 2]
+    assert Region.box(180, -2, 183, 2).window(grid) == (8, 0, 4, 3)
+
+
+def test_a_site_on_an_edge_belongs_to_the_box():
+    sites = Sites(["w", "e", "corner", "out"], [10.0, 11.0, 11.0, 11.5], [45.5, 45.2, 46.0, 45.5])
+    np.testing.assert_array_equal(
+        Region.box(10, 45, 11, 46).of_sites(sites), [True, True, True, False]
+    )

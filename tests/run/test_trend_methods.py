@@ -94,8 +94,8 @@ def test_landtrendr_finds_the_year_of_a_fall():
     values[2] = 0.5
     data = xr.DataArray(values, dims=("place", "time"), coords={"time": when})
     found = rsvlm_jax.trend(data, method="landtrendr", devices=1)
-    assert found["break_date"].attrs["units"] == "days since 2000-01-01"
-    dates = xr.decode_cf(found)["break_date"].to_numpy()
+    dates = found["break_date"].to_numpy()  # as a cube's
+    assert dates.dtype.kind == "M"
     assert str(dates[0])[:10] == "2003-01-01"
     assert np.isnat(dates[1:]).all()
     assert float(found["break_magnitude"][0]) == pytest.approx(-0.4, abs=0.01)
@@ -120,7 +120,7 @@ def test_the_date_of_a_break(method: str):
     data, t = steps()
     more = {"since": "2015-01-01"} if method == "monitor" else {}
     found = rsvlm_jax.trend(data, method=method, devices=1, **more)
-    dates = xr.decode_cf(found)["break_date"].to_numpy()
+    dates = found["break_date"].to_numpy()
     first = data["time"].to_numpy()[t > 2016.5][0]
     assert method == "monitor" or np.isnat(dates[1])  # one of twenty is a false alarm there
     for i in (0, 2):

@@ -133,12 +133,32 @@ OPTIONS = {
     "three numbers": (["--index", "ndvi", "--where", "1", "2", "3"], 2, "no place in --where"),
     "no such file": (["--index", "ndvi", "--where", "no.geojson"], 3, "unreadable region"),
     "a window outside": (["--index", "ndvi", "--window", "30", "0", "8", "8"], 3, "window outside"),
+    "no block": (["--index", "ndvi", "--block", "0"], 2, "impossible block"),
+    "no workers": (["--index", "ndvi", "--workers", "0"], 2, "impossible workers in --workers"),
     "an impossible level": (["--index", "ndvi", "--alpha", "5"], 2, "no level of significance"),
     "an impossible block": (["--index", "ndvi", "--block", "-1"], 2, "impossible block"),
     "no scheduler": (["--index", "ndvi", "--scheduler", "slurm"], 3, "no such scheduler"),
     "no such method": (["--method", "magic"], 2, ""),
     "an option of another method": (
         ["--index", "ndvi", "--harmonics", "3"], 2, "the method has no such option in --harmonics",
+    ),
+    "the default of an option of another method": (
+        ["--index", "ndvi", "--method", "harmonic", "--test", "original"], 2,
+        "the method has no such option in --test",
+    ),
+    "a threshold that is none": (
+        ["--method", "breaks", "--threshold", "0"], 2, "no such threshold in --threshold",
+    ),
+    "a forecast of what is past": (
+        ["--index", "ndvi", "--method", "forecast", "--at", "2015-01-01"], 2,
+        "a forecast of what is past in --at; expected a day after 2020-07-01",
+    ),
+    "monitored from after the last date": (
+        ["--index", "ndvi", "--method", "monitor", "--since", "2021-01-01"], 2,
+        "nothing to monitor, or no history in --since",
+    ),
+    "a year that no date reaches": (
+        ["--index", "ndvi", "--method", "forecast", "--at", "2300-01-01"], 2, "no date in --at",
     ),
     "too many waves": (
         ["--index", "ndvi", "--method", "harmonic", "--harmonics", "9"], 2, "no such harmonics",
@@ -232,7 +252,10 @@ def test_an_array_in_any_order():
     mixed = rsvlm_jax.trend(whole.isel(time=[3, 1, 7, 0, 2, 6, 5, 4]), devices=1)
     xr.testing.assert_identical(mixed, expected)
     np.testing.assert_allclose(expected["slope"], [0.1, -0.1], rtol=1e-3)
-    assert expected["slope"].attrs["units"] == "year-1"
+    assert "units" not in expected["slope"].attrs  # nobody has said of what
+    one = rsvlm_jax.trend(whole.assign_attrs(units="1"), devices=1)
+    assert one["slope"].attrs["units"] == "year-1"
+    assert one["code"].attrs["flag_values"].dtype == one["code"].dtype == np.uint8
     assert expected["slope"].dims == ("place",)
 
 
@@ -245,6 +268,30 @@ def test_gaps_and_constants_of_an_array_are_coded():
     assert found["slope"].isnull().all()
 
 
+@pytest.mark.parametrize("attribute", ["_FillValue", "missing_value", "nodata", "nodatavals"])
+def test_what_attributes_call_missing_is_missing(attribute: str):
+    values = (10 * np.arange(8)).astype(np.int16)
+    values[[2, 5]] = -9999
+    listed = [-9999] if attribute == "nodatavals" else -9999
+    data = array(values=values)[:, :1].assign_attrs({attribute: listed})
+    found = rsvlm_jax.trend(data, devices=1)
+    assert found["n"].item() == 6
+    expected = rsvlm_jax.trend(array(values=np.where(values < 0, np.nan, values)), devices=1)
+    assert found["slope"].item() == expected["slope"].values[0]
+    with pytest.raises(DataError, match=f"no number for what is missing in ndvi.{attribute}"):
+        rsvlm_jax.trend(data.assign_attrs({attribute: "none"}), devices=1)
+
+
+def test_two_platforms_of_an_array_may_share_an_instant():
+    times = array()["time"].values.copy()
+    times[4] = times[3]
+    whose = ["landsat-8"] * 4 + ["landsat-9"] * 4
+    data = array(times).assign_coords(platform=("time", whose))
+    assert (rsvlm_jax.trend(data, devices=1)["n"] == 8).all()
+    with pytest.raises(DataError, match="a date twice"):
+        rsvlm_jax.trend(data.assign_coords(platform="landsat-8"), devices=1)
+
+
 UTC = datetime.UTC
 TIMES = {
     "duplicate": (np.array(["2010-07-01", "2010-07-01", "2011-07-01", "2012-07-01", "2013-07-01"],
@@ -254,6 +301,10 @@ TIMES = {
     "a time zone": (np.array([datetime.datetime(y, 7, 1, tzinfo=UTC) for y in range(2010, 2015)],
                              object), "a date with a time zone"),
     "numbers": (np.arange(5), "no dates"),
+    "a year beyond nanoseconds": (
+        np.array([f"{y}-07-01" for y in range(2260, 2265)], "datetime64[s]").astype(object),
+        "a year that nanoseconds do not reach",
+    ),
     "three dates": (np.array(["2010-07-01", "2011-07-01", "2012-07-01"], "datetime64[ns]"),
                     "too few dates"),
 }  # fmt: skip
@@ -285,6 +336,36 @@ def test_a_stable_history_of_float32_is_refused():
     values, times = np.zeros((1, 40), np.float32), np.arange(40) / 8 + 2010.0
     with pytest.raises(ConfigError, match="a stable history takes float64"):
         monitor_breaks(values, times, since=2014.0, history="roc")
+
+
+WORDS = {
+    "a level as text": ({"alpha": "0.05"}, "no number in --alpha"),
+    "half a wave": ({"method": "harmonic", "harmonics": 1.5}, "no whole number in --harmonics"),
+    "three corners": ({"where": [1, 2, 3]}, "no place in --where"),
+    "corners that are none": ({"where": object()}, "no place in --where"),
+    "one date": ({"dates": ("2010-01-01",)}, "not as many words as it takes in --dates"),
+    "a date of one word": ({"dates": "2010-01-01"}, "not as many words as it takes in --dates"),
+    "half a window": ({"window": (1, 2)}, "not as many words as it takes in --window"),
+    "an index that is a number": ({"index": 3}, "no such index"),
+    "platforms that are numbers": ({"platforms": (8,)}, "no name in --platforms"),
+    "a regression that does not exist": ({"harmonize": "pca"}, "no such regression"),
+    "a default of another method": (
+        {"method": "harmonic", "test": "original"}, "the method has no such option in --test",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_words_in_python(name: str, known: Path, untyped):
+    more, words = WORDS[name]
+    with pytest.raises(ConfigError, match=words):
+        rsvlm_jax.trend(known, **{"index": "ndvi", **more})
+
+
+def test_a_day_is_text_or_a_date(untyped):
+    day = datetime.date(2015, 1, 1)
+    for since in ("2015-01-01", day, np.datetime64(day)):
+        assert Options(method="monitor", since=since).since == "2015-01-01"
 
 
 @pytest.mark.parametrize("text", ["2020", "2020-06", "today", "2020-13-01"])

@@ -157,7 +157,7 @@ def test_two_platforms_on_one_day_are_two_observations(known: cubes.Known):
 def test_platforms_and_dates_are_selected(known: cubes.Known):
     part = {"window": (4, 4, 8, 8), "devices": 1}
     there = np.isfinite(known.ndvi[:, 4:12, 4:12])
-    found = rsvlm_jax.trend(known.path, index="ndvi", platforms=("landsat-8",), **part)
+    found = rsvlm_jax.trend(known.path, index="ndvi", platforms=("landsat-9",), **part)
     np.testing.assert_array_equal(found["n"], there[6:].sum(axis=0))
     days = ("2011-01-01", "2015-07-01")
     found = rsvlm_jax.trend(known.path, index="ndvi", dates=days, **part)
@@ -167,7 +167,7 @@ def test_platforms_and_dates_are_selected(known: cubes.Known):
 def test_one_band_in_its_own_scale(known: cubes.Known):
     data = open_cube(known.path).to_xarray("landsat")
     series = data["pixels"].where(data["valid"]).isel(band=1, y=slice(4, 12), x=slice(4, 12))
-    choice = {"bands": ("nir08",), "platforms": ("landsat-8",), "window": (4, 4, 8, 8)}
+    choice = {"bands": ("nir08",), "platforms": ("landsat-9",), "window": (4, 4, 8, 8)}
     found = rsvlm_jax.trend(known.path, **choice, devices=1)
     expected = rsvlm_jax.trend(series.isel(time=slice(6, None)), devices=1)
     np.testing.assert_allclose(found["slope"], expected["slope"], rtol=1e-3, atol=1e-6)
@@ -217,7 +217,7 @@ def test_sigkill_at_any_block_gives_the_same_bytes(known: cubes.Known, tmp_path:
 
 
 def test_killed_while_the_result_is_written(known, whole, tmp_path, monkeypatch):
-    import rsvlm_jax.run.trend_result as module
+    import rsvlm_jax.run.trend_files as module
 
     def dies(*args, **more):
         raise RuntimeError("power cut")

@@ -30,7 +30,7 @@ def dates() -> np.ndarray:
 
 
 def platforms() -> list[str]:
-    return ["landsat-7"] * 6 + ["landsat-8"] * 6
+    return ["landsat-8"] * 6 + ["landsat-9"] * 6
 
 
 def grid() -> Grid:

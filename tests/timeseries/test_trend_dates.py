@@ -80,3 +80,10 @@ def test_what_does_not_fit_the_dates_is_refused():
         ordered(np.zeros((1, 3)), ["2020-01-01"])
     with pytest.raises(DataError, match="mask"):
         ordered(np.zeros((1, 1)), ["2020-01-01"], np.zeros((1, 1)))
+
+
+@pytest.mark.parametrize("year", ["1500", "3000"])
+def test_a_year_that_nanoseconds_do_not_reach(year: str):
+    for dates in (["2000-01-01", f"{year}-01-01"], np.array([f"{year}-01-01"], "datetime64[s]")):
+        with pytest.raises(DataError, match=f"a year that nanoseconds do not reach.*found {year}"):
+            decimal_years(dates)
