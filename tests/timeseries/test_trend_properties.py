@@ -140,11 +140,16 @@ def test_float32_is_float64_to_1e_5(method):
     single = fives(compute, x)
     with jax.enable_x64(True):
         double = fives(compute, x.astype(float), TIMES.astype(float))
+    turned = ~np.isclose(single.var_s, double.var_s, rtol=1e-4)
+    assert turned.mean() <= (0.1 if method == "hamed_rao" else 0)
     for name in ("slope", "intercept", "p", "tau", "slope_lo", "slope_hi"):
         a, b = np.asarray(getattr(single, name), float), np.asarray(getattr(double, name))
         off = np.abs(a - b) > 1e-5
-        # The two observations of the median slope tie once it is removed: a bit decides.
-        assert off.mean() <= (0.1 if method == "hamed_rao" and name == "p" else 0), name
+        if method == "hamed_rao" and name in ("p", "slope_lo", "slope_hi"):
+            # The two observations of the median slope tie once it is removed: a bit decides the
+            # variance, and what follows from it.
+            off &= ~turned
+        assert not off.any(), name
     np.testing.assert_array_equal(single.code, double.code)
 
 
