@@ -12,6 +12,7 @@ takes its series to be: it is for places apart from each other, or p is too smal
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def _months(series: Series) -> list[tuple[np.ndarray, tuple[int, ...]]]:
 def _of_months(correlated: bool, alpha: float, cycles: int, months: tuple[int, ...]) -> Compute:
     count, after = len(months), tuple(m / MONTHS for m in months)
 
-    def compute(values, times, mask):
+    def compute(values: Any, times: Any, mask: Any) -> Any:
         # Lengths are filled up to a bucket: what was added is cut off.
         length, shape = cycles * count, (len(values), cycles, count)
         return mann_kendall_grouped(

@@ -7,6 +7,7 @@ the first year to the last month with a date; one without an observation is a ga
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -39,14 +40,14 @@ def stl(series: Series, options: Options, spread: Spread) -> dict[str, np.ndarra
 def _stl(months: int) -> Compute:
     when = np.arange(months) / MONTHS
 
-    def compute(values, times, mask):
+    def compute(values: Any, times: Any, mask: Any) -> Any:
         # Lengths are filled up to a bucket: what was added is cut off.
         parts = decompose(values[:, :months], when, mask[:, :months], period=MONTHS)
         rest = parts.remainder
         there = rest == rest
         line = theil_sen(parts.trend, when.astype(np.float32), there)
 
-        def strength(part):
+        def strength(part: Any) -> Any:
             left = jnp.nanvar(rest, 1) / jnp.nanvar(jnp.where(there, part + rest, jnp.nan), 1)
             return jnp.clip(1 - left, 0, 1)
 
@@ -78,7 +79,7 @@ def naive(series: Series, options: Options, spread: Spread) -> dict[str, np.ndar
 def _naive(months: int, ahead: int, alpha: float) -> Compute:
     when, at = np.arange(months) / MONTHS, np.array([ahead / MONTHS])
 
-    def compute(values, times, mask):
+    def compute(values: Any, times: Any, mask: Any) -> Any:
         found = seasonal_naive_forecast(
             values[:, :months], when, at, mask[:, :months], period=MONTHS, alpha=alpha
         )
