@@ -66,7 +66,7 @@ def mann_kendall_grouped(
       correlated: see the module. The slope is of all values either way.
       alpha: of the interval of the slope.
       interval: whether `slope_lo` and `slope_hi` are computed; `correlated`: as in `mann_kendall`,
-        by the variance of the score over what independent groups would have.
+        by the variance of the score over what independent groups would have, the trend removed.
       after: how long after the time of their cycle the groups stand, each or all, in units of the
         times; None: one after the other, g / G of G. The intercept is of these times.
       least: pixels with fewer observations (`correlated`: complete cycles) get `Code.TOO_FEW`.
@@ -105,8 +105,10 @@ def _grouped(
             whole = jnp.all(x == x, axis=1, keepdims=True)
             part = jnp.where(whole, x, jnp.asarray(jnp.nan, dtype))
             s, var, n, all_pairs = _with_covariance(part, t)
-            if interval:
-                low, high = widened(slope, low, high, var / ties(part, t).kendall())
+            if interval:  # groups with one trend agree: what they share beside it is left
+                free = part - slope * t
+                factor = _with_covariance(free, t)[1] / ties(free, t).kendall()
+                low, high = widened(slope, low, high, factor)
         else:
             s, var = score(x, t).astype(dtype), counted.kendall()
             n = (x == x).sum((0, 1), dtype=jnp.int32)

@@ -56,8 +56,7 @@ def test_a_region_is_one_test_of_its_places(known: cubes.Known, tmp_path: Path, 
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["blocks"] == 1
     found = xr.open_zarr(out / "trend.zarr", consolidated=False)
     values = known.ndvi[:, 4:10, 4:10].reshape(cubes.DATES, -1)
-    with np.errstate(all="ignore"):
-        year = np.nanmedian(values[5:7], axis=0)
+    year = np.where(np.isfinite(values[5:7]), values[5:7], values[6:4:-1]).mean(axis=0)
     expected = pymannkendall.regional_test(np.concatenate([values[:5], year[None], values[7:]]))
     for name, value in (("p", expected.p), ("z", expected.z), ("slope", expected.slope)):
         np.testing.assert_allclose(found[name], np.full((6, 6), value), rtol=1e-3, err_msg=name)
@@ -135,7 +134,7 @@ def test_stl_of_a_cube(monthly: Path):
 
 def test_stl_of_an_array_is_that_of_the_engine():
     when = np.arange("2012-01", "2018-01", dtype="datetime64[M]") + np.timedelta64(14, "D")
-    values = rise(when) + np.random.default_rng(5).normal(0, 0.02, (3, 72))
+    values = rise(when) + np.random.default_rng(5).normal(0, 0.02, (256, 72))
     data = xr.DataArray(values, dims=("place", "time"), coords={"time": when.astype("M8[ns]")})
     found = rsvlm_jax.trend(data, method="stl", devices=1)
     parts = decompose(values.astype(np.float32), np.arange(72) / 12)
