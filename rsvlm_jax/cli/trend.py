@@ -33,9 +33,8 @@ class Options:
     """Directory of the result."""
     method: Literal["sen", "harmonic", "breaks", "monitor", "landtrendr", "forecast"] = "sen"
     """sen: Theil-Sen slope and Mann-Kendall test. harmonic: slope beside the waves of a year.
-    breaks: the largest of the first ten, in the manner of COLD. monitor: the first since a day
-    (BFAST-monitor). landtrendr: the largest disturbance of annual medians. forecast: waves and line
-    continued."""
+    breaks: the largest, in the manner of COLD. monitor: the first since a day (BFAST-monitor).
+    landtrendr: the largest disturbance of annual medians. forecast: waves and line continued."""
     test: Literal[
         "original", "hamed_rao", "yue_wang", "pre_whitening", "trend_free", "seasonal",
         "correlated_seasonal",
