@@ -100,8 +100,8 @@ def _dask(
 
 
 @contextlib.contextmanager
-def alone(out: Path, what: str = "cube") -> Iterator[None]:
-    """Holds a path while a cube (`what`) is built there; CubeError where another run holds it.
+def alone(out: Path, what: str = "the cube is being built") -> Iterator[None]:
+    """Holds a path while a cube is built there; CubeError where another run holds it.
 
     Two builds would lay out, list and clear one folder under each other's hands. The lock is the
     kernel's, on a file beside the cube: it goes with its process. Where no such file can be made
@@ -127,9 +127,9 @@ def alone(out: Path, what: str = "cube") -> Iterator[None]:
             held = True
         if not held:
             raise CubeError(
-                f"the {what} is being built by another run",
+                f"{what} by another run",
                 where=out,
-                expected=f"one build of a {what} at a time",
+                expected="one run at a time",
                 found=f"a lock on {path.name}",
                 remedy="wait for its end, and run again: it goes on where that stopped",
             )

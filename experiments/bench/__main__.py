@@ -24,9 +24,11 @@
     trend_series  STL beside statsmodels; LandTrendr-like segments; forecasts: pixels a second
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
     talkdata  conversations: real tokens packed, grouped, padded; pictures a second
+    predict_cube  `rsvlm predict` over 6,000 x 6,000 pixels: windows a second, and memory by size
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
-Without names: all but `biomass`. `--short`: a smaller `data`, `trend_cube` and `trend_statistics`.
+Without names: all but `biomass`. `--short`: a smaller `data`, `predict_cube`, `trend_cube` and
+`trend_statistics`.
 On a GPU: `python -m experiments.bench.gpu generate`, and `train`.
 """
 
@@ -42,7 +44,7 @@ NAMES = (
     *("parity", "vs_torch", "decode", "import_memory", "grammar", "quantize", "rsvqa", "talkdata"),
     *("step", "attention", "roofline"),
     *("trend", "trend_power", "trend_statistics", "trend_series", "trend_cube"),
-    *("data", "biomass"),
+    *("data", "predict_cube", "biomass"),
 )
 
 
