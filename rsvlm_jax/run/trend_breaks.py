@@ -25,7 +25,10 @@ SCREEN = ("green", "swir16")
 
 
 def breaks(series: Series, options: Options, spread: Spread) -> dict[str, np.ndarray]:
-    """The largest confirmed break: most standard deviations over all bands; size of the first."""
+    """The largest confirmed break: most standard deviations over all bands; size of the first.
+
+    Of the first ten segments of a pixel, for which `detect_breaks` has room.
+    """
     values, years = np.ascontiguousarray(series.values.transpose(1, 2, 0)), series.years(EPOCH)
     start = middle(years)
     pair = tuple(series.bands.index(b) for b in SCREEN if b in series.bands)
