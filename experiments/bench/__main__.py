@@ -20,6 +20,8 @@
     trend     Mann-Kendall, harmonic fits, breaks: pixels a second beside pymannkendall, nrt, pyxccd
     trend_power  simulated breaks: how many are found and when, beside pyxccd
     trend_statistics  false positives, coverage of intervals and forecasts on simulated series
+    trend_agreement  breaks on the shipped Landsat pixels that are pyxccd's within 30 days
+    trend_coverage  how often intervals of slopes hold, where errors remember
     trend_cube  `rsvlm trend` over 2,000 x 2,000 pixels and 60 dates: rate and memory
     trend_series  STL beside statsmodels; LandTrendr-like segments; forecasts: pixels a second
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
@@ -30,8 +32,8 @@
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
 
 Without names: all but `numbers` and `biomass`. `--short`: a smaller `data`, `predict_cube`,
-`trend_cube` and `trend_statistics`.
-On a GPU: `python -m experiments.bench.gpu generate`, and `train`.
+`trend_cube`, `trend_statistics` and `trend_coverage`.
+On a GPU: `python -m experiments.bench.gpu generate`, `train` and `trend`.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ NAMES = (
     *("parity", "vs_torch", "decode", "import_memory", "grammar", "quantize", "rsvqa", "talkdata"),
     *("step", "attention", "roofline"),
     *("trend", "trend_power", "trend_statistics", "trend_series", "trend_cube"),
+    *("trend_agreement", "trend_coverage"),
     *("data", "predict_cube", "reo", "numbers", "biomass"),
 )
 

@@ -1,6 +1,6 @@
-"""`python -m experiments.bench.gpu generate|train [--out FILE] [--tiny]`: a 7 B model on a GPU.
+"""`python -m experiments.bench.gpu generate|train|trend [--out FILE] [--tiny]`: on a GPU.
 
-`train` is described in `gpu_train.py`; this is `generate`.
+`train` is described in `gpu_train.py`, `trend` in `gpu_trend.py`; this is `generate`, of 7 B.
 
 Random weights of Llama-7B's shape (32 layers, d 4096, f 11008, V 32,000), bfloat16. A decode step
 reads the weights of the layers and the head once, and the keys and values of all slots:
@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import gpu_train
+from . import gpu_train, gpu_trend
 from .figure import Figure
 
 RESULTS = Path(__file__).parent / "results"
@@ -169,9 +169,9 @@ def main(words: list[str]) -> int:
             return 2
         out = Path(words[at + 1])
         named.remove(words[at + 1])
-    if named not in (["generate"], ["train"]):
+    if named not in (["generate"], ["train"], ["trend"]):
         print(
-            f"error: unknown benchmark {' '.join(named)!r}; expected generate or train",
+            f"error: unknown benchmark {' '.join(named)!r}; expected generate, train or trend",
             file=sys.stderr,
         )
         return 2
@@ -184,7 +184,10 @@ def main(words: list[str]) -> int:
         return 2
     found = []
     h100 = not tiny and "H100" in device.device_kind
-    made = figures(tiny) if named == ["generate"] else gpu_train.figures(tiny, goals=h100)
+    if named == ["trend"]:
+        made = gpu_trend.figures(tiny, goals=not tiny)
+    else:
+        made = figures(tiny) if named == ["generate"] else gpu_train.figures(tiny, goals=h100)
     for figure in made:
         print(figure, flush=True)
         found.append(figure.as_dict())

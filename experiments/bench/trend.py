@@ -3,7 +3,8 @@
     mann_kendall   the original test and the Theil-Sen slope, one thread a core (`in_pieces`),
                    over pymannkendall's rate in one process times the cores, by T; and with the
                    interval, which pymannkendall has not
-    harmonic       least squares, trend and three waves, over nrt's on as many threads (numba)
+    harmonic       least squares, trend and three waves, over nrt's on as many threads (numba); and
+                   the products of matrices in it alone, on one thread: its floor
     breaks         five bands in the manner of COLD, over pyxccd's rate in one process times cores
     memory         of a program by twice the dates: 2 grows with T, 4 with its square
 
@@ -149,9 +150,23 @@ def _harmonic(cores: int) -> Iterator[Figure]:
         rate = _rate(few, lambda run=run, few=few: run(values=x[:few]))
         yield Figure(f"trend.t{length}.harmonic_{method}", rate, "pixels/s")
         if method == "ols":
+            yield Figure(f"trend.t{length}.ols_products", _products(x, 8), "pixels/s/core")
             yield Figure(f"trend.t{length}.ols_ratio", rate / theirs, "of_nrt", at_least=goal)
     spans = [_temporary(harmonic_fit, (512, n), years[:n], harmonics=3) for n in (120, 240)]
     yield Figure("trend.harmonic.memory", spans[1] / spans[0], "by_twice_T", at_most=2.2)
+
+
+def _products(x: np.ndarray, coefficients: int) -> float:
+    """Pixels a second of the multiplications alone that such a fit takes, in one piece."""
+    import jax
+    import jax.numpy as jnp
+
+    rows, width = 256, coefficients * (coefficients + 1) // 2 + 3 * coefficients
+    y = jnp.asarray(np.nan_to_num(x[: 32 * rows]).reshape(32, rows, -1))
+    design = jnp.asarray(_series(width, x.shape[1], 2).T)
+    run = jax.jit(lambda y: jax.lax.map(lambda part: part @ jnp.nan_to_num(design), y))
+    jax.block_until_ready(run(y))
+    return _rate(32 * rows, lambda: jax.block_until_ready(run(y)))
 
 
 def _breaks(cores: int) -> Iterator[Figure]:

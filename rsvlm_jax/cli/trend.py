@@ -14,7 +14,7 @@ from .options import parse, say, stop_on_sigterm
 
 COMPUTED = (
     *("method", "test", "alpha", "harmonics", "estimator", "disturbance"),
-    *("threshold", "confirm", "penalty", "since", "at"),
+    *("threshold", "confirm", "penalty", "since", "model", "at"),
 )
 CHOSEN = (
     *("index", "bands", "bandset", "dates", "season", "platforms", "where", "window"),
@@ -31,20 +31,23 @@ class Options:
     """Path or URL of a cube, sample:NAME or world:PRESET."""
     out: Path
     """Directory of the result."""
-    method: Literal["sen", "harmonic", "breaks", "monitor", "landtrendr", "forecast"] = "sen"
+    method: Literal[
+        "sen", "harmonic", "lasso", "stl", "breaks", "monitor", "landtrendr", "forecast"
+    ] = "sen"  # fmt: skip
     """sen: Theil-Sen slope and Mann-Kendall test. harmonic: slope beside the waves of a year.
-    breaks: the largest of the first ten, in the manner of COLD. monitor: the first since a day
-    (BFAST-monitor). landtrendr: the largest disturbance of annual medians. forecast: waves and line
-    continued."""
+    lasso: the same as CCDC fits it. stl: trend and season of months by local lines.
+    breaks: the largest, in the manner of COLD. monitor: the first since a day (BFAST-monitor).
+    landtrendr: the largest disturbance of annual medians. forecast: what is expected on a day."""
     test: Literal[
         "original", "hamed_rao", "yue_wang", "pre_whitening", "trend_free", "seasonal",
-        "correlated_seasonal",
+        "correlated_seasonal", "regional", "multivariate", "correlated_multivariate",
     ] = "original"  # fmt: skip
-    """sen: which Mann-Kendall test; the seasonal ones compare medians of a month over the years."""
+    """sen: which Mann-Kendall test; the seasonal ones compare medians of a month over the years,
+    the multivariate ones take several bands, regional is one test of all places asked for."""
     alpha: float = 0.05
     """Level of significance; intervals cover 1 - alpha."""
     harmonics: int = 2
-    """harmonic, monitor, forecast: waves of a year, 1 to 4."""
+    """harmonic, lasso, monitor, forecast: waves of a year, 1 to 4."""
     estimator: Literal["ols", "huber"] = "ols"
     """harmonic: least squares, or Huber's, which outliers hardly move."""
     disturbance: Literal["fall", "rise"] = "fall"
@@ -54,15 +57,18 @@ class Options:
     confirm: int = 6
     """breaks: consecutive observations outside that make one."""
     penalty: float = 0.002
-    """breaks: of the LASSO, in the unit of the series; COLD's, of reflectances."""
+    """lasso, breaks: of the LASSO, in the unit of the series; COLD's, of reflectances."""
     since: str | None = None
     """monitor: from this day on, YYYY-MM-DD; what is before is history."""
+    model: Literal["harmonic", "seasonal_naive"] = "harmonic"
+    """forecast: waves and line continued, or the last month of the same name again."""
     at: str | None = None
     """forecast: the day, YYYY-MM-DD; a year after the last date by default."""
     index: str | None = None
     """Spectral index of reflectances: ndvi, ndmi, nbr, ndwi, mndwi, evi, savi, ndre."""
     bands: tuple[str, ...] = ()
-    """One band instead, by its name or common name; for breaks several, the first is reported."""
+    """One band instead, by its name or common name; several for breaks, which reports the first,
+    and for multivariate tests."""
     bandset: str | None = None
     """Band set; by default the first with dates that has the bands."""
     dates: tuple[str, str] | None = None
@@ -126,7 +132,7 @@ def _run(o: Options, given: set[str], stop: Any) -> dict[str, object]:
         where=region_of(o.where[0] if len(o.where) == 1 else o.where or None),
         window=o.window,
         harmonize=o.harmonize,
-        several=o.method == "breaks",
+        several=settings.several,
     )
     with Bars() as bars:
 

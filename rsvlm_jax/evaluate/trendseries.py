@@ -102,7 +102,7 @@ def _site(ax: Axes, made: Trends, found: Any, site: int) -> None:
         ax.set_ylim(low - pad, high + pad)
         if "slope_lo" in found:
             _line(ax, found, t)
-        curve = _curve(made, series, t)
+        curve = _curve(made, found, series, t)
         if curve is not None:
             ax.plot(*curve, color=LINE, linewidth=0.9, zorder=4)
         _marks(ax, found, made)
@@ -134,14 +134,18 @@ def _line(ax: Axes, found: Any, t: np.ndarray) -> None:
     ax.plot(ends, at + slope * (ends - middle), color=LINE, linewidth=1.6, zorder=4)
 
 
-def _curve(made: Trends, series: Series, t: np.ndarray) -> tuple[Any, Any] | None:
+def _curve(made: Trends, found: Any, series: Series, t: np.ndarray) -> tuple[Any, Any] | None:
     """A fit between the first and the last date, where the method has one."""
     options = made.options
-    if options.method in ("harmonic", "forecast"):
+    if options.method == "stl":
+        ends = np.array([t.min(), t.max()])
+        return ends, float(found["intercept"]) + float(found["slope"]) * (ends - EPOCH)
+    if options.method in ("harmonic", "lasso", "forecast") and options.model == "harmonic":
         years = np.atleast_2d(series.years(0))
         fit = harmonic_fit(
-            series.values[0], years, harmonics=options.harmonics, method=options.estimator
-        )
+            series.values[0], years, harmonics=options.harmonics, penalty=options.penalty,
+            method="lasso" if options.method == "lasso" else options.estimator,
+        )  # fmt: skip
         last = float(decimal_years([options.at])[0]) if options.at else float(t.max())
         dense = np.linspace(float(t.min()), last, int(24 * (last - t.min())) + 2)
         return dense, np.asarray(fit.predict(dense))[0]
@@ -153,7 +157,7 @@ def _curve(made: Trends, series: Series, t: np.ndarray) -> tuple[Any, Any] | Non
         return dense, np.asarray(fit.predict(dense))[0]
     if options.method == "breaks":
         pair = [series.bands.index(b) for b in SCREEN if b in series.bands]
-        found = detect_breaks(
+        segments = detect_breaks(
             np.ascontiguousarray(series.values.transpose(1, 2, 0)),
             np.atleast_2d(series.years(0)),
             screen=(pair[0], pair[1]) if len(pair) == 2 else None,
@@ -162,15 +166,15 @@ def _curve(made: Trends, series: Series, t: np.ndarray) -> tuple[Any, Any] | Non
             penalty=options.penalty,
         )
         dense = np.linspace(t.min(), t.max(), int(24 * (t.max() - t.min())) + 2)
-        return dense, np.asarray(found.predict(dense))[0, :, 0]
+        return dense, np.asarray(segments.predict(dense))[0, :, 0]
     if options.method == "landtrendr":
         values, years = medians(series, "Y")
-        found = landtrendr(
+        pieces = landtrendr(
             values, years.astype(np.float32), disturbance=options.disturbance, p=options.alpha
         )
         there = np.flatnonzero(np.isfinite(values[0]))
         seen = slice(there[0], there[-1] + 1) if len(there) else slice(0)
-        return years[seen] + 0.5, np.asarray(found.fitted)[0, seen]
+        return years[seen] + 0.5, np.asarray(pieces.fitted)[0, seen]
     return None
 
 
@@ -194,8 +198,9 @@ def _words(found: Any, unit: str, method: str) -> str:
     """The numbers of a site in a line."""
     words = []
     if "slope" in found:
-        low, high = float(found["slope_lo"]), float(found["slope_hi"])
-        words.append(f"{float(found['slope']):+.3g}{unit} per year [{low:+.3g}, {high:+.3g}]")
+        ends = [f"{float(found[k]):+.3g}" for k in ("slope_lo", "slope_hi") if k in found]
+        about = f" [{', '.join(ends)}]" if ends else ""
+        words.append(f"{float(found['slope']):+.3g}{unit} per year{about}")
     if "break_date" in found:
         when = found["break_date"].to_numpy()
         size = f"{float(found['break_magnitude']):+.3g}{unit}"

@@ -40,7 +40,7 @@ from .spread import Spread
 from .trend_files import clear, forget_blocks
 from .trend_fits import settled
 from .trend_methods import run_method
-from .trend_options import HEEDED, Options, not_heeded
+from .trend_options import Options, not_heeded
 from .trend_result import TrendReport, Trends, complete, finished, write_result
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def trend(
     source = choose(
         cube, index=index, bands=bands, bandset=bandset, dates=dates, season=season,
         platforms=platforms, where=region_of(where), window=window, harmonize=harmonize,
-        several=options.method == "breaks",
+        several=options.several,
     )  # fmt: skip
     if out is not None:
         return trend_cube(source, options, out, devices=devices, geotiff=geotiff).open()
@@ -142,8 +142,8 @@ def options_of(words: dict[str, Any]) -> Options:
             )
     options = Options(**words)
     for word in words:
-        if word not in ("method", *HEEDED[options.method]):
-            raise not_heeded(options.method, word)
+        if word not in ("method", *options.heeded):
+            raise not_heeded(options.method, word, options.heeded)
     return options
 
 
@@ -201,7 +201,7 @@ def trend_cube(
     geotiff = geotiff and isinstance(source.grid, Grid)
     if geotiff:
         check_geotiff(out / "trend.tif")
-    edge = block_edge(source) if block is None else block
+    edge = _whole(source) if options.whole else block_edge(source) if block is None else block
     what = {
         **source.describe(),
         **options.describe(),
@@ -211,7 +211,7 @@ def trend_cube(
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
     here = scheduler == "threads"
     workers = WORKERS if here and workers is None else workers
-    with alone(out, "trend"):
+    with alone(out, "the trend is being computed"):
         known = finished(out, key)
         clear(out)
         if known is not None:
@@ -262,6 +262,17 @@ class _Work:
 @functools.cache
 def _spread(devices: int, share: int) -> Spread:
     return Spread.over(devices, share=share or os.cpu_count() or 1)
+
+
+def _whole(source: Source) -> int:
+    """The edge of the one block of a test of all; ConfigError where it is too large."""
+    numbers = len(source.rows) * source.shape[0] * source.shape[1]
+    if numbers > 16 * NUMBERS:
+        raise ConfigError(
+            "a region that is too large for one test", where="--where", found=source.shape,
+            expected=f"{16 * NUMBERS // len(source.rows)} pixels with its surroundings at most",
+        )  # fmt: skip
+    return max(source.shape)
 
 
 def block_edge(source: Source) -> int:

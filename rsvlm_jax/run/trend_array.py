@@ -58,12 +58,22 @@ def trend_array(data: Any, options: Options, spread: Spread) -> xarray.Dataset:
             found=len(dates),
         )  # fmt: skip
     order = np.argsort(dates, kind="stable")
-    rest = [d for d in data.dims if d != "time"]
+    several = "multivariate" in options.test
+    if several and "band" not in data.dims:
+        raise DataError(
+            "no axis of bands",
+            where=data.name,
+            expected="band",
+            found=", ".join(map(str, data.dims)),
+        )
+    rest = [d for d in data.dims if d != "time" and not (several and d == "band")]
     options = settled(options, dates)
-    stored = data.transpose(*rest, "time").values[..., order]
+    first = ("band",) if several else ()
+    stored = data.transpose(*first, *rest, "time").values[..., order]
     missing = ~np.isfinite(stored) | np.isin(stored, _missing(data))
     values = np.where(missing, np.float32(np.nan), stored.astype(np.float32))
-    flat = values.reshape(1, -1, len(dates))
+    shape = values.shape[len(first) : -1]
+    flat = values.reshape(len(values) if several else 1, -1, len(dates))
     series = Series(flat, dates[order].astype("datetime64[s]"), np.ones(flat.shape[1], bool))
     found = run_method(series, options, spread)
     if "p_corrected" in METHODS[options.method].variables:
@@ -72,8 +82,9 @@ def trend_array(data: Any, options: Options, spread: Spread) -> xarray.Dataset:
     variables = {}
     for name in METHODS[options.method].variables:
         attrs = attributes_of(name, str(data.name or ""), unit, options)
-        variables[name] = (rest, found[name].reshape(values.shape[:-1]), attrs)
-    kept = {k: v for k, v in data.coords.items() if "time" not in v.dims}
+        variables[name] = (rest, found[name].reshape(shape), attrs)
+    gone = {"time", *first}
+    kept = {k: v for k, v in data.coords.items() if not gone & set(v.dims)}
     known = {k: v for k, v in options.describe().items() if v is not None}
     described = {**known, "epoch": f"{EPOCH}-01-01", "series": str(data.name or "")}
     return decoded(xr.Dataset(variables, coords=kept, attrs=described))

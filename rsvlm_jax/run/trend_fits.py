@@ -1,4 +1,4 @@
-"""The methods that fit a model of the year: `harmonic`, `forecast`, and `landtrendr` of years.
+"""The methods that fit a model: `harmonic`, `lasso`, `forecast`, and `landtrendr` of years.
 
 The fits are those of `rsvlm_jax.timeseries`. Times count from a whole year, which leaves the waves
 of a year where they are; breaks come back as days.
@@ -18,6 +18,7 @@ from rsvlm_jax.timeseries import decimal_years, harmonic_fit, harmonic_forecast,
 
 from .series import EPOCH, Series
 from .spread import Compute, Spread
+from .trend_months import naive
 from .trend_options import Options
 from .trend_ranks import medians, middle
 
@@ -49,8 +50,35 @@ def _fit(harmonics: int, estimator: Any) -> Compute:
     return compute
 
 
+def lasso(series: Series, options: Options, spread: Spread) -> dict[str, np.ndarray]:
+    """The line of the LASSO, which has neither an interval nor a test."""
+    values, years = series.values[0], series.years(EPOCH)
+    start = middle(years)
+    compute = _lasso(options.harmonics, options.penalty)
+    times = (years - start).astype(np.float32)
+    level, slope, n, code = (
+        np.asarray(a) for a in spread(compute, values, times, np.isfinite(values))
+    )
+    return {
+        "slope": slope, "intercept": level - slope.astype(np.float64) * start, "n": n, "code": code,
+    }  # fmt: skip
+
+
+@functools.cache
+def _lasso(harmonics: int, penalty: float) -> Compute:
+    def compute(values: Any, times: Any, mask: Any) -> Any:
+        fit = harmonic_fit(
+            values, times, mask, harmonics=harmonics, method="lasso", penalty=penalty, origin=0.0
+        )
+        return fit.coefficients[:, 0], fit.slope, fit.n, fit.code
+
+    return compute
+
+
 def forecast(series: Series, options: Options, spread: Spread) -> dict[str, np.ndarray]:
     """What is expected on the day `at`, and where one new observation lies."""
+    if options.model == "seasonal_naive":
+        return naive(series, options, spread)
     values, years = series.values[0], series.years(EPOCH)
     start = middle(years)
     when = float(decimal_years([options.at])[0]) - EPOCH - start
@@ -129,8 +157,9 @@ def _landtrendr(disturbance: Any, alpha: float) -> Compute:
     return compute
 
 
-MINUTES = 0.02
-"""Of a day: more than the rounding of a float32, so that midnight is not the day before."""
+MINUTES = 0.002
+"""Of a day: more than the rounding of a float32 within 60 years, so that midnight is not the day
+before, and less than would make the next of the last satellite of an evening."""
 
 
 def days_of(years: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 
 from rsvlm_jax.timeseries import Code
 
-from . import trend_breaks, trend_fits, trend_ranks
+from . import trend_breaks, trend_fits, trend_groups, trend_months
 from .series import EPOCH, Series
 from .spread import Spread
 from .trend_options import Options
@@ -55,6 +55,8 @@ VARIABLES = {
     "z": Variable("standardised Mann-Kendall score"),
     "tau": Variable("Kendall's tau"),
     "s": Variable("Mann-Kendall score"),
+    "trend_strength": Variable("how much of what is no season the trend is, 0 to 1"),
+    "season_strength": Variable("how much of what is no trend the season is, 0 to 1"),
     "break_date": Variable("when the change begins", DAYS),
     "break_magnitude": Variable("how much it is", "{unit}"),
     "forecast": Variable("what is expected on the day of the forecast", "{unit}"),
@@ -63,6 +65,18 @@ VARIABLES = {
     "n": Variable("observations that count", dtype=np.int32),
     "code": Variable("why there is no answer", dtype=np.uint8),
 }
+
+
+INTERVALS = {
+    **dict.fromkeys(
+        ("hamed_rao", "yue_wang", "correlated_seasonal", "correlated_multivariate"),
+        ", widened by the variance of the score as the test corrects it",
+    ),
+    **dict.fromkeys(
+        ("pre_whitening", "trend_free"), ", of independent errors: not corrected as p is"
+    ),
+}
+"""What more there is to say of the ends of an interval, by test."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +96,15 @@ METHODS: dict[str, Method] = {
     "sen": Method(
         ("slope", "intercept", "slope_lo", "slope_hi", "p", "p_corrected", "z", "tau", "s", "n",
          "code"),
-        trend_ranks.sen,
+        trend_groups.sen,
     ),
     "harmonic": Method(
         ("slope", "intercept", "slope_lo", "slope_hi", "p", "p_corrected", "n", "code"),
         trend_fits.harmonic,
+    ),
+    "lasso": Method(("slope", "intercept", "n", "code"), trend_fits.lasso),
+    "stl": Method(
+        ("slope", "intercept", "trend_strength", "season_strength", "n", "code"), trend_months.stl
     ),
     "breaks": Method(("break_date", "break_magnitude", "n", "code"), trend_breaks.breaks),
     "monitor": Method(("break_date", "break_magnitude", "n", "code"), trend_breaks.monitor),
@@ -131,6 +149,8 @@ def attributes_of(name: str, series: str, unit: str, options: Options) -> dict[s
     words = row.words.replace("{level}", f"{100 * (1 - options.alpha):g}")
     if name == "n":
         words = _counted(options)
+    if name in ("slope_lo", "slope_hi") and options.method == "sen":
+        words += INTERVALS.get(options.test, "")
     if "{unit}" in row.unit and series:
         words = f"{series}: {words}"
     attrs: dict[str, Any] = {"long_name": words}
@@ -151,7 +171,17 @@ def _counted(options: Options) -> str:
     """What `n` counts."""
     if options.method == "landtrendr":
         return "years with an observation"
-    if options.method != "sen" or "seasonal" not in options.test:
+    if options.method == "stl" or options.model == "seasonal_naive":
+        return "months with an observation"
+    if options.method != "sen" or options.test == "original":
+        return VARIABLES["n"].words
+    if options.test == "regional":
+        return "years with an observation, of all places together"
+    if options.test == "multivariate":
+        return "observations that count, of all bands together"
+    if options.test == "correlated_multivariate":
+        return "dates on which every band was observed"
+    if "seasonal" not in options.test:
         return VARIABLES["n"].words
     if options.test == "correlated_seasonal":
         return "years with an observation in every month that has any"

@@ -15,31 +15,38 @@ import numpy as np
 from rsvlm_jax.config import ConfigError
 from rsvlm_jax.timeseries.monitor import ALPHAS as MONITOR_ALPHAS
 
-MethodName = Literal["sen", "harmonic", "breaks", "monitor", "landtrendr", "forecast"]
+MethodName = Literal[
+    "sen", "harmonic", "lasso", "stl", "breaks", "monitor", "landtrendr", "forecast"
+]
 Test = Literal[
     "original", "hamed_rao", "yue_wang", "pre_whitening", "trend_free", "seasonal",
-    "correlated_seasonal",
+    "correlated_seasonal", "regional", "multivariate", "correlated_multivariate",
 ]  # fmt: skip
 Estimator = Literal["ols", "huber"]
 Disturbance = Literal["fall", "rise"]
+Model = Literal["harmonic", "seasonal_naive"]
 
 HEEDED: dict[str, tuple[str, ...]] = {
     "sen": ("test", "alpha"),
     "harmonic": ("estimator", "harmonics", "alpha"),
+    "lasso": ("harmonics", "penalty"),
+    "stl": (),
     "breaks": ("threshold", "confirm", "penalty"),
     "monitor": ("since", "harmonics", "alpha"),
     "landtrendr": ("disturbance", "alpha"),
-    "forecast": ("at", "harmonics", "alpha"),
+    "forecast": ("model", "at", "harmonics", "alpha"),
 }
 """Fields of `Options` by method."""
 
 WORDS = {
     "sen": "Theil-Sen slope and Mann-Kendall test",
     "harmonic": "line and waves of a year",
+    "lasso": "line and waves of a year by the LASSO, as in CCDC",
+    "stl": "trend and season of monthly medians by local lines (STL)",
     "breaks": "breaks in the manner of COLD",
     "monitor": "BFAST-monitor",
     "landtrendr": "segments of annual medians",
-    "forecast": "line and waves of a year, continued",
+    "forecast": "what is expected",
 }
 
 
@@ -58,7 +65,7 @@ class Options:
 
     Attributes:
       method: a row of `METHODS`.
-      test: of the Mann-Kendall test; the seasonal ones take the median of each month. Yue-Wang's
+      test: of the Mann-Kendall test; see `trend_groups.py` for those of several series. Yue-Wang's
         looks at one lag: with all of them it calls half of white noise a trend.
       alpha: significance, and 1 - alpha is what intervals cover.
       harmonics: waves of a year in a fit, 1 to 4.
@@ -66,8 +73,10 @@ class Options:
       disturbance: what LandTrendr takes for one: NDVI and NBR fall.
       threshold: chance of an observation to lie outside of what `breaks` takes for no change.
       confirm: consecutive observations outside that make a break.
-      penalty: of the LASSO of `breaks`, in the unit of the series: COLD's, of reflectances.
+      penalty: of the LASSO, also that of `breaks`, in the unit of the series: COLD's, of
+        reflectances.
       since: the day from which on is monitored, YYYY-MM-DD; what is before is history.
+      model: of a forecast: the harmonic fit continued, or the last month of the same name again.
       at: the day of the forecast, YYYY-MM-DD; None: a year after the last date.
     """
 
@@ -81,11 +90,12 @@ class Options:
     confirm: int = 6
     penalty: float = 0.002
     since: str | None = None
+    model: Model = "harmonic"
     at: str | None = None
 
     def __post_init__(self) -> None:
         choices = {"method": MethodName, "test": Test, "estimator": Estimator,
-                   "disturbance": Disturbance}  # fmt: skip
+                   "disturbance": Disturbance, "model": Model}  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
                 raise ConfigError(
@@ -112,8 +122,8 @@ class Options:
                 object.__setattr__(self, name, str(day(text, f"--{name}")))
         for field in dataclasses.fields(self):
             given = getattr(self, field.name) != field.default
-            if given and field.name not in ("method", *HEEDED[self.method]):
-                raise not_heeded(self.method, field.name)
+            if given and field.name not in ("method", *self.heeded):
+                raise not_heeded(self.method, field.name, self.heeded)
         if self.method == "monitor":
             self._check_monitor()
         if not 0 < self.threshold < 1:
@@ -137,22 +147,38 @@ class Options:
                 expected=" | ".join(f"{a:g}" for a in MONITOR_ALPHAS),
             )  # fmt: skip
 
+    @property
+    def several(self) -> bool:
+        """Whether series of several bands are taken."""
+        return self.method == "breaks" or "multivariate" in self.test
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that is asked for is one computation."""
+        return self.test == "regional"
+
+    @property
+    def heeded(self) -> tuple[str, ...]:
+        """The options that matter."""
+        waves = self.model == "harmonic"
+        return tuple(n for n in HEEDED[self.method] if waves or n != "harmonics")
+
     def describe(self) -> dict[str, Any]:
         """The options that matter to the method, as JSON values."""
-        return {"method": self.method, **{n: getattr(self, n) for n in HEEDED[self.method]}}
+        return {"method": self.method, **{n: getattr(self, n) for n in self.heeded}}
 
     def words(self) -> str:
         """The same in a line for people."""
-        given = [(n, getattr(self, n)) for n in HEEDED[self.method]]
+        given = [(n, getattr(self, n)) for n in self.heeded]
         more = ", ".join(f"{n} {v}" for n, v in given if v is not None)
-        return f"{WORDS[self.method]} ({more})"
+        return f"{WORDS[self.method]} ({more})" if more else WORDS[self.method]
 
 
-def not_heeded(method: str, option: str) -> ConfigError:
+def not_heeded(method: str, option: str, heeded: tuple[str, ...]) -> ConfigError:
     """The error for an option of another method, its default included."""
     return ConfigError(
-        "the method has no such option", where=f"--{option}", expected=", ".join(HEEDED[method]),
-        found=f"method {method}",
+        "the method has no such option", where=f"--{option}", found=f"method {method}",
+        expected=", ".join(heeded) or "none",
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""The method `sen`: Theil-Sen and Mann-Kendall of series of pixels, on all devices.
+"""Theil-Sen and Mann-Kendall of single series of pixels, on all devices; medians of months, years.
 
-The statistics are those of `rsvlm_jax.timeseries`; here dates become numbers near zero, months
-become seasons, and the intercept gets its epoch.
+The statistics are those of `rsvlm_jax.timeseries`; here dates become numbers near zero, and the
+intercept gets its epoch. Tests of several series at once: `trend_groups.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rsvlm_jax.timeseries import mann_kendall, mann_kendall_grouped
+from rsvlm_jax.timeseries import mann_kendall
 
 from .series import EPOCH, Series
 from .spread import Compute, Spread
@@ -21,21 +21,17 @@ MONTHS = 12
 NAMES = ("slope", "intercept", "slope_lo", "slope_hi", "p", "z", "tau", "s", "n", "code")
 
 
-def sen(series: Series, options: Options, spread: Spread) -> dict[str, np.ndarray]:
+def plain(series: Series, options: Options, spread: Spread) -> dict[str, np.ndarray]:
     """The variables of `NAMES`, [P]."""
-    values = series.values[0]
-    years = series.years(EPOCH)
+    values, years = series.values[0], series.years(EPOCH)
     start = middle(years)
-    if options.test in ("seasonal", "correlated_seasonal"):
-        values, cycles = medians(series, "M")
-        cycles = cycles[::MONTHS] - EPOCH
-        start = middle(cycles)
-        compute = _seasonal(options.test == "correlated_seasonal", options.alpha, len(cycles))
-        times = np.repeat(cycles - start, MONTHS)
-        start += 0.5 / MONTHS  # the median of a month stands in its middle
-    else:
-        compute, times = _plain(options.test, options.alpha), years - start
-    trend = spread(compute, values, times.astype(np.float32), np.isfinite(values))
+    compute = _plain(options.test, options.alpha)
+    times = (years - start).astype(np.float32)
+    return named(spread(compute, values, times, np.isfinite(values)), start)
+
+
+def named(trend: Any, start: float) -> dict[str, np.ndarray]:
+    """A `Trend` as variables; its times count from `start`, in years since the epoch."""
     found = {name: np.asarray(getattr(trend, name)) for name in NAMES}
     found["intercept"] = found["intercept"] - found["slope"].astype(np.float64) * start
     return found
@@ -50,19 +46,6 @@ def middle(years: np.ndarray) -> float:
 def _plain(test: Any, alpha: float) -> Compute:
     lags = 1 if test == "yue_wang" else None  # see `Options.test`
     return functools.partial(mann_kendall, method=test, alpha=alpha, lags=lags)
-
-
-@functools.cache
-def _seasonal(correlated: bool, alpha: float, cycles: int) -> Compute:
-    def compute(values: Any, times: Any, mask: Any) -> Any:
-        # Lengths are filled up to a bucket: what was added is cut off.
-        length, shape = cycles * MONTHS, (len(values), cycles, MONTHS)
-        return mann_kendall_grouped(
-            values[:, :length].reshape(shape), times[:length:MONTHS],
-            mask[:, :length].reshape(shape), correlated=correlated, alpha=alpha,
-        )  # fmt: skip
-
-    return compute
 
 
 def medians(series: Series, unit: str) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,8 @@ Contents:
   harmonic   `harmonic_fit`: level, trend and waves of a year; least squares, Huber, LASSO
   pieces     `in_pieces`: any number of pixels by one program
   result     `Trend`, `Line`, and the `Code` of pixels without an answer
-  blocks, pairs, selection, serial, regressors, estimators, screen, machine, watch: how it is done
+  blocks, pairs, selection, serial, regressors, estimators, products, screen, machine, watch: how
+  it is done
   rows, steps, loess, segments: the same, of series that answer with series
 
     values [pixels T], times [T] or [pixels T], mask [pixels T] -> one number a pixel, and a code

@@ -163,6 +163,8 @@ def fill_up(
     """
     mask = np.isfinite(values) if mask is None else mask
     more = bucket(values.shape[1]) - values.shape[1]
+    if not more:
+        return values, times, mask
 
     def filled(a: np.ndarray, axis: int, value: float | bool) -> np.ndarray:
         wide = [(0, more if i == axis else 0) for i in range(a.ndim)]

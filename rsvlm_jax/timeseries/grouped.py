@@ -25,7 +25,7 @@ from rsvlm_jax.config.errors import ConfigError
 from rsvlm_jax.core.shapes import Array, Bool, Float
 
 from .blocks import Numbers, checked, in_blocks
-from .kendall import finish
+from .kendall import finish, widened
 from .pairs import equals, middle, score, smaller, turns
 from .result import Code, Trend
 from .sen import MIN_DATES, check_options, code_of, line, ties
@@ -53,6 +53,7 @@ def mann_kendall_grouped(
     correlated: bool = False,
     alpha: float = 0.05,
     interval: bool = True,
+    after: float | tuple[float, ...] | None = None,
     least: int = MIN_DATES,
 ) -> Trend:
     """The seasonal, regional or multivariate test and the seasonal Sen slope of every pixel.
@@ -60,45 +61,63 @@ def mann_kendall_grouped(
     Args:
       values: [pixels, cycles, groups], float32 or float64. NaN and infinite values do not count.
       times: of the cycles, in any order, [cycles] or [pixels, cycles]; None: 0, 1, ... The slope,
-        of pairs of one group, is per unit of them. For the intercept group g of G stands g / G
-        after its cycle.
+        of pairs of one group, is per unit of them.
       mask: True = counts; None = everything finite.
       correlated: see the module. The slope is of all values either way.
-      alpha: of the interval of the slope, for independent groups.
-      interval: whether `slope_lo` and `slope_hi` are computed.
+      alpha: of the interval of the slope.
+      interval: whether `slope_lo` and `slope_hi` are computed; `correlated`: as in `mann_kendall`,
+        by the variance of the score over what independent groups would have, the trend removed.
+      after: how long after the time of their cycle the groups stand, each or all, in units of the
+        times; None: one after the other, g / G of G. The intercept is of these times.
       least: pixels with fewer observations (`correlated`: complete cycles) get `Code.TOO_FEW`.
+        Leave out groups that are never seen: with them no cycle is complete.
 
     Returns:
       `Trend`; NaN with a code where there is no answer. `n` counts the values (`correlated`: the
       complete cycles).
 
     Raises:
-      DataError: shapes or types that do not fit. ConfigError: alpha, least.
+      DataError: shapes or types that do not fit. ConfigError: alpha, least, after.
     """
     check_options(alpha, least)
+    if isinstance(after, tuple) and len(after) != values.shape[-1]:
+        raise ConfigError(
+            "no place for every group", where="after", expected=values.shape[-1], found=len(after)
+        )
     if times is None:
         times = jnp.arange(values.shape[1]).astype(values.dtype)
     x, times = checked(values, times, mask, "pixels cycles groups")
-    return _grouped(x, times, correlated=correlated, alpha=alpha, interval=interval, least=least)
+    return _grouped(
+        x, times, correlated=correlated, alpha=alpha, interval=interval, after=after, least=least
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("correlated", "alpha", "interval", "least"))
+@functools.partial(jax.jit, static_argnames=("correlated", "alpha", "interval", "after", "least"))
 def _grouped(
-    x: Any, times: Any, *, correlated: bool, alpha: float, interval: bool, least: int
-) -> Trend:
+    x: Any, times: Any, *, correlated: bool, alpha: float, interval: bool,
+    after: float | tuple[float, ...] | None, least: int,
+) -> Trend:  # fmt: skip
     def body(x: Any, t: Any) -> Trend:
         dtype = x.dtype
         counted = ties(x, t)
         slope, low, high, done = line(x, t, counted, alpha if interval else None)
         if correlated:
-            s, var, n, all_pairs = _with_covariance(x, t)
+            whole = jnp.all(x == x, axis=1, keepdims=True)
+            part = jnp.where(whole, x, jnp.asarray(jnp.nan, dtype))
+            s, var, n, all_pairs = _with_covariance(part, t)
+            if interval:  # groups with one trend agree: what they share beside it is left
+                free = part - slope * t
+                factor = _with_covariance(free, t)[1] / ties(free, t).kendall()
+                low, high = widened(slope, low, high, factor)
         else:
             s, var = score(x, t).astype(dtype), counted.kendall()
             n = (x == x).sum((0, 1), dtype=jnp.int32)
             all_pairs = (counted.n * (counted.n - 1) / 2).sum(0)
         code = code_of(n, counted, least)
+        seen = (x == x).any((0, 1))  # in no complete cycle, but seen
+        code = jnp.where(seen & (n == 0), int(Code.TOO_FEW), code)
         code = jnp.where((code == 0) & ~done, int(Code.NOT_CONVERGED), code)
-        intercept = _crossing(x, t, slope)
+        intercept = _crossing(x, t, slope, after)
         result = finish(s, var, s / all_pairs, not correlated, slope, intercept, low, high, n, code)
         return result.with_interval(interval)
 
@@ -106,15 +125,15 @@ def _grouped(
 
 
 def _with_covariance(x: Float[Array, "cycles groups B"], t: Any) -> tuple[Any, Any, Any, Any]:
-    """Score, its variance, complete cycles, and pairs of all groups, [B] each.
+    """Score, its variance, complete cycles, and pairs of all groups, [B] each; of x whose other
+    cycles are NaN.
 
     The variance is the sum of the covariances of all pairs of groups g, h, (K_gh + 4 sum_i R_gi
     R_hi - n (n + 1)^2) / 3 (Dietz and Killeen, 1981). K_gh is a sum of products of signs and R a
     rank, so the sums over g and h are squares of sums over groups: no matrix of groups.
     """
     dtype = x.dtype
-    whole = jnp.all(x == x, axis=1, keepdims=True)
-    x = jnp.where(whole, x, jnp.asarray(jnp.nan, dtype))
+    whole = x[:, :1] == x[:, :1]
     count = whole.sum((0, 1), dtype=jnp.int32)
     n, groups = count.astype(dtype), x.shape[1]
 
@@ -136,11 +155,13 @@ def _with_covariance(x: Float[Array, "cycles groups B"], t: Any) -> tuple[Any, A
 
 
 def _crossing(
-    x: Float[Array, "cycles groups B"], t: Float[Array, "cycles 1 Bt"], slope: Any
+    x: Float[Array, "cycles groups B"], t: Float[Array, "cycles 1 Bt"], slope: Any, after: Any
 ) -> Any:
     """median(x) - slope * median of the times of all values, [B]."""
     groups, width = x.shape[1], x.shape[2]
-    place = t * groups + jnp.arange(groups).astype(x.dtype)[None, :, None]
+    unit = groups if after is None else 1
+    stands = jnp.arange(groups) if after is None else jnp.broadcast_to(jnp.asarray(after), groups)
+    place = t * unit + stands.astype(x.dtype)[None, :, None]
     place = jnp.where(x == x, place, jnp.asarray(jnp.nan, x.dtype))
-    when = middle(place.reshape(-1, width)) / groups
+    when = middle(place.reshape(-1, width)) / unit
     return middle(x.reshape(-1, width)) - when * slope

@@ -22,10 +22,12 @@ from rsvlm_jax.config.errors import ConfigError, DataError
 from rsvlm_jax.core import pytree_dataclass
 from rsvlm_jax.core.shapes import Bool, Float, Int
 
-from .blocks import Numbers, counted, in_blocks, refuse
-from .estimators import huber, lasso, least_squares
+from .blocks import LEAST, Numbers, counted, in_blocks, refuse
+from .estimators import Fit, huber, lasso, least_squares
+from .products import least_squares_shared, sums
 from .regressors import columns, nearby, seasons
 from .result import Code
+from .rows import in_rows
 from .sen import MIN_DATES
 
 Estimator = Literal["ols", "huber", "lasso"]
@@ -191,24 +193,40 @@ def _fit(
 ) -> Harmonic:  # fmt: skip
     x, times = counted(values, times, mask)
 
+    def model(t: Any) -> tuple[Any, Any, Any]:
+        centre, span = extent(t)
+        line = (t - centre[None]) / span[None] if trend else None
+        return columns(t, line, harmonics), centre, span
+
     def body(x: Any, t: Any) -> Harmonic:
         x, t = x[:, 0], t[:, 0]
         there = x == x
         n = there.sum(0, dtype=jnp.int32)
-        code = code_of(x, n, least)
-        centre, span = extent(t)
         level = jnp.where(there, x, 0).sum(0) / jnp.maximum(n, 1).astype(x.dtype)
         y = jnp.where(there, x - level[None], 0)
         weight = there.astype(x.dtype)
-        line = (t - centre[None]) / span[None] if trend else None
-        design = columns(t, line, harmonics)
+        design, centre, span = model(t)
         if method == "ols":
             fit = least_squares(design, y, weight)
         elif method == "huber":
             fit = huber(design, y, weight)
         else:
             fit = lasso(design, y, weight, penalty)
-        freedom = jnp.maximum(n - design.shape[1], 1).astype(x.dtype)
+        return answer(fit, level, n, code_of(x, n, least), centre, span)
+
+    def shared(x: Any) -> Harmonic:
+        design, centre, span = model(times[:, None])
+        there = x == x
+        weight = there.astype(x.dtype)
+        count = sums(weight)
+        level = sums(jnp.where(there, x, 0)) / jnp.maximum(count, 1)
+        y = jnp.where(there, x - level[:, None], 0)
+        fit = least_squares_shared(design[:, :, 0], y, weight)
+        n = count.astype(jnp.int32)
+        return answer(fit, level, n, code_of(x.T, n, least), centre, span)
+
+    def answer(fit: Fit, level: Any, n: Any, code: Any, centre: Any, span: Any) -> Harmonic:
+        freedom = jnp.maximum(n - fit.beta.shape[0], 1).astype(level.dtype)
         code = jnp.where((code == 0) & ~fit.done, int(Code.NOT_CONVERGED), code)
         code = jnp.where((code == 0) & ~fit.definite, int(Code.UNDEFINED), code)
         off = (origin - centre) / span
@@ -227,6 +245,8 @@ def _fit(
         rmse = known(jnp.sqrt(fit.ssr / freedom))
         return Harmonic(known(beta.T), rmse, stderr, kept, n, code.astype(jnp.int32))
 
+    if method == "ols" and times.ndim == 1:
+        return in_rows(shared, (x,), max(BLOCK // max(x.shape[1], 1), LEAST))
     return in_blocks(body, x[:, :, None], times, numbers=BLOCK)
 
 

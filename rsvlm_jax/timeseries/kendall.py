@@ -44,7 +44,7 @@ def mann_kendall(
     """The Mann-Kendall test and the Theil-Sen line of every pixel.
 
     Observations at one time are no pair: they have no order. The variants that correct for
-    autocorrelation take them by their values.
+    autocorrelation see their mean.
 
     Args:
       values: [pixels, T], float32 or float64 (the latter under `jax.enable_x64`). NaN and infinite
@@ -54,7 +54,10 @@ def mann_kendall(
       mask: True = counts; None = everything finite.
       method: see `serial.py`.
       alpha: of the interval of the slope, and of the bounds of Hamed-Rao's autocorrelations.
-      interval: whether `slope_lo` and `slope_hi` are computed (two more selections).
+      interval: whether `slope_lo` and `slope_hi` are computed (two more selections). Where a
+        variant corrects the variance of the score, the interval is as much wider or narrower on
+        either side as the square root of that correction. The whitened variants correct no
+        variance: theirs is that of independent errors (`experiments.bench trend_coverage`).
       lags: Hamed-Rao and Yue-Wang look at so many lags; None: at all, as `pymannkendall`, which is
         no good idea with Yue-Wang: see `python -m experiments.bench trend_statistics`.
       detrend: where a trend is removed (all but `original` and `pre_whitening`): at the `dates`; or
@@ -102,7 +105,9 @@ def _mann_kendall(
         code = jnp.where((code == 0) & ~done, int(Code.NOT_CONVERGED), code)
         s, var, m = score(x, t).astype(x.dtype), counted.kendall(), n.astype(x.dtype)
         if method != "original":
-            s, var, m = _corrected(x, t, s, var, slope, method, alpha, lags, detrend)
+            s, var, m, factor = _corrected(x, t, s, var, slope, method, alpha, lags, detrend)
+            if factor is not None:
+                low, high = widened(slope, low, high, factor)
         tau = s / (m * (m - 1) / 2)
         result = finish(s, var, tau, True, slope, crossing(x, t, slope), low, high, n, code)
         return result.with_interval(interval)
@@ -113,11 +118,12 @@ def _mann_kendall(
 def _corrected(
     x: Any, t: Any, s: Any, var: Any, slope: Any, method: str, alpha: float, lags: int | None,
     detrend: str,
-) -> tuple[Any, Any, Any]:  # fmt: skip
-    """Score, variance and length of the series after a variant of the test, [B] each."""
-    y, at = serial.in_order(x[:, 0], t[:, 0])
+) -> tuple[Any, Any, Any, Any]:  # fmt: skip
+    """Score, variance and length of the series after a variant of the test, and by how much it
+    multiplied the variance (None: by nothing), [B] each."""
+    n = (x == x).sum((0, 1)).astype(x.dtype)
+    y, at = serial.at_one_time(*serial.in_order(x[:, 0], t[:, 0]))
     place = serial.places(y, at, detrend)
-    n = (y == y).sum(0).astype(x.dtype)
     if method in ("hamed_rao", "yue_wang"):
         free = y - serial.product(place, slope[None])
         if method == "hamed_rao":
@@ -126,14 +132,23 @@ def _corrected(
             factor = serial.yue_wang(free, lags)
         # What is left where the sum is 0 but for its rounding is no variance.
         rounding = 1000 * jnp.finfo(x.dtype).eps
-        return s, var * jnp.where(jnp.abs(factor) < rounding, 0, factor), n
+        factor = jnp.where(jnp.abs(factor) < rounding, 0, factor)
+        return s, var * factor, n, factor
     if method == "pre_whitening":
         y = serial.whitened(y)
     else:
         y = serial.trend_free(y, place, slope, detrend)
+    m = (y == y).sum(0).astype(x.dtype)
     y = odd(y[:, None])
     steps = jnp.arange(y.shape[0]).astype(y.dtype)[:, None, None]
-    return score(y, steps).astype(x.dtype), ties(y, steps).kendall(), n - 1
+    return score(y, steps).astype(x.dtype), ties(y, steps).kendall(), m, None
+
+
+def widened(slope: Any, low: Any, high: Any, factor: Any) -> tuple[Any, Any]:
+    """The interval of a slope whose variance is so many times as large, [B]; NaN where that is
+    none."""
+    root = jnp.sqrt(jnp.where(factor > 0, factor, jnp.nan))
+    return slope + (low - slope) * root, slope + (high - slope) * root
 
 
 def finish(

@@ -49,6 +49,8 @@ def in_pieces(
         more = max(start + pixels - total, 0)
 
         def filled(a: np.ndarray, value: float | bool) -> np.ndarray:
+            if not more:
+                return a[part]
             wide = ((0, more), *((0, 0) for _ in a.shape[1:]))
             return np.pad(a[part], wide, constant_values=value)
 

@@ -22,10 +22,12 @@ def in_rows(body: Callable[..., Any], arrays: tuple[Any, ...], width: int) -> An
     Args:
       body: of arrays [width, ...]; its leaves have pixels in front.
       arrays: [pixels, ...] each. The last block is filled up with copies of the last pixel.
+      width: at most.
     """
     pixels = arrays[0].shape[0]
     width = max(min(width, pixels), 1)
     count = max(-(-pixels // width), 1)
+    width = max(-(-pixels // count), 1)  # blocks of one size, none of them half empty
     more = count * width - pixels
 
     def blocks(a: Any) -> Any:

@@ -1,7 +1,7 @@
 """Corrections of the Mann-Kendall test for series that remember: of one block, [T B].
 
 Not tests themselves: `kendall.py` calls them. All see the observations one after the other, however
-far apart in time: lag 1 is the next observation there is.
+far apart in time: lag 1 is the next observation there is. Those at one time are one, their mean.
 
     hamed_rao        var(S) by the significant autocorrelations of the ranks   Hamed, Rao (1998)
     yue_wang         var(S) by all autocorrelations of the values              Yue, Wang (2004)
@@ -30,6 +30,28 @@ def in_order(
     missing = (x != x).astype(jnp.int32)
     _, t, x = lax.sort((missing, t, x), dimension=0, num_keys=3)
     return x, jnp.where(x == x, t, jnp.asarray(jnp.nan, x.dtype))
+
+
+def at_one_time(
+    x: Float[Array, "T B"], t: Float[Array, "T B"]
+) -> tuple[Float[Array, "T B"], Float[Array, "T B"]]:
+    """The mean of those at one time, which have no order that a lag could count; from and as
+    `in_order`. Costs nothing where there are none."""
+
+    def averaged(_: None) -> tuple[Any, Any]:
+        def step(state: tuple[Any, Any, Any], row: tuple[Any, Any]) -> tuple[Any, Any]:
+            total, count, before = state
+            value, when = row
+            total = jnp.where(when == before, total, 0) + value
+            count = jnp.where(when == before, count, 0) + 1
+            return (total, count, when), total / count
+
+        nothing = jnp.zeros_like(x[0])
+        _, mean = lax.scan(step, (nothing, nothing, jnp.full_like(x[0], jnp.nan)), (x, t))
+        later = jnp.concatenate([t[1:], jnp.full_like(t[:1], jnp.nan)])
+        return in_order(jnp.where(t == later, jnp.asarray(jnp.nan, x.dtype), mean), t)
+
+    return lax.cond(jnp.any(t[1:] == t[:-1]), averaged, lambda _: (x, t), None)
 
 
 def product(a: Any, b: Any) -> Any:

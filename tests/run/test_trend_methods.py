@@ -27,6 +27,7 @@ SINCE = "2017-01-01"
 
 NAMES = (
     *("slope", "intercept", "slope_lo", "slope_hi", "p", "p_corrected", "z", "tau", "s"),
+    *("trend_strength", "season_strength"),
     *("break_date", "break_magnitude", "forecast", "forecast_lo", "forecast_hi", "n", "code"),
 )
 
@@ -139,7 +140,7 @@ def test_breaks_take_the_bands_of_the_cube(known: Path):
         choose(open_cube(known), bands=("nir08", "red"))
 
 
-@pytest.mark.parametrize("method", ["harmonic", "landtrendr", "forecast", "monitor"])
+@pytest.mark.parametrize("method", ["harmonic", "landtrendr", "forecast", "monitor", "lasso"])
 def test_the_verb_writes_and_draws_each_method(method: str, known: Path, tmp_path: Path, capsys):
     out = tmp_path / "out"
     args = ["trend", str(known), "--index", "ndvi", "--method", method, "--out", str(out), "--json"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.bench import gpu, gpu_train
+from experiments.bench import gpu, gpu_train, gpu_trend
 
 
 def test_the_smallest_run_keeps_its_figures_with_the_device(
@@ -46,6 +46,17 @@ def test_the_smallest_training_run(
     assert len(capsys.readouterr().out.splitlines()) == len(figures)
 
 
+def test_the_smallest_trend_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(gpu_trend, "PIECES", 2)
+    assert gpu.main(["trend", "--tiny", "--out", str(tmp_path / "r.json")]) == 0
+    figures = {f["name"]: f for f in json.loads((tmp_path / "r.json").read_text())["figures"]}
+    assert set(figures) == {"trend.t12.mann_kendall", "trend.t12.on_device"}
+    assert all(f["value"] > 0 and f["goal"] == "none" for f in figures.values())
+    assert len(capsys.readouterr().out.splitlines()) == len(figures)
+
+
 _EACH = ("step", "tokens", "mfu")
 
 
@@ -54,7 +65,8 @@ _EACH = ("step", "tokens", "mfu")
     [
         (["generate"], "error: not measured: no GPU (found cpu); --tiny runs anywhere"),
         (["train"], "error: not measured: no GPU (found cpu); --tiny runs anywhere"),
-        (["eat"], "error: unknown benchmark 'eat'; expected generate or train"),
+        (["trend"], "error: not measured: no GPU (found cpu); --tiny runs anywhere"),
+        (["eat"], "error: unknown benchmark 'eat'; expected generate, train or trend"),
         (["generate", "--out"], "error: no file after --out"),
     ],
 )

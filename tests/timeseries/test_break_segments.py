@@ -8,66 +8,22 @@ import jax
 import numpy as np
 import pytest
 
-from data_zarr import open_cube
-from data_zarr.samples import sample_path
+from experiments.bench import trend_agreement
 from rsvlm_jax.config.errors import ConfigError, DataError
-from rsvlm_jax.timeseries import Code, decimal_years, detect_breaks, in_pieces
-
-SAMPLES = {
-    "landsat_ard_pixels": ("landsat_c1_sr6", "landsat_c1_bt"),
-    "landsat_wa_pixel": ("landsat_cfmask_sr6", "landsat_cfmask_bt"),
-}
-DAYS = 30
-"""That a break or an end may differ from the oracle's."""
-
-
-def landsat() -> list[tuple[np.ndarray, ...]]:
-    """Of every shipped pixel: days, reflectances x 10000 and temperature, clear, all that pyxccd
-    takes: within its ranges."""
-    pixels = []
-    for name, (optical, thermal) in SAMPLES.items():
-        cube = open_cube(sample_path(name))
-        dates = cube.bandsets[optical].dates
-        values, valid = cube.reader(optical).read(0, 0, dates.shape[1], 1)
-        heat, warm = cube.reader(thermal).read(0, 0, dates.shape[1], 1)
-        for i in range(dates.shape[1]):
-            known = ~np.isnat(dates[:, i])
-            x = np.concatenate([values[known, :, i, 0], heat[known, :, i, 0]], 1).astype(np.int64)
-            clear = valid[known, :, i, 0].all(1) & warm[known, :, i, 0].all(1)
-            clear &= ((x[:, :6] > 0) & (x[:, :6] < 10_000)).all(1)
-            pixels.append((dates[known, i].astype("M8[D]"), x, clear))
-    return pixels
+from rsvlm_jax.timeseries import Code, detect_breaks, in_pieces
 
 
 def test_segments_agree_with_pyxccd_on_the_shipped_landsat_pixels():
-    from pyxccd import cold_detect
+    found = {f.name: f for f in trend_agreement.figures()}
+    assert found["trend_agreement.segments"].value >= 15
+    assert found["trend_agreement.theirs"].value >= 0.9
+    assert found["trend_agreement.ours"].value >= 0.9
 
-    pixels = landsat()
-    assert len(pixels) == 4
-    length = max(len(days) for days, _, _ in pixels)
-    values = np.full((4, length, 6), np.nan, np.float32)
-    years = np.full((4, length), np.nan)
-    mask = np.zeros((4, length), bool)
-    for i, (days, x, clear) in enumerate(pixels):
-        values[i, : len(days)], mask[i, : len(days)] = x[:, :6], clear
-        years[i, : len(days)] = decimal_years(days)
-    found = detect_breaks(values, years, mask, bands=(1, 2, 3, 4, 5), screen=(1, 4), segments=12)
-    assert (np.asarray(found.code) == Code.OK).all()
-    sure = np.asarray(found.confirmed)
-    near, total = 0, 0
-    for i, (days, x, clear) in enumerate(pixels):
-        order = np.argsort(days, kind="stable")
-        ordinal = days[order].astype(int) + 719_163
-        theirs = cold_detect(ordinal, *x[order].T, np.where(clear[order], 0, 4))
-        for segment in theirs:
-            broke = segment["change_prob"] == 100
-            day = segment["t_break" if broke else "t_end"] - 719_163
-            year = decimal_years(np.array([day]).astype("M8[D]"))[0]
-            ours = np.where(sure[i], found.date[i], np.nan) if broke else np.asarray(found.end[i])
-            near += bool((np.abs(ours - year) <= DAYS / 365.25).any())
-        total += len(theirs)
-    assert total >= 15
-    assert near >= 0.9 * total
+
+def test_each_end_agrees_with_one_other_at_most():
+    ours, theirs = np.array([2000.0, 2000.05, 2010.0]), np.array([2000.02, 2005.0, 2010.09])
+    assert trend_agreement.pairs(ours, theirs) == 1
+    assert trend_agreement.pairs(theirs, ours) == 1
 
 
 P, T = 8, 208

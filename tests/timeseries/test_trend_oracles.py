@@ -139,6 +139,7 @@ def test_correlated_seasonal_equals_pymannkendall(pixels):
     assert differing(found, oracle, x[keep]) == []
 
 
+@pytest.mark.parametrize("pixels", SIZES)
 @pytest.mark.parametrize(
     ("oracle", "correlated"),
     [
@@ -147,8 +148,8 @@ def test_correlated_seasonal_equals_pymannkendall(pixels):
         (pymannkendall.correlated_multivariate_test, True),
     ],
 )
-def test_stations_equal_pymannkendall(oracle, correlated):
-    x = series(240, 12, seed=7).reshape(60, 4, 12).transpose(0, 2, 1)
+def test_stations_equal_pymannkendall(oracle, correlated, pixels):
+    x = series(4 * pixels, 12, seed=7).reshape(pixels, 4, 12).transpose(0, 2, 1)
     found = mann_kendall_grouped(x, correlated=correlated, interval=False)
     keep = np.asarray(found.code) == Code.OK
     assert keep.mean() > 0.8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from experiments.bench.trend_coverage import coverage
 from experiments.bench.trend_statistics import (
     false_positives,
     forecast_coverage,
@@ -28,6 +29,11 @@ def test_white_noise_is_called_a_trend_as_often_as_said_and_memory_more_often():
 def test_the_interval_of_the_slope_holds_it_as_often_as_said():
     low, high = bounds(0.95)
     assert low <= sen_coverage(noise(SERIES, 35, 0.0, 1)) <= high
+
+
+def test_the_interval_of_a_variant_holds_more_often_where_errors_remember():
+    x = noise(SERIES, 35, 0.6, 1)
+    assert coverage("yue_wang_lag1", x) > coverage("original", x) + 0.05
 
 
 @pytest.mark.parametrize("model", ["harmonic", "seasonal_naive"])
