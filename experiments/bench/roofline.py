@@ -16,6 +16,10 @@ The floors of this machine are measured in the same run and nothing is fitted to
 
 What the step does is read off its compiled program (`rsvlm_jax.mesh.hlo_work`). An operation that
 is no product takes its bytes or its counting, whichever is longer. Medians; turn by turn.
+`results/roofline.json` keeps what `--json` printed, with another process on the other core.
+
+What a plan for a pod adds is not measured here: the shares of the peaks (`REACH`), links, and the
+formulas of bytes moved and sent. Operations computed again have a test of their own.
 """
 
 from __future__ import annotations
