@@ -211,7 +211,7 @@ def trend_cube(
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
     here = scheduler == "threads"
     workers = WORKERS if here and workers is None else workers
-    with alone(out, "the trend is being computed"):
+    with alone(out, "trend"):
         known = finished(out, key)
         clear(out)
         if known is not None:
