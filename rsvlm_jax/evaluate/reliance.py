@@ -23,9 +23,9 @@ import numpy as np
 from rsvlm_jax.config import DataError
 from rsvlm_jax.data.samples import Sample, assemble, filled
 from rsvlm_jax.data.source import CubeSource
+from rsvlm_jax.metrics import bootstrap
 from rsvlm_jax.run.trained import Loaded
 
-from .benchmark.resample import interval, per_site, site_draws
 
 CHANGES = ("greyed", "shuffled", "swapped")
 MEASURED = ("pixels", "valid", "date", "platform", "year_known")
@@ -193,19 +193,20 @@ def _row(
 ) -> Row:
     spread = float(((y - y.mean()) ** 2).sum())
     lost, kept = (y - found) ** 2, (y - intact) ** 2
-    weight, number = site_draws(site, seed)
-    low, high = float("nan"), float("nan")
-    if weight.shape[1] > 1:
-        columns = np.stack([np.ones_like(y), y - y.mean(), (y - y.mean()) ** 2, lost - kept], 1)
-        n, s, ss, more = (weight @ per_site(columns, number)).T
-        with np.errstate(divide="ignore", invalid="ignore"):
-            sst = ss - s**2 / n
-            low, high = interval(np.where(sst > 0, more / sst, np.nan))
+    centred = y - y.mean()
+
+    def share(sums: np.ndarray) -> np.ndarray:
+        n, first, second, more = sums
+        sst = second - first**2 / n
+        return np.where(sst > 0, more / sst, np.nan)
+
+    columns = [np.ones_like(y), centred, centred**2, lost - kept]
+    low, high = bootstrap(share, columns, site, seed=seed)
     return {
         "bandset": name,
         "change": change,
         "n": len(y),
-        "sites": weight.shape[1],
+        "sites": len(np.unique(site)),
         "r2": 1 - float(lost.sum()) / spread,
         "rmse": float(np.sqrt(lost.mean())),
         "drop": float((lost - kept).sum()) / spread,
