@@ -26,7 +26,6 @@ from rsvlm_jax.data.source import CubeSource
 from rsvlm_jax.metrics import bootstrap
 from rsvlm_jax.run.trained import Loaded
 
-
 CHANGES = ("greyed", "shuffled", "swapped")
 MEASURED = ("pixels", "valid", "date", "platform", "year_known")
 """Of a band set: what another window's acquisitions bring with them. The place stays."""
