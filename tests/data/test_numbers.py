@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rsvlm_jax.config import ConfigError, DataError
 from rsvlm_jax.data.numbers import CHARACTERS, NumberFormat, number_format
-from rsvlm_jax.data.text import Text, fill_numbers
+from rsvlm_jax.data.text import fill_numbers, pad, stack
 from rsvlm_jax.data.tokenizer import Tokenizer
 
 FORMATS = [
@@ -128,13 +128,12 @@ def test_a_tokenizer_without_a_character_is_refused_by_name(monkeypatch: pytest.
 def test_numbers_take_the_place_of_their_block_and_nothing_else():
     tokenizer, form = Tokenizer.shipped(), FORMATS[0]
     reg, w = tokenizer.reg, form.width
-    tokens = np.array([[1, reg, reg, reg, reg, reg, 7], [1, 5, 5, 5, 5, 5, 7]] * 2, np.int32)
-    same = np.zeros_like(tokens)
-    text = Text(tokens, same, same, np.full(tokens.shape, 0.5, np.float32), same)
+    rows = [[1, *[reg] * w, 7], [1, *[5] * w, 7]] * 2
+    text = stack([pad(tokenizer, ids, [0.5] * len(ids), len(ids)) for ids in rows])
     known = np.array([True, True, False, False])
     found = fill_numbers(text, np.array([12.34, 1.0, 2.0, 3.0]), known, form, tokenizer)
     assert tokenizer.decode(found.tokens[0, 1:-1].tolist()) == "012.3"
     np.testing.assert_array_equal(found.weight[0], [0.5, *[1.0] * w, 0.5])
     for row in (1, 2, 3):
-        np.testing.assert_array_equal(found.tokens[row], tokens[row])
+        np.testing.assert_array_equal(found.tokens[row], rows[row])
         np.testing.assert_array_equal(found.weight[row], text.weight[row])
