@@ -201,7 +201,10 @@ def trend_cube(
     geotiff = geotiff and isinstance(source.grid, Grid)
     if geotiff:
         check_geotiff(out / "trend.tif")
-    edge = _whole(source) if options.whole else block_edge(source) if block is None else block
+    if options.whole:
+        edge = _whole(source, block)
+    else:
+        edge = block_edge(source) if block is None else block
     what = {
         **source.describe(),
         **options.describe(),
@@ -264,8 +267,10 @@ def _spread(devices: int, share: int) -> Spread:
     return Spread.over(devices, share=share or os.cpu_count() or 1)
 
 
-def _whole(source: Source) -> int:
-    """The edge of the one block of a test of all; ConfigError where it is too large."""
+def _whole(source: Source, block: int | None) -> int:
+    """The edge of the one block of a test of all; ConfigError where it is too large, or given."""
+    if block is not None:
+        raise ConfigError("one test has one block", where="--block", found=block)
     numbers = len(source.rows) * source.shape[0] * source.shape[1]
     if numbers > 16 * NUMBERS:
         raise ConfigError(

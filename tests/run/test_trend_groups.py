@@ -62,6 +62,8 @@ def test_a_region_is_one_test_of_its_places(known: cubes.Known, tmp_path: Path, 
         np.testing.assert_allclose(found[name], np.full((6, 6), value), rtol=1e-3, err_msg=name)
     assert "all places" in found["n"].attrs["long_name"]
     assert (out / "trend.png").exists()
+    assert main([*args, "--block", "16"]) == 2
+    assert "one test has one block" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("test", ["multivariate", "correlated_multivariate"])
