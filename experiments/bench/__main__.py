@@ -25,8 +25,9 @@
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
     talkdata  conversations: real tokens packed, grouped, padded; pictures a second
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
+    regression  fuel moisture at the given test places, beside ridge and forest (long)
 
-Without names: all but `biomass`. `--short`: a smaller `data`, `trend_cube` and `trend_statistics`.
+Without names: all but `biomass` and `regression`. A part of a benchmark: `regression:fuel`. `--short`: a smaller `data`, `trend_cube` and `trend_statistics`.
 On a GPU: `python -m experiments.bench.gpu generate`, and `train`.
 """
 
@@ -42,7 +43,7 @@ NAMES = (
     *("parity", "vs_torch", "decode", "import_memory", "grammar", "quantize", "rsvqa", "talkdata"),
     *("step", "attention", "roofline"),
     *("trend", "trend_power", "trend_statistics", "trend_series", "trend_cube"),
-    *("data", "biomass"),
+    *("data", "biomass", "regression"),
 )
 
 
@@ -50,13 +51,15 @@ def main() -> int:
     words = [w for w in sys.argv[1:] if w not in ("--json", "--short")]
     if "--short" in sys.argv:
         os.environ["RSVLM_BENCH_SHORT"] = "1"
-    unknown = [w for w in words if w not in NAMES]
+    unknown = [w for w in words if w.partition(":")[0] not in NAMES]
     if unknown:
         print(f"error: unknown benchmark {unknown[0]!r}; expected {', '.join(NAMES)}")
         return 2
     results = []
-    for name in words or NAMES[:-1]:
-        for figure in importlib.import_module(f".{name}", __package__).figures():
+    for word in words or NAMES[:-2]:
+        name, _, part = word.partition(":")
+        module = importlib.import_module(f".{name}", __package__)
+        for figure in module.figures(part) if part else module.figures():
             print(figure, flush=True)
             results.append(figure.as_dict())
     if "--json" in sys.argv:

@@ -53,7 +53,12 @@ class InputConfig:
         pretrained encoder of series, "galileo" or "presto", which reads all its inputs at once.
       bands: native or common names in the wanted order; None takes all of the cube's.
       dates: at most so many dates a window, the clearest ones, in time order; None takes all.
-      spectral: recombination of the "rgb" front.
+      spectral: recombination of the "rgb" front; of the "pixel" front its `indices` alone, which
+        join the bands.
+      bins: quantile bins of the training split in which the "pixel" front reads each band as well,
+        piecewise linearly; 0: bands enter linearly alone.
+      lags: the "pixel" front has weights of its own for each of the `dates`, counted back from a
+        window's last: for series of even steps whose last is the one that matters most.
     """
 
     bandset: str
@@ -61,11 +66,28 @@ class InputConfig:
     bands: tuple[str, ...] | None = None
     dates: int | None = None
     spectral: SpectralConfig = SpectralConfig()
+    bins: int = 0
+    lags: bool = False
 
     def __post_init__(self) -> None:
         choices(self)
         if self.dates is not None:
             positive(self, "dates")
+        in_range(self, "bins", least=0)
+        if self.front != "pixel" and (self.bins or self.lags):
+            raise ConfigError(
+                "bins and lags are of the pixel front",
+                where=f"InputConfig of {self.bandset!r}",
+                expected='front="pixel"',
+                found=self.front,
+            )
+        if self.lags and self.dates is None:
+            raise ConfigError(
+                "how many lags is unknown",
+                where=f"InputConfig of {self.bandset!r}: dates",
+                expected="a number, with lags",
+                found=None,
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +101,7 @@ class TemporalConfig:
       platforms: rows of the platform embedding (the sensor table's platform list).
       scale_init: initial value of the learnable scale of the date embedding.
       date_dropout: share of training samples whose dates are hidden.
+      token_dropout: share of the tokens that enter the fusion which are hidden in training.
     """
 
     budget: int | None = 8
@@ -88,10 +111,12 @@ class TemporalConfig:
     platforms: int = 64
     scale_init: float = 0.1
     date_dropout: float = 0.1
+    token_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         positive(self, "layers", "heads", "harmonics", "platforms")
         in_range(self, "date_dropout", least=0.0, most=1.0)
+        in_range(self, "token_dropout", least=0.0, below=1.0)
         if self.budget is not None:
             positive(self, "budget")
 
