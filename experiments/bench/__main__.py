@@ -27,7 +27,8 @@
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
     regression  fuel moisture at the given test places, beside ridge and forest (long)
 
-Without names: all but `biomass` and `regression`. A part of a benchmark: `regression:fuel`. `--short`: a smaller `data`, `trend_cube` and `trend_statistics`.
+Without names: all but `biomass` and `regression`; one part of it: `regression:fuel`. `--short`: a
+smaller `data`, `trend_cube` and `trend_statistics`.
 On a GPU: `python -m experiments.bench.gpu generate`, and `train`.
 """
 

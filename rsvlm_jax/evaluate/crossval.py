@@ -40,7 +40,7 @@ AGAIN = "run the same command again to go on"
 
 @dataclasses.dataclass(frozen=True)
 class Folds:
-    """The evaluation windows of an experiment that have a target and a fold, and how they are dealt.
+    """The evaluation windows of an experiment that have a target and a fold, and which.
 
     Attributes:
       prepared: of fold 0; its tables and its map of folds are those of all folds.

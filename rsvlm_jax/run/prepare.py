@@ -43,7 +43,6 @@ from .cubes import find_cube
 from .program import Program, program_of
 from .statistics import set_statistics
 
-
 GIVEN = -1
 """In the place of a fold, of places that no fold has (`SplitConfig.given`)."""
 
