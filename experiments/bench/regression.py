@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,10 +51,8 @@ def _story(name: str) -> Iterator[Figure]:
     prepared = prepare(made)
     test = prepared.test
     y, place = test.target.astype(np.float64), prepared.cube.labels["site_name"][test.rows]
-    start = time.perf_counter()
     members = [load_run(fit(_seed(made, m), out=out / f"seed{m}").path) for m in range(MEMBERS)]
     numbers = [m.regress_source(test) for m in members]
-    seconds = time.perf_counter() - start
     mean, scale = mixture(numbers)
     scores = _scores(made, out)
     lo, hi = interval(mean, scale, scores, ALPHA, prepared.processor.target.bounds)
@@ -75,7 +72,7 @@ def _story(name: str) -> Iterator[Figure]:
     kept = {
         "n": len(y), "rmse": rows, "r2": 1 - (rows["rsvlm"] / y.std()) ** 2,
         "coverage90": [float(inside.mean()), low, high], "width90": float((hi - lo).mean()),
-        "members": MEMBERS, "seconds": seconds, "experiment": to_dict(made),
+        "members": MEMBERS, "experiment": to_dict(made),
     }  # fmt: skip
     (RUNS / f"{made.name}.json").write_text(json.dumps(kept, indent=2) + "\n")
     yield Figure(f"{name}.rmse.rsvlm", rows["rsvlm"], "%", at_most=GATES[name])
@@ -86,7 +83,6 @@ def _story(name: str) -> Iterator[Figure]:
     yield Figure(f"{name}.coverage90_lo", low, "-", at_most=0.9)
     yield Figure(f"{name}.coverage90_hi", high, "-", at_least=0.9)
     yield Figure(f"{name}.width90", kept["width90"], "%")
-    yield Figure(f"{name}.seconds", seconds, "s")
 
 
 def _seed(made: Experiment, seed: int) -> Experiment:

@@ -73,7 +73,7 @@ class InputConfig:
         choices(self)
         if self.dates is not None:
             positive(self, "dates")
-        in_range(self, "bins", least=0)
+        in_range(self, "bins", least=0.0)
         if self.front != "pixel" and (self.bins or self.lags):
             raise ConfigError(
                 "bins and lags are of the pixel front",

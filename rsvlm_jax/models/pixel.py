@@ -97,7 +97,8 @@ class PixelFront(nnx.Module):
         tokens, dated = self.project(jnp.concatenate(parts, axis=-1)), there.any(axis=2)
         if self.lags > 1:
             # Valid dates after each: 0 of the last one.
-            later = jnp.cumsum(dated[:, ::-1], axis=1, dtype=jnp.int32)[:, ::-1] - dated
+            count = dated.astype(jnp.int32)
+            later = jnp.cumsum(count[:, ::-1], axis=1)[:, ::-1] - count
             own = jax.nn.one_hot(jnp.clip(later, 0, self.lags - 1), self.lags, dtype=tokens.dtype)
             tokens = tokens.reshape(*tokens.shape[:2], self.lags, -1)
             tokens = (tokens * own[..., None]).sum(axis=2)

@@ -147,6 +147,8 @@ class Loaded:
     def _numbers(self, predictive: Gaussian) -> Numbers:
         mean = np.asarray(predictive.mean[:, 0], np.float64)
         scale = np.asarray((predictive.scale * predictive.target_std[None])[:, 0], np.float64)
+        if predictive.transform == "log1p":  # of the logarithm so far: times dy / du at the median
+            scale *= 1 + np.asarray(predictive.median[:, 0], np.float64)
         scores = self.processor.conformal
         if scores is None:
             lo = np.asarray(predictive.quantile(ALPHA / 2)[:, 0], np.float64)
