@@ -25,6 +25,7 @@ VERBS = {
     "features": "what a frozen vision tower makes of the images of an experiment, once",
     "predict": "a wall-to-wall map of a cube, with its interval",
     "trend": "is there a trend, how steep, since when, what next: maps and tables",
+    "bench": "models against baselines under honest splits: one table, one report",
     "evaluate": "metrics of a run on held-out windows, beside baselines",
     "generate": "prompts in bulk, as JSON lines; restartable",
     "chat": "talk about pictures, or about places of a cube",
@@ -74,7 +75,17 @@ OUTPUT = (
 )
 """What the system says of a full disk, of missing rights and of a place that cannot be."""
 
-COMPUTING = ("demo", "train", "features", "predict", "trend", "evaluate", "generate", "chat")
+COMPUTING = (
+    "demo",
+    "train",
+    "features",
+    "predict",
+    "trend",
+    "bench",
+    "evaluate",
+    "generate",
+    "chat",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

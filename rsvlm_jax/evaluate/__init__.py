@@ -4,6 +4,7 @@ Contents (import the submodules; scikit-learn and matplotlib load on first use):
   conformal   intervals from out-of-fold errors: `cross_conformal`, `interval`, `cross_crps`
   baselines   window features; training mean, ridge, random forest
   regression  `regression_benchmark`: models x folds -> rows of the table
+  benchmark   `rsvlm bench regression`: models x splits x folds x seeds, one report
   report      rows as a rich table, Markdown, JSON and CSV; `write_report`
   figure      `demo_figure`: image, prediction, interval, reference, scatter
   cubeplots   `show_cube`: every pseudo-RGB frame with its bands and wavelengths

@@ -12,12 +12,14 @@ of NDVI where red and near infrared are there, and of VV - VH (or HH - HV) in dB
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data_zarr.grid import aligned
 from data_zarr.indices import compute
 from rsvlm_jax.config import BandSetSpec, DataError, InputConfig
 
@@ -57,21 +59,37 @@ def features(cube: Cube, inputs: Sequence[InputConfig], table: WindowTable) -> n
 
 
 def _bandset_features(cube: Cube, spec: BandSetSpec, table: WindowTable) -> np.ndarray:
-    """[n, f] of one band set; reads one strip of the cube a row of windows."""
+    """[n, f] of one band set."""
+    rows: list[np.ndarray | None] = [None] * len(table)
+    for i, values, valid in each_window(cube, spec, table):
+        rows[i] = mean_and_std(*derived(values, valid, spec))
+    return np.stack([r for r in rows if r is not None])
+
+
+def each_window(
+    cube: Cube, spec: BandSetSpec, table: WindowTable
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Every window of a table once, read a strip of the cube at a time.
+
+    Yields:
+      (row of the table, values [T,C,h,w] in physical units, valid [T,1|C,h,w]), in the band set's
+      own pixels.
+    """
     reader = cube.reader(spec.name, bands=spec.band_names)
-    ys, xs, size = np.asarray(table.y), np.asarray(table.x), int(table.size)
+    y, x, size = aligned(table.y, table.x, table.size, cube.bandsets[spec.name].factor, spec.name)
     scale = np.array([b.scale for b in spec.bands])[:, None, None]
     offset = np.array([b.offset for b in spec.bands])[:, None, None]
-    rows: list[np.ndarray | None] = [None] * len(ys)
-    for y in np.unique(ys):
-        here = np.flatnonzero(ys == y)
-        left, right = int(xs[here].min()), int(xs[here].max()) + size
-        pixels, valid = reader.read(int(y), left, size, right - left)
-        values, valid = derived(pixels * scale + offset, valid, spec)
+    # Places lie one below the other: all of them are one strip.
+    strips = [np.arange(len(y))] if cube.points else [np.flatnonzero(y == v) for v in np.unique(y)]
+    for here in strips:
+        top, left = int(y[here].min()), int(x[here].min())
+        height = int(y[here].max()) + size - top
+        pixels, valid = reader.read(top, left, height, int(x[here].max()) + size - left)
+        values = pixels * scale + offset
         for i in here:
-            window = slice(int(xs[i]) - left, int(xs[i]) - left + size)
-            rows[i] = mean_and_std(values[..., window], valid[..., window])
-    return np.stack([r for r in rows if r is not None])
+            rows = slice(int(y[i]) - top, int(y[i]) - top + size)
+            columns = slice(int(x[i]) - left, int(x[i]) - left + size)
+            yield int(i), values[..., rows, columns], valid[..., rows, columns]
 
 
 def derived(
@@ -126,48 +144,78 @@ def ridge(
     from sklearn.preprocessing import StandardScaler
 
     grid = [{"ridge__alpha": a} for a in RIDGE_ALPHAS]
-    return _tuned([StandardScaler(), Ridge()], grid, x_train, y_train, groups, x_test)
+    return tuned([StandardScaler(), Ridge()], grid, x_train, y_train, groups).predict(x_test)
 
 
 def random_forest(
-    x_train: np.ndarray, y_train: np.ndarray, groups: np.ndarray, x_test: np.ndarray
+    x_train: np.ndarray,
+    y_train: np.ndarray,
+    groups: np.ndarray,
+    x_test: np.ndarray,
+    seed: int = 0,
 ) -> np.ndarray:
     """Random forest of `TREES` trees, its setting chosen among `FOREST_GRID`.
 
     `TUNING_TREES` rank the settings, which takes a fraction of the time and no more trees.
     """
+    return forest(x_train, y_train, groups, seed).predict(x_test)
+
+
+def forest(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int = 0) -> Tuned:
+    """The fitted forest of `random_forest`."""
     from sklearn.ensemble import RandomForestRegressor
 
     grid = [{f"randomforestregressor__{k}": v for k, v in row.items()} for row in FOREST_GRID]
-    forest = RandomForestRegressor(TUNING_TREES, random_state=0)
+    trees = RandomForestRegressor(TUNING_TREES, random_state=seed)
     full = {"randomforestregressor__n_estimators": TREES}
-    return _tuned([forest], grid, x_train, y_train, groups, x_test, final=full)
+    return tuned([trees], grid, x, y, groups, final=full)
 
 
 BASELINES: dict[str, FitPredict] = {"mean": mean, "ridge": ridge, "random_forest": random_forest}
 """By their names in the table, in the order of its rows."""
 
 
-def _tuned(
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """A fitted pipeline of scikit-learn.
+
+    Attributes:
+      columns: bool [f], features that have a value in some training window; others are not read.
+    """
+
+    pipeline: Any
+    columns: np.ndarray
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """[n, f] -> [n]."""
+        return np.asarray(self.pipeline.predict(x[:, self.columns]), np.float64)
+
+
+def tuned(
     steps: list[Any],
     grid: list[dict[str, Any]],
     x_train: np.ndarray,
     y_train: np.ndarray,
     groups: np.ndarray,
-    x_test: np.ndarray,
     *,
     final: dict[str, Any] | None = None,
-) -> np.ndarray:
-    """Imputation by training medians and `steps`, tuned over `grid` by inner grouped CV.
+    impute: bool = True,
+) -> Tuned:
+    """`steps` fitted after their setting was chosen from `grid` by inner grouped CV.
 
-    `final` holds parameters of the last fit that tuning did without.
+    Args:
+      final: parameters of the last fit that tuning did without.
+      impute: put medians of the training windows where a feature is NaN.
+
+    Raises:
+      DataError: no feature has a value, or there are fewer than two groups.
     """
     from joblib import parallel_config
     from sklearn.impute import SimpleImputer
     from sklearn.model_selection import GridSearchCV, GroupKFold
     from sklearn.pipeline import make_pipeline
 
-    known = np.isfinite(x_train).any(axis=0)
+    known = np.asarray(np.isfinite(x_train).any(axis=0))
     if not known.any():
         raise DataError(
             "no feature has a value in any training window",
@@ -176,8 +224,8 @@ def _tuned(
             found=f"{x_train.shape[0]} windows, {x_train.shape[1]} features, all NaN",
         )
     # keep_empty_features: a column may be all NaN in an inner part and not in the outer one.
-    imputer = SimpleImputer(strategy="median", keep_empty_features=True)
-    model = make_pipeline(imputer, *steps)
+    imputer = [SimpleImputer(strategy="median", keep_empty_features=True)] if impute else []
+    model = make_pipeline(*imputer, *steps)
     n_groups = len(np.unique(groups))
     if n_groups < 2:
         raise DataError(
@@ -199,7 +247,7 @@ def _tuned(
     with parallel_config(backend="threading"):
         search.fit(x_train[:, known], y_train, groups=groups)
     model.set_params(**{**search.best_params_, **(final or {})})
-    return model.fit(x_train[:, known], y_train).predict(x_test[:, known])
+    return Tuned(model.fit(x_train[:, known], y_train), known)
 
 
 def fold_model(

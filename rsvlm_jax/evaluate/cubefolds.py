@@ -179,12 +179,18 @@ def _of_places(cube: Cube, request: FoldsRequest) -> CubeFolds:
         # A group by itself is the gap: kilometres between regions or years mean nothing.
         metres = 0.0 if request.group is not None else 1000 * request.buffer
     table = window_table(sites.height, 1, 1, 1)
+    placed = _placed(cube)
     splits = tuple(
         site_split(fold_of, f, sites.lon, sites.lat, buffer_metres=metres)
         for f in range(int(fold_of.max()) + 1)
     )
     reports = tuple(
-        leakage(s, table, table, grid=sites, places=group, range_metres=finite_range(found))
+        leakage(
+            *(s, table, table),
+            grid=sites if placed else None,
+            places=group,
+            range_metres=finite_range(found),
+        )
         for s in splits
     )
     return CubeFolds(
@@ -214,14 +220,20 @@ def _needed(layer: np.ndarray | None) -> np.ndarray:
 def _variogram(
     cube: Cube, name: str | None, layer: np.ndarray | None, request: FoldsRequest
 ) -> Variogram | None:
-    """Of the layer, or of the places; None without a target or with fewer than three values."""
-    if layer is None or np.isfinite(layer).sum() < 3:
+    """Of the layer, or of the places; None without positions or with fewer than three values."""
+    if layer is None or np.isfinite(layer).sum() < 3 or not _placed(cube):
         return None
     kwargs: dict[str, Any] = {"categorical": is_category(cube, name), "seed": request.seed}
     if cube.points:
         row = np.arange(layer.size) + 0.5
         return variogram(layer.reshape(-1), cube.grid, row, np.full(layer.size, 0.5), **kwargs)
     return variogram(layer, cube.grid, **kwargs)
+
+
+def _placed(cube: Cube) -> bool:
+    """Whether every place has a position; labels alone can be dealt without."""
+    sites: Any = cube.grid
+    return not cube.points or bool(np.isfinite(sites.lon).all() and np.isfinite(sites.lat).all())
 
 
 def finite_range(found: Variogram | None) -> float | None:

@@ -117,7 +117,7 @@ def regression_benchmark(
             expected="at least one finite target",
             found=f"{len(y)} rows, all NaN",
         )
-    y = _within(y, bounds)
+    y = within(y, bounds)
     oof: dict[str, OutOfFold] = {}
     for name, model in models.items():
         if on_model is not None:
@@ -162,7 +162,7 @@ def score(name: str, split: str, y: np.ndarray, oof: OutOfFold) -> Row:
     return {k: row[k] for k in (*COLUMNS, *EXTRA_COLUMNS)}
 
 
-def _within(y: np.ndarray, bounds: Bounds) -> np.ndarray:
+def within(y: np.ndarray, bounds: Bounds) -> np.ndarray:
     """Observations brought back onto bounds that they pass by rounding; farther out is an error.
 
     The mean of sixty-four ones may come out as 1 + 2e-16, which no interval clipped to 1 covers.

@@ -103,12 +103,13 @@ def to_json(rows: Sequence[Row]) -> str:
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """Header and rows, full precision, empty where undefined."""
+    """Header and rows, full precision, empty where undefined; what else rows have comes last."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow((*COLUMNS, *EXTRA_COLUMNS))
+    keys = tuple(dict.fromkeys((*COLUMNS, *EXTRA_COLUMNS, *(k for row in rows for k in row))))
+    writer.writerow(keys)
     for row in rows:
-        values = (row.get(k) for k in (*COLUMNS, *EXTRA_COLUMNS))
+        values = (row.get(k) for k in keys)
         writer.writerow(["" if _missing(v) else v for v in values])
     return out.getvalue()
 

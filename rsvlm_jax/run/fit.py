@@ -64,6 +64,7 @@ def fit(
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
     profile: bool = False,
+    work: Work | None = None,
 ) -> RunDir:
     """Train an experiment in a run directory; a finished run that verifies is returned as it is.
 
@@ -73,6 +74,8 @@ def fit(
     Args:
       progress: called every `log_every` steps.
       stop: asked before every step; true saves and raises `Preempted`, as SIGTERM does.
+      work: what is trained on, where it is not what `experiment.data.split` deals: windows that a
+        benchmark has dealt. Of this experiment.
       profile: leave a trace and the figures of the step in `RUN/profile` (`rsvlm_jax.run.profile`).
 
     Raises:
@@ -85,7 +88,7 @@ def fit(
     if together.count() > 1:
         same_config(experiment)
     check_sinks(experiment.train.sinks)
-    work = _scorable(prepared(experiment))
+    work = _scorable(work or prepared(experiment))
     run = RunDir(Path(out))
     config, writes = experiment.train, together.index() == 0
     keep = Keep(config.keep, config.keep_every, config.keep_best)

@@ -68,7 +68,11 @@ class Profile(Hook):
         if new := shapes not in self._compiled:
             self._compile(shapes, state, batch)
         if self._calls == WARM:
-            jax.profiler.start_trace(str(self._out / "trace"))
+            # Python's own calls stay out of it: they cost time in the steps that are measured, and
+            # hooking the threads of a save that is under way has ended the process (CPython 3.11).
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0
+            jax.profiler.start_trace(str(self._out / "trace"), profiler_options=options)
             self._tracing = True
         start = time.perf_counter()
         state, metrics = jax.block_until_ready(self._compiled[shapes](state, batch))

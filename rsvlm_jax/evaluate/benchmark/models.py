@@ -1,0 +1,89 @@
+"""Which rows a benchmark may have, by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from data_zarr.errors import CubeError
+from rsvlm_jax.config import ConfigError, DataError, Experiment
+
+from .cells import Model
+from .experiments import experiment_model, variant
+from .features import Table
+from .learn import ABOUT as NETWORKS
+from .learn import network_model
+from .tabular import ROWS, tabular_model
+from .task import Task
+
+OURS = {
+    "rsvlm": "the whole model, all inputs",
+    "rsvlm_rgb": "the whole model, red, green and blue alone",
+    "rsvlm_optical": "the whole model, all optical bands",
+    "rsvlm_sar": "the whole model, radar alone",
+    "rsvlm_questions": "the whole model, trained on questions and answers too",
+    "rsvlm_text_shuffled": "those runs, asked with the words in random order",
+    "no_lm": "without the language model: the head on the visual tokens alone",
+}
+NAMES = (*ROWS, *NETWORKS, *OURS)
+DEFAULT = ("mean", "ridge", "random_forest", "boosting", "rsvlm")
+
+
+def models_of(
+    task: Task, names: Sequence[str], experiments: Sequence[Experiment]
+) -> tuple[list[Model], dict[str, str]]:
+    """The rows of a table.
+
+    Args:
+      names: of `NAMES`, or "all": then rows that the data do not allow are left out.
+      experiments: the first is `rsvlm` and what the others of `OURS` are made of; each further one
+        is a row of its own.
+
+    Returns:
+      (models, {name: why it is left out}).
+
+    Raises:
+      ConfigError, DataError, CubeError: an unknown name, or a row that the data do not allow.
+    """
+    every = list(names) == ["all"]
+    wanted = list(NAMES if every else dict.fromkeys(names))
+    unknown = [n for n in wanted if n not in NAMES]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], NAMES, n=1)
+        raise ConfigError(
+            "no such model",
+            where="--models",
+            expected=f"all, or some of {', '.join(NAMES)}",
+            found=unknown[0],
+            remedy=f"did you mean {near[0]!r}?" if near else None,
+        )
+    table, made, left_out = Table(task), [], {}
+    for name in wanted:
+        try:
+            made.append(_model(name, task, table, experiments[0]))
+        except (ConfigError, DataError, CubeError) as e:
+            if not every:
+                raise
+            left_out[name] = str(e)
+    for experiment in experiments[1:]:
+        about = f"experiment {experiment.name!r}"
+        made.append(experiment_model(f"rsvlm_{experiment.name}", about, experiment, task))
+    twice = [m.name for i, m in enumerate(made) if m.name in {n.name for n in made[:i]}]
+    if twice:
+        raise ConfigError(
+            "two models of one name",
+            where="--experiment",
+            found=twice[0],
+            remedy="give the experiments other names",
+        )
+    return made, left_out
+
+
+def _model(name: str, task: Task, table: Table, base: Experiment) -> Model:
+    if name in ROWS:
+        return tabular_model(name, table)
+    if name in NETWORKS:
+        return network_model(name, task, table.identity)
+    word = name if name == "no_lm" else name.removeprefix("rsvlm").lstrip("_")
+    experiment = variant(word, base, task.cube) if word else base
+    return experiment_model(name, OURS[name], experiment, task)
