@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,6 +22,8 @@ from data_zarr.sites import Sites
 
 EDGE = 256
 """Of chunks and of the tiles of a GeoTIFF."""
+
+GDAL_CACHE_MB = 64
 
 
 @runtime_checkable
@@ -40,16 +42,22 @@ class Layer(Protocol):
 def write_map(
     path: str | os.PathLike[str],
     grid: Grid | Sites,
-    variables: Mapping[str, tuple[Layer, Mapping[str, Any]]],
+    variables: Mapping[str, tuple[Layer | Sequence[Layer], Mapping[str, Any]]],
     attrs: Mapping[str, Any] | None = None,
+    *,
+    times: np.ndarray | None = None,
 ) -> Path:
-    """Writes layers as one Zarr v3 group that xarray, rioxarray and GDAL open in place.
+    """Writes layers as one Zarr v3 group that xarray, rioxarray and GDAL (3.12) open in place.
+
+    Chunks have no checksums, unlike those of a cube: GDAL does not know them. Its older versions
+    read no Zarr v3 that is written today; for them there is the GeoTIFF.
 
     Args:
       grid: of every layer. Layers of sites, [S, 1], are written as [S].
       variables: name -> (array [H, W], attributes such as `units`, `long_name`); floats have NaN
-        as fill.
+        as fill. With `times`, T arrays of one type, which become [T, H, W].
       attrs: attributes of the group.
+      times: datetime64 [T], ascending: the axis "time" of every variable.
 
     Raises:
       CubeError: a layer of another shape than the grid.
@@ -57,31 +65,43 @@ def write_map(
     """
     import zarr
 
-    from data_zarr.template import codecs, placed, write_axes
+    from data_zarr.template import codecs, placed, write_axes, write_times
 
-    _check_shapes(path, grid, {k: v for k, (v, _) in variables.items()})
+    layers: dict[str, list[Layer]] = {}
+    for name, (given, _) in variables.items():
+        layers[name] = [given] if isinstance(given, Layer) else list(given)
+        for layer in layers[name]:
+            _check_shapes(path, grid, {name: layer})
     with _moved_into_place(path) as part:
         group: Any = zarr.create_group(
             part, zarr_format=3, attributes={**grid.attributes(), **(attrs or {})}
         )
-        write_axes(group, grid)
-        dims = ("site",) if isinstance(grid, Sites) else ("y", "x")
-        for name, (layer, extra) in variables.items():
-            shape, dtype = layer.shape[: len(dims)], np.dtype(layer.dtype)
+        write_axes(group, grid, checked=False)
+        place = ("site",) if isinstance(grid, Sites) else ("y", "x")
+        dims, first = place, ()
+        if times is not None:
+            write_times(group, times, ("time",), checked=False)
+            dims, first = ("time", *place), (len(times),)
+        # As a coordinate, xarray hands the grid mapping on to rioxarray without being told to.
+        mapped = {"coordinates": "spatial_ref", **placed(grid)}
+        for name, dated in layers.items():
+            shape, dtype = dated[0].shape[: len(place)], np.dtype(dated[0].dtype)
             array = group.create_array(
                 name,
-                shape=shape,
+                shape=(*first, *shape),
                 dtype=dtype,
-                chunks=tuple(min(EDGE, n) for n in shape),
+                chunks=(*(1 for _ in first), *(min(EDGE, n) for n in shape)),
                 fill_value=np.nan if dtype.kind == "f" else dtype.type(0),
-                compressors=codecs(dtype),
+                compressors=codecs(dtype)[:1],
                 dimension_names=dims,
-                attributes={**extra, **placed(grid)},
+                attributes={**variables[name][1], **mapped},
                 config={"write_empty_chunks": True},
             )
-            for rows in _strips(shape[0]):
-                strip = layer[rows]
-                array[rows] = strip.reshape(strip.shape[: len(dims)])
+            for i, layer in enumerate(dated):
+                for rows in _strips(shape[0]):
+                    strip = layer[rows]
+                    at = (i, rows) if first else (rows,)
+                    array[at] = strip.reshape(strip.shape[: len(place)])
     return Path(path)
 
 
@@ -133,7 +153,8 @@ def write_geotiff(
         "interleave": "band",
         "bigtiff": "if_safer",
     }
-    with _moved_into_place(path) as part:
+    # GDAL would keep a twentieth of the machine's memory in blocks that nobody reads again.
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB), _moved_into_place(path) as part:
         plain = part.with_suffix(".plain")  # the driver of COGs only copies
         try:
             with rasterio.open(plain, "w", **profile) as file:

@@ -104,15 +104,9 @@ def _write_band_set(store: Any, info: BandSetInfo, plan: Plan) -> None:
     if not info.static:
         own = info.dates.ndim == 2
         dims = ("time", "site") if own else ("time",)
-        attrs: dict[str, Any] = {
-            "standard_name": "time",
-            "units": TIME_UNITS,
-            "calendar": "proleptic_gregorian",
-        }
         if own:
-            attrs["_FillValue"] = NO_DATE
             coordinates.append("time")
-        coordinate(group, "time", info.dates.astype("int64"), dims, attrs)
+        write_times(group, info.dates, dims)
         flags = {
             "long_name": "platform",
             "flag_values": list(range(len(PLATFORMS))),
@@ -165,20 +159,35 @@ def placed(grid: Grid | Sites) -> dict[str, str]:
     )
 
 
-def write_axes(group: Any, grid: Grid | Sites) -> None:
+def write_axes(group: Any, grid: Grid | Sites, *, checked: bool = True) -> None:
     """Coordinates: y, x (pixel centres) and the CF grid mapping, or site, lon and lat."""
     if isinstance(grid, Sites):
         names = {"cf_role": "timeseries_id", "long_name": "site"}
-        coordinate(group, "site", grid.ids, ("site",), names, dtype="str")
+        coordinate(group, "site", grid.ids, ("site",), names, dtype="str", checked=checked)
         for name, unit in (("lon", "degrees_east"), ("lat", "degrees_north")):
             attrs = {"standard_name": {"lon": "longitude", "lat": "latitude"}[name], "units": unit}
-            coordinate(group, name, getattr(grid, name), ("site",), attrs)
+            coordinate(group, name, getattr(grid, name), ("site",), attrs, checked=checked)
         return
-    coordinate(group, "y", grid.y, ("y",), grid.axis_attributes("y"))
-    coordinate(group, "x", grid.x, ("x",), grid.axis_attributes("x"))
+    coordinate(group, "y", grid.y, ("y",), grid.axis_attributes("y"), checked=checked)
+    coordinate(group, "x", grid.x, ("x",), grid.axis_attributes("x"), checked=checked)
     group.create_array(
         "spatial_ref", shape=(), dtype="int64", fill_value=0, attributes=grid.cf_attributes()
     )
+
+
+def write_times(
+    group: Any, dates: np.ndarray, dims: tuple[str, ...], *, checked: bool = True
+) -> None:
+    """The coordinate "time": datetime64 [T], or [T, S] where sites have dates of their own."""
+    attrs: dict[str, Any] = {
+        "standard_name": "time",
+        "units": TIME_UNITS,
+        "calendar": "proleptic_gregorian",
+    }
+    if len(dims) > 1:
+        attrs["_FillValue"] = NO_DATE
+    seconds = dates.astype("datetime64[s]").astype("int64")
+    coordinate(group, "time", seconds, dims, attrs, checked=checked)
 
 
 def coordinate(
@@ -189,8 +198,9 @@ def coordinate(
     attrs: dict[str, Any],
     *,
     dtype: Any = None,
+    checked: bool = True,
 ) -> None:
-    """A small array in one checksummed chunk."""
+    """A small array in one chunk; with a checksum, which GDAL does not read, unless told not."""
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
     array = group.create_array(
@@ -199,7 +209,7 @@ def coordinate(
         dtype=dtype or values.dtype,
         chunks=values.shape,
         fill_value="" if values.dtype == object else 0,
-        compressors=[ZstdCodec(), Crc32cCodec()],
+        compressors=[ZstdCodec(), *([Crc32cCodec()] if checked else [])],
         dimension_names=dims,
         attributes=attrs,
         config={"write_empty_chunks": True},

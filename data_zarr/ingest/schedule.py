@@ -100,7 +100,7 @@ def _dask(
 
 
 @contextlib.contextmanager
-def alone(out: Path) -> Iterator[None]:
+def alone(out: Path, what: str = "the cube is being built") -> Iterator[None]:
     """Holds a path while a cube is built there; CubeError where another run holds it.
 
     Two builds would lay out, list and clear one folder under each other's hands. The lock is the
@@ -127,9 +127,9 @@ def alone(out: Path) -> Iterator[None]:
             held = True
         if not held:
             raise CubeError(
-                "the cube is being built by another run",
+                f"{what} by another run",
                 where=out,
-                expected="one build of a cube at a time",
+                expected="one run at a time",
                 found=f"a lock on {path.name}",
                 remedy="wait for its end, and run again: it goes on where that stopped",
             )

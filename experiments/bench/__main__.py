@@ -24,11 +24,13 @@
     trend_series  STL beside statsmodels; LandTrendr-like segments; forecasts: pixels a second
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
     talkdata  conversations: real tokens packed, grouped, padded; pictures a second
+    predict_cube  `rsvlm predict` over 6,000 x 6,000 pixels: windows a second, and memory by size
+    readout   the penalty of the linear readout for carbon uptake, chosen on training folds
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
-    regression  fuel moisture at the given test places, beside ridge and forest (long)
+    regression  the shipped real cubes: the model beside the baselines (long)
 
 Without names: all but `biomass` and `regression`; one part of it: `regression:fuel`. `--short`: a
-smaller `data`, `trend_cube` and `trend_statistics`.
+smaller `data`, `predict_cube`, `trend_cube` and `trend_statistics`.
 On a GPU: `python -m experiments.bench.gpu generate`, and `train`.
 """
 
@@ -44,7 +46,7 @@ NAMES = (
     *("parity", "vs_torch", "decode", "import_memory", "grammar", "quantize", "rsvqa", "talkdata"),
     *("step", "attention", "roofline"),
     *("trend", "trend_power", "trend_statistics", "trend_series", "trend_cube"),
-    *("data", "biomass", "regression"),
+    *("data", "predict_cube", "readout", "biomass", "regression"),
 )
 
 

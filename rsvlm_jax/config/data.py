@@ -11,19 +11,31 @@ from .errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class TargetConfig:
-    """What is predicted: the mean of a cube's target array over a window.
+    """What is predicted: the mean of a cube's target array over a window, or of several arrays.
 
     Attributes:
       name: array in the cube's `targets` group.
       question_name: how the quantity is named in questions and answers ("tree cover").
       min_valid: share of valid target pixels that a window needs.
+      also: further arrays that the head predicts with it, each with units and bounds of its own
+        (`HeadConfig.targets` counts them all). A window needs `name`, and where others are missing
+        they are not learned; questions, calibration and scores are those of `name`.
     """
 
     name: str = "tree_cover"
     question_name: str = "tree cover"
     min_valid: float = 0.5
+    also: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.also)
 
     def __post_init__(self) -> None:
+        if len(set(self.names)) != len(self.names):
+            raise ConfigError(
+                "a target is named twice", where="TargetConfig.also", found=", ".join(self.names)
+            )
         in_range(self, "min_valid", least=0.0, most=1.0)
 
 

@@ -47,6 +47,9 @@ INIT_TOWERS = (
 )
 """Parts of a model that `Experiment.init_from` fills one by one."""
 
+BALANCE = 0.1
+"""`LossConfig.balance` of a mixture of experts, where it is not given."""
+
 
 def init_sources(text: str) -> tuple[tuple[str | None, str], ...]:
     """`Experiment.init_from` as (tower, source); tower None: all that the source holds.
@@ -130,6 +133,7 @@ class Experiment:
                 + ("a head" if self.model.head is not None else "no head"),
             )
         self._check_loss()
+        self._check_targets()
         features = None if self.conversations is None else self.conversations.features
         if features is not None and self.init_from is None:
             raise ConfigError(
@@ -154,12 +158,34 @@ class Experiment:
                 expected="huber=0 and scale=0, or a HeadConfig in model.head",
                 found=f"huber={loss.huber:g}, scale={loss.scale:g}",
             )
+        gated = model.head is not None and model.head.kind == "experts"
+        if gated and loss.balance is None:
+            object.__setattr__(self, "loss", dataclasses.replace(loss, balance=BALANCE))
+        if loss.balance and not (gated and (loss.huber or loss.scale)):
+            raise ConfigError(
+                "nothing to balance",
+                where="LossConfig.balance",
+                expected='0, or model.head.kind="experts" that learns by huber or scale',
+                found=f"{loss.balance:g}",
+            )
         if model.decoder is None and loss.text:
             raise ConfigError(
                 "a model without a decoder has no text to learn",
                 where="Experiment.loss",
                 expected="text=0, or a language model in model.decoder",
                 found=f"text={loss.text:g}",
+            )
+
+    def _check_targets(self) -> None:
+        """The head predicts what the data hold."""
+        head, names = self.model.head, self.data.target.names
+        if head is not None and head.targets != len(names):
+            raise ConfigError(
+                "the head predicts another number of targets than there are",
+                where="HeadConfig.targets",
+                expected=f"{len(names)} ({', '.join(names)})",
+                found=head.targets,
+                remedy="name the others in TargetConfig.also",
             )
 
     def tiny(self) -> Experiment:

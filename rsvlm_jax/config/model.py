@@ -18,6 +18,7 @@ from .vision import VisionConfig, ViTConfig
 
 Plan = Literal["wavelength", "consecutive_drop", "consecutive_pad"]
 SarThird = Literal["ratio_db", "mean_db", "diff_linear", "copy"]
+Transform = Literal["zscore", "log1p", "sqrt", "asinh"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,28 +124,71 @@ class TemporalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class HeadConfig:
-    """The four-layer MLP-mixer regression head over knowledge and visual tokens.
+    """The regression head over knowledge and visual tokens; the default is REO-VLM's.
 
     Attributes:
+      kind: the trunk, from tokens to features: "mixer" mixes tokens and channels in `layers`
+        blocks and averages; "mlp" averages and has `layers` residual blocks; "linear" averages;
+        "experts" is "mlp" followed by `experts` of these blocks side by side, gated by the target
+        and by the value range that a first rough prediction falls in.
+      output: the distribution of a target: "gaussian", "laplace", non-crossing "quantiles",
+        "histogram" (HL-Gauss), "ordinal" (bins of equal shares, and where in its bin).
       targets: K.
       reg_tokens: Q, `<reg>` tokens whose hidden states are the knowledge tokens.
-      token_dim, channel_dim: hidden sizes of the two MLPs of a mixer block.
+      token_dim: hidden size of the token MLP of a mixer block.
+      channel_dim: hidden size of the channel MLPs, and of an expert.
       transform: of the target before standardisation.
+      quantiles: levels, ascending, 0.5 among them.
+      bins: of "histogram" and "ordinal".
+      bin_sigma: of "histogram": spread of a training target in widths of a bin.
+      experts: how many.
+      readout: ridge penalty of a linear readout of the mean visual token, fitted to the training
+        split before the first step and then fixed: what is trained corrects it. In variances of a
+        channel a sample; 0: none. For fronts that start pretrained, whose tokens say something
+        before any training; of "gaussian" and "laplace".
     """
 
-    kind: Literal["mixer"] = "mixer"
+    kind: Literal["mixer", "mlp", "linear", "experts"] = "mixer"
     layers: int = 4
     targets: int = 1
     reg_tokens: int = 4
     token_dim: int = 32
     channel_dim: int = 128
     dropout: float = 0.0
-    transform: Literal["zscore", "log1p"] = "zscore"
+    transform: Transform = "zscore"
+    output: Literal["gaussian", "laplace", "quantiles", "histogram", "ordinal"] = "gaussian"
+    quantiles: tuple[float, ...] = (
+        0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975,
+    )  # fmt: skip
+    bins: int = 100
+    bin_sigma: float = 0.75
+    experts: int = 4
+    readout: float = 0.0
 
     def __post_init__(self) -> None:
         choices(self)
+        in_range(self, "readout", least=0.0)
+        if self.readout and self.output not in ("gaussian", "laplace"):
+            raise ConfigError(
+                "a readout gives the place of a distribution",
+                where="HeadConfig.readout",
+                expected='HeadConfig.output "gaussian" or "laplace", or 0',
+                found=self.output,
+            )
         positive(self, "layers", "targets", "reg_tokens", "token_dim", "channel_dim")
         in_range(self, "dropout", least=0.0, below=1.0)
+        in_range(self, "bins", least=2.0, most=65536.0)
+        in_range(self, "bin_sigma", least=0.01, most=100.0)
+        in_range(self, "experts", least=2.0, most=1024.0)
+        levels = self.quantiles
+        rising = all(a < b for a, b in zip((0.0, *levels), (*levels, 1.0), strict=True))
+        if len(levels) < 3 or not rising or 0.5 not in levels[1:-1]:
+            raise ConfigError(
+                "impossible levels",
+                where="HeadConfig.quantiles",
+                expected="three or more in (0, 1), ascending, 0.5 inside",
+                found=levels,
+            )
 
 
 @dataclasses.dataclass(frozen=True)

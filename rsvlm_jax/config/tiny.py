@@ -224,7 +224,11 @@ def _temporal(model: VLMConfig) -> TemporalConfig:
 
 def _head(head: HeadConfig) -> HeadConfig:
     return dataclasses.replace(
-        head, token_dim=min(head.token_dim, 32), channel_dim=min(head.channel_dim, 128)
+        head,
+        token_dim=min(head.token_dim, 32),
+        channel_dim=min(head.channel_dim, 128),
+        bins=min(head.bins, 32),
+        experts=min(head.experts, 4),
     )
 
 

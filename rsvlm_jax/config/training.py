@@ -22,19 +22,27 @@ class LossConfig:
     Attributes:
       text: next-token cross-entropy over supervised positions.
       huber: of the standardised target (the point prediction).
-      scale: Gaussian negative log-likelihood of the spread around the detached mean.
+      scale: the proper score of the head's output (`rsvlm_jax.models.heads`): of "gaussian" and
+        "laplace" the negative log-likelihood of the spread around the detached point, so that
+        `huber` alone learns the point; of "quantiles", "histogram" and "ordinal" what learns the
+        whole distribution, which needs no `huber` beside it.
+      balance: of a mixture of experts: cross-entropy of the gate to the equal shares of the
+        training targets. None: 0.1 with such a head (`Experiment`), 0 without.
 
-    One of them at least is not 0. Text needs a decoder, the other two a head (`Experiment`).
+    One of the first three is not 0. Text needs a decoder, the others a head (`Experiment`).
     """
 
     text: float = 0.0
     huber: float = 1.0
     scale: float = 0.1
     huber_delta: float = 1.0
+    balance: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("text", "huber", "scale"):
             in_range(self, name, least=0.0)
+        if self.balance is not None:
+            in_range(self, "balance", least=0.0)
         in_range(self, "huber_delta", least=1e-6)
         if not (self.text or self.huber or self.scale):
             raise ConfigError(

@@ -47,6 +47,7 @@ class Processor:
       length: L, the same for every prompt; 0 asks for the longest training prompt.
       conformal: calibration scores of the 90 % interval (`evaluate.conformal`), if calibrated.
       facts: what the cube says about itself, for the questions that are not about the target.
+      also: further quantities that the head predicts, as named in `TargetConfig.also`.
 
     Raises:
       ConfigError: band sets that are not the model's inputs, a tokenizer of another size than the
@@ -62,6 +63,7 @@ class Processor:
     length: int = 0
     conformal: tuple[float, ...] | None = None
     facts: Facts = dataclasses.field(default_factory=Facts)
+    also: tuple[TargetSpec, ...] = ()
 
     def __post_init__(self) -> None:
         names, inputs = [b.name for b in self.bandsets], [i.bandset for i in self.config.inputs]

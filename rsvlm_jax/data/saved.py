@@ -40,6 +40,7 @@ class Saved:
     facts: Facts
     tokenizer_sha256: str
     version: int = VERSION
+    also: tuple[TargetSpec, ...] = ()
 
 
 def write(saved: Saved, tokenizer: Tokenizer, directory: str | os.PathLike[str]) -> None:
@@ -70,7 +71,9 @@ def read(directory: str | os.PathLike[str]) -> tuple[Saved, Tokenizer]:
             found=data.get("version"),
             remedy="load it with the release that wrote it",
         )
-    missing = [f.name for f in dataclasses.fields(Saved) if f.name not in data]
+    later = ("also",)  # those that older processors lack
+    names = [f.name for f in dataclasses.fields(Saved) if f.name not in later]
+    missing = [name for name in names if name not in data]
     if missing:
         raise ConfigError("missing keys", where=str(path), expected=", ".join(missing))
     saved = from_dict(Saved, data, where=str(path))

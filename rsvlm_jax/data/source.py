@@ -5,7 +5,7 @@
 
 A sample holds, under "obs" and for each band set, `pixels [T,C,H,W]` (stored numbers),
 `valid [T,1|C,H,W]`, `date [T]` (days since 2000-01-01, NaN when static), `platform [T]`,
-`lonlat [2]`, `gsd []` and `year_known []`; then `target [1]`, `target_valid [1]`, `sample []`.
+`lonlat [2]`, `gsd []` and `year_known []`; then `target [K]`, `target_valid [K]`, `sample []`.
 
 A window that cannot be read keeps its slot, with `sample` -1 and nothing valid, and is recorded
 in `bad`: the order of all others, and so a resumed run, does not change. Not here: one band set
@@ -45,7 +45,7 @@ class CubeSource:
       path, digest: of the cube.
       specs: the inputs, in read order.
       table: all windows; `rows` i64 [n]: those of this split, `sample` numbers of a batch.
-      target, has_target: f32 and bool [n], mean over each window (0 where there is none).
+      targets, has_targets: f32 and bool [n, K], mean over each window (0 where there is none).
       bad: why a row could not be read, by row of `table`.
       windows: of each input, by name.
       buckets: lengths of a series that batches are padded to; see `level`.
@@ -63,6 +63,7 @@ class CubeSource:
         preload: bool | None = None,
         error_budget: float = 0.1,
         buckets: Sequence[int] = (),
+        period: tuple[float, float] | None = None,
     ) -> None:
         """Look everything up, read the target once; pixels are read later.
 
@@ -76,6 +77,7 @@ class CubeSource:
           preload: keep the inputs in memory; None: when they are small (`PRELOAD_BYTES`).
           error_budget: share of unreadable windows that is borne; 0: the first one is an error.
           buckets: ascending.
+          period: days since 2000-01-01, both included, outside which no date is read; None: all.
 
         Raises:
           DataError: no windows, no finite target in any of them, or an input that is not there.
@@ -105,7 +107,7 @@ class CubeSource:
                 expected=f"windows inside {height} x {width} pixels",
                 found=f"{table.size} x {table.size} at {int(y[first])}, {int(x[first])}",
             )
-        self.target, self.has_target = self._targets(cube, target)
+        self.targets, self.has_targets = self._targets(cube, target)
         centre = cube.grid.lonlat(y + table.size / 2, x + table.size / 2)
         self._lonlat = np.stack(centre, -1).astype(np.float32)
         infos = {s.name: cube.bandsets[s.name] for s in self.specs}
@@ -117,7 +119,10 @@ class CubeSource:
         limits = [None] * len(self.specs) if dates is None else dates
         self.windows = {
             s.name: BandWindows(
-                cube.reader(s.name, bands=list(s.band_names), preload=self.preload), table, limit
+                cube.reader(s.name, bands=list(s.band_names), preload=self.preload),
+                table,
+                limit,
+                period,
             )
             for s, limit in zip(self.specs, limits, strict=True)
         }
@@ -137,6 +142,7 @@ class CubeSource:
         target: TargetConfig | None = None,
         error_budget: float = 0.1,
         buckets: Sequence[int] = (),
+        period: tuple[float, float] | None = None,
     ) -> CubeSource:
         """The windows as a processor reads them: its bands, in its order, its limits of dates."""
         return cls(
@@ -148,10 +154,21 @@ class CubeSource:
             dates=[i.dates for i in processor.config.inputs],
             error_budget=error_budget,
             buckets=buckets,
+            period=period,
         )
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def target(self) -> np.ndarray:
+        """Of the first target, f32 [n]."""
+        return self.targets[:, 0]
+
+    @property
+    def has_target(self) -> np.ndarray:
+        """Of the first target, bool [n]."""
+        return self.has_targets[:, 0]
 
     def __getitem__(self, i: SupportsIndex) -> Sample:
         reads = self.read(np.array([range(len(self))[i]]))
@@ -205,8 +222,8 @@ class CubeSource:
             entry["valid"][~read] = False
         return {
             "obs": obs,
-            "target": self.target[index][:, None],
-            "target_valid": (self.has_target[index] & read)[:, None],
+            "target": self.targets[index],
+            "target_valid": self.has_targets[index] & read[:, None],
             "sample": sample,
             "unread": list(unread.values()),
         }
@@ -295,8 +312,13 @@ class CubeSource:
     def _targets(self, cube: Cube, target: TargetConfig | None) -> tuple[np.ndarray, np.ndarray]:
         if target is None:
             n = len(self.rows)
-            return np.zeros(n, np.float32), np.zeros(n, bool)
-        name = target_spec(cube, target).name
+            return np.zeros((n, 1), np.float32), np.zeros((n, 1), bool)
+        found = [self._target(cube, target, name) for name in target.names]
+        values, has = zip(*found, strict=True)
+        return np.stack(values, axis=1), np.stack(has, axis=1)
+
+    def _target(self, cube: Cube, target: TargetConfig, name: str) -> tuple[np.ndarray, np.ndarray]:
+        name = target_spec(cube, target, name).name
         values = cube.target(name)
         where = f"{self.path}: target {name!r}"
         if np.isfinite(values).any():

@@ -73,17 +73,18 @@ def bandset_specs(
     )
 
 
-def target_spec(cube: Cube, target: TargetConfig) -> TargetSpec:
-    """The target by name.
+def target_spec(cube: Cube, target: TargetConfig, name: str | None = None) -> TargetSpec:
+    """The target by name; `name`: one of `TargetConfig.also`.
 
     Raises:
       DataError: no such target, or a map of categories, of which a mean says nothing.
     """
-    info = _lookup(cube.targets, target.name, "target", str(cube.path))
+    name = target.name if name is None else name
+    info = _lookup(cube.targets, name, "target", str(cube.path))
     if info.kind != "continuous":
         raise DataError(
             "a map of categories is not a number to regress",
-            where=f"{cube.path}: target {target.name!r}",
+            where=f"{cube.path}: target {name!r}",
             expected="a continuous target",
             found=info.kind,
         )

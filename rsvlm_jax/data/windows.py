@@ -44,14 +44,23 @@ class BandWindows:
       y, x: upper left pixels by row of the table, and `size`: in the band set's own pixels.
       limit: at most so many dates a window, the clearest.
       dated: False for a static layer.
+      allowed: bool [T] or [T, S], the dates that may be read; None: all.
       masks: channels of `valid`: 1 or C.
     """
 
-    def __init__(self, reader: Reader, table: WindowTable, limit: int | None) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        table: WindowTable,
+        limit: int | None,
+        period: tuple[float, float] | None = None,
+    ) -> None:
         """
         Args:
           table: on the cube's grid.
           limit: None: all dates.
+          period: days since 2000-01-01, both included: dates outside it are as if they were not
+            there. A static layer has none. None: all dates.
 
         Raises:
           DataError: a window that is not a whole number of the band set's pixels.
@@ -71,6 +80,10 @@ class BandWindows:
         self._platform = np.asarray(info.platform, np.int32)
         self.limit = min(self.every, limit or self.every)
         self.masks = len(reader.bands) if info.valid_per_band else 1
+        self.allowed: np.ndarray | None = None
+        if period is not None and self.dated:
+            day = np.floor(self._dates)
+            self.allowed = (day >= period[0]) & (day <= period[1])
 
     @property
     def every(self) -> int:
@@ -97,8 +110,15 @@ class BandWindows:
                 valid = self._now().read_valid(int(y), int(x), self.size, self.size)
             except CubeError:
                 continue
-            counts[i] = valid.reshape(len(valid), -1).any(axis=1).sum()
+            counts[i] = self._may(int(y), valid).reshape(len(valid), -1).any(axis=1).sum()
         return counts
+
+    def _may(self, y: int, valid: np.ndarray) -> np.ndarray:
+        """The mask of a window [T,C,H,W] where its date may be read."""
+        if self.allowed is None:
+            return valid
+        allowed = self.allowed if self.allowed.ndim == 1 else self.allowed[:, y]
+        return valid & allowed[:, None, None, None]
 
     def read(
         self,
@@ -119,7 +139,8 @@ class BandWindows:
         b, every = len(rows), self.every
         t = length or self.limit
         known = {"year_known": np.full(b, self.reader.info.year_known)}
-        if t == every and length is None and not self._now().preload:
+        whole = t == every and length is None and self.allowed is None
+        if whole and not self._now().preload:
             found = raw or self.raw(rows)
             _turn(found.pixels, turns)
             _turn(found.valid, turns)
@@ -132,7 +153,8 @@ class BandWindows:
         pixels[...], valid[...] = 0, False
         dates, platforms = self._dated(rows)
         date, platform = dates[:, :1].repeat(t, 1), platforms[:, :1].repeat(t, 1)
-        window, failed = self._window(rows, raw, min(t, self.limit), length is not None)
+        usable = length is not None or self.allowed is not None
+        window, failed = self._window(rows, raw, min(t, self.limit), usable)
         for i in range(b):
             try:
                 keep, a, mask = window(i)
@@ -161,8 +183,8 @@ class BandWindows:
         reader, size, every = self._now(), self.size, self.every
         y, x = self.y[rows].tolist(), self.x[rows].tolist()
 
-        def choose(valid: np.ndarray) -> np.ndarray:
-            return clearest(valid, t, usable=usable)
+        def choose(i: int, valid: np.ndarray) -> np.ndarray:
+            return clearest(self._may(y[i], valid), t, usable=usable)
 
         if raw is None and not reader.preload and (reader.info.chunks[0] > 1 or t >= every):
             raw = self.raw(rows)
@@ -172,14 +194,14 @@ class BandWindows:
             def of_raw(i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                 if i in found.failed:
                     raise found.failed[i]
-                keep = choose(found.valid[i])
+                keep = choose(i, found.valid[i])
                 return keep, found.pixels[i][keep], found.valid[i][keep]
 
             return of_raw, dict(raw.failed)
 
         def of_reader(i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             """Only the dates that are kept are decoded."""
-            keep = choose(reader.read_valid(y[i], x[i], size, size))
+            keep = choose(i, reader.read_valid(y[i], x[i], size, size))
             # One date at least: a window without any usable one is read, and nothing of it kept.
             dates = keep if len(keep) else np.zeros(1, np.int64)
             pixels, valid = reader.read(y[i], x[i], size, size, dates)

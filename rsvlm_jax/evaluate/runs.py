@@ -45,7 +45,7 @@ def evaluate_run(
     """Score a run; prints the table and writes RUN/report/ (RUN/report_CUBE/ for another cube).
 
     Windows that cannot be read are left out of the run's row and counted under "unreadable".
-    Intervals are those of the run: conformal once it is calibrated, its own Gaussian before.
+    Intervals are those of the run: conformal once it is calibrated, its own before.
     Baselines have none here, because one held-out fold leaves nothing to calibrate them on.
 
     Raises:

@@ -146,12 +146,16 @@ TABLE: tuple[Rule, ...] = (
     Rule(r"^head/reverse/fc1/kernel$", ("fsdp", "tensor"), optional=True),
     Rule(r"^head/reverse/fc2/kernel$", ("tensor", "fsdp"), optional=True),
     Rule(r"^head/reverse/fc[12]/bias$", optional=True),  # without a decoder: no knowledge
-    Rule(r"^head/blocks/token_mlp/fc1/kernel$", (None, "tensor?")),
-    Rule(r"^head/blocks/token_mlp/fc2/kernel$", ("tensor?", None)),
-    Rule(r"^head/blocks/channel_mlp/fc1/kernel$", ("fsdp", "tensor")),
-    Rule(r"^head/blocks/channel_mlp/fc2/kernel$", ("tensor", "fsdp")),
-    Rule(r"^head/blocks/(token|channel)_mlp/fc[12]/bias$"),
+    # Only the mixer has them; a linear head has no blocks at all.
+    Rule(r"^head/blocks/token_mlp/fc1/kernel$", (None, "tensor?"), optional=True),
+    Rule(r"^head/blocks/token_mlp/fc2/kernel$", ("tensor?", None), optional=True),
+    Rule(r"^head/blocks/channel_mlp/fc1/kernel$", ("fsdp", "tensor"), optional=True),
+    Rule(r"^head/blocks/channel_mlp/fc2/kernel$", ("tensor", "fsdp"), optional=True),
+    Rule(r"^head/blocks/(token|channel)_mlp/fc[12]/bias$", optional=True),
     Rule(r"^head/(blocks/norm[12]|norm)/(scale|bias)$"),
+    Rule(r"^head/experts/fc1/kernel$", ("fsdp", "tensor"), optional=True),
+    Rule(r"^head/experts/fc2/kernel$", ("tensor", "fsdp"), optional=True),
+    Rule(r"^head/(experts/fc[12]/bias|rough/(kernel|bias)|gate)$", optional=True),
     Rule(r"^head/out/(kernel|bias)$"),
 )
 """Every axis that may split a parameter."""

@@ -38,7 +38,7 @@ from .connector import Connector
 from .embed import EncoderFront
 from .encoded import Encoded
 from .frames import Known, known, token_valid, undated
-from .heads import MixerHead
+from .heads import make_head
 from .language import language_model
 from .pixel import PixelFront
 from .resampler import build_resampler
@@ -148,7 +148,7 @@ class VisionLanguageModel(nnx.Module):
                     expected="TemporalConfig.budget, or visual_tokens",
                     found="neither",
                 )
-            self.head = MixerHead(config.head, count, width, d_language, remat=remat, rngs=rngs)
+            self.head = make_head(config.head, count, width, d_language, remat=remat, rngs=rngs)
 
     def __call__(self, batch: Batch, *, rng: Array | None = None) -> Encoded:
         """The forward pass. `rng` is given in training: it hides dates (`date_dropout`)."""

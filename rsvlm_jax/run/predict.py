@@ -1,44 +1,41 @@
 """`predict(loaded, cube, out)`: a wall-to-wall map with its interval, restartable.
 
-    OUT/map.zarr     {target}, {target}_lower, {target}_upper, {target}_width [y,x], CF and GeoZarr
-    OUT/map.tif      the same as bands, with CRS, nodata, descriptions
+    fused     one map: a window is read as in training, with all its dates (the clearest of them)
+    each      a map of every acquisition date, from what was seen on that day alone
 
-Finished blocks lie in OUT/blocks until the map is complete.
+Blocks are computed one by one and lie in OUT/blocks until the map is complete; a map is never in
+memory as a whole, nor is the cube. Killed and run again, the files are the same to the byte. Not
+here: blending (`tiles.py`), files (`mapped.py`).
 """
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
+import importlib.metadata
+import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from data_zarr.cube import Cube
+from data_zarr.ingest.schedule import alone
 from data_zarr.sampling import WindowTable
 from data_zarr.schema import check_inputs
-from data_zarr.write import write_geotiff, write_map
-from rsvlm_jax.config import ConfigError
+from rsvlm_jax.config import ConfigError, DataError
+from rsvlm_jax.data.batch import to_days
 from rsvlm_jax.data.source import CubeSource
 from rsvlm_jax.data.specs import bandset_specs
-from rsvlm_jax.metrics import conformal
 
-from .tiles import TilesReport, tiles
-from .trained import ALPHA, Loaded
+from .blocks import Blocks
+from .mapped import Map, check_geotiff, finished, write
+from .tiles import TilesReport, mosaic
+from .trained import Loaded
 
-
-@dataclasses.dataclass(frozen=True)
-class Map:
-    """A map in memory, float32 [H,W] each, and where it was written."""
-
-    mean: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
-    zarr: Path
-    tif: Path | None
-    report: TilesReport
+Day = np.datetime64
 
 
 def predict(
@@ -46,6 +43,9 @@ def predict(
     cube: Cube,
     out: str | os.PathLike[str],
     *,
+    dates: Literal["fused", "each"] = "fused",
+    since: str | None = None,
+    until: str | None = None,
     overlap: int | None = None,
     block: int = 256,
     batch_size: int = 64,
@@ -54,92 +54,139 @@ def predict(
 ) -> Map:
     """Predict every pixel of a cube from overlapping windows, blended linearly.
 
-    Mean and spread are blended, then the interval is taken from the run's calibration.
+    Mean and spread are blended, then the interval is taken from the run's calibration. A window of
+    which no date shows a valid pixel has no answer: its pixels take those of the windows over it,
+    and are NaN where there are none.
 
     Args:
+      dates: "fused": one map, [y, x]; "each": one of every acquisition date, [time, y, x], the
+        model seeing that date of each band set alone (static layers always). Its interval is then
+        calibrated on windows with all their dates, which promises nothing: the file says so.
+      since, until: only dates from the one to the other, YYYY-MM-DD, both included.
       overlap: shared pixels of neighbouring windows; None: half a window.
       block: edge of an independently computed block in pixels.
       progress: called with (finished blocks, all blocks).
 
     Raises:
-      DataError: the cube does not fit the model.
+      DataError: the cube does not fit the model; no acquisition in the period.
       CubeError: impossible numbers (`check_inputs`), or a chunk that cannot be read (named): a map
         has no holes that nobody asked for. Finished blocks stay: restore the chunk, run again.
-      ConfigError: `out` cannot be written, or holds blocks of another computation.
+        Another run writes the same map. GeoTIFF without rasterio.
+      ConfigError: `out` cannot be written, or holds another map, or blocks of another computation.
     """
-    size = loaded.experiment.data.window
-    out = Path(out)
+    size, out = loaded.experiment.data.window, Path(out)
+    overlap = size // 2 if overlap is None else overlap
+    geotiff = geotiff and not cube.points
     check_inputs(cube, [s.name for s in bandset_specs(cube, loaded.processor.bandsets)])
+    days = days_of(loaded, cube, since, until, each=dates == "each")
+    whole = since is None and until is None
+    periods = (
+        [(d, d) for d in days] if dates == "each" else [None if whole else (days[0], days[-1])]
+    )
+    key = f"{loaded.digest} {cube.digest()}"
+    what = {
+        "key": key, "window": size, "overlap": overlap, "dates": dates, "days": [*map(str, days)],
+        "version": importlib.metadata.version("rsvlm-jax"),
+    }  # fmt: skip
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    if geotiff:
+        check_geotiff(out)
+    with alone(out, "the map is being made"):
+        if finished(out, digest, geotiff=geotiff):
+            return Map(out, loaded.processor.target.name, geotiff, TilesReport(0, 0, 0))
+        stores: list[Blocks] = []
+        reports: list[TilesReport] = []
+        for i, period in enumerate(periods):
+
+            def say(done: int, total: int, before: int = i) -> None:
+                if progress is not None:
+                    progress(before * total + done, len(periods) * total)
+
+            folder = out / "blocks"
+            store, report = mosaic(
+                (cube.grid.height, cube.grid.width),
+                _windows(loaded, cube, size, batch_size, period),
+                folder if period is None else folder / "_".join(map(str, dict.fromkeys(period))),
+                key=key,
+                tile=size,
+                overlap=overlap,
+                gaps="bridged",
+                block=block,
+                progress=say,
+            )
+            stores.append(store)
+            reports.append(report)
+        write(
+            loaded, cube, out, stores, np.array(days) if dates == "each" else None,
+            geotiff=geotiff, attrs=_dated(dates, days) | {"key": digest},
+        )  # fmt: skip
+        shutil.rmtree(out / "blocks", ignore_errors=True)
+    numbers = zip(*((r.blocks, r.computed, r.windows, r.seconds) for r in reports), strict=True)
+    blocks, computed, windows, seconds = (sum(x) for x in numbers)
+    report = TilesReport(int(blocks), int(computed), int(windows), seconds)
+    return Map(out, loaded.processor.target.name, geotiff, report)
+
+
+def days_of(
+    loaded: Loaded, cube: Cube, since: str | None, until: str | None, *, each: bool
+) -> list[Day]:
+    """Acquisition days of the model's inputs in a period, ascending; empty for static inputs."""
+    infos = [cube.bandsets[s.name] for s in bandset_specs(cube, loaded.processor.bandsets)]
+    dated = [i.dates.ravel() for i in infos if not i.static]
+    asked = each or since is not None or until is not None
+    if asked and not dated:
+        raise DataError("inputs without dates", where=cube.path, remedy="leave dates out")
+    if each and cube.points:
+        raise DataError(
+            "sites have dates of their own", where=cube.path, expected='dates="fused"',
+            found='"each"',
+        )  # fmt: skip
+    first, last = _day(since, "since"), _day(until, "until")
+    if not dated:
+        return []
+    known = np.concatenate(dated)
+    days = np.unique(known[~np.isnat(known)].astype("datetime64[D]"))
+    kept = days if first is None else days[days >= first]
+    kept = kept if last is None else kept[kept <= last]
+    if not len(kept):
+        raise DataError(
+            "no acquisition in the period", where=cube.path,
+            expected=f"{days[0]} to {days[-1]}", found=f"{since or '...'} to {until or '...'}",
+        )  # fmt: skip
+    return list(kept)
+
+
+def _day(word: str | None, name: str) -> Day | None:
+    try:
+        return None if word is None else np.datetime64(word, "D")
+    except ValueError as e:
+        raise ConfigError("no date", where=name, expected="YYYY-MM-DD", found=word) from e
+
+
+def _windows(
+    loaded: Loaded, cube: Cube, size: int, batch_size: int, period: tuple[Day, Day] | None
+) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
+    """The window function of `mosaic`: mean, spread and interval of every target."""
+    span = None
+    if period is not None:
+        first, last = to_days(np.array(period))
+        span = float(first), float(last)
 
     def fn(y: np.ndarray, x: np.ndarray) -> dict[str, np.ndarray]:
         table = WindowTable(y, x, size)
-        source = CubeSource.of(loaded.processor, cube, table, error_budget=0.0)
-        numbers = loaded.regress_source(source, batch_size=batch_size)
-        return {"mean": numbers.mean, "scale": numbers.scale, "lo": numbers.lo, "hi": numbers.hi}
+        source = CubeSource.of(loaded.processor, cube, table, error_budget=0.0, period=span)
+        found = loaded.regress_targets(source, batch_size=batch_size, blind=False)
+        one, *others = found.values()
+        layers = {"mean": one.mean, "scale": one.scale, "lo": one.lo, "hi": one.hi}
+        for i, other in enumerate(others, 1):
+            layers |= {f"mean{i}": other.mean, f"lo{i}": other.lo, f"hi{i}": other.hi}
+        return layers
 
-    blended, report = tiles(
-        (cube.grid.height, cube.grid.width),
-        fn,
-        out / "blocks",
-        key=f"{loaded.digest} {cube.digest()}",
-        tile=size,
-        overlap=size // 2 if overlap is None else overlap,
-        block=block,
-        progress=progress,
-    )
-    mean, lower, upper = blended["mean"], blended["lo"], blended["hi"]
-    scores = loaded.processor.conformal
-    if scores is not None:
-        bounds = loaded.processor.target.bounds
-        lower, upper = conformal.interval(mean, blended["scale"], scores, ALPHA, bounds)
-    return write(loaded, cube, out, mean, lower, upper, report, geotiff=geotiff)
+    return fn
 
 
-def write(
-    loaded: Loaded,
-    cube: Cube,
-    out: Path,
-    mean: np.ndarray,
-    lower: np.ndarray,
-    upper: np.ndarray,
-    report: TilesReport,
-    *,
-    geotiff: bool,
-    attrs: dict[str, object] | None = None,
-) -> Map:
-    """The map as Zarr and GeoTIFF (not of sites); the blocks are removed once both are there."""
-    geotiff = geotiff and not cube.points
-    target = loaded.processor.target
-    name, words = target.name, target.long_name or target.name
-    kind = "conformal" if loaded.processor.conformal is not None else "the model's own Gaussian"
-    arrays = {
-        name: (mean, {"long_name": words}),
-        f"{name}_lower": (lower, {"long_name": f"{words}, lower end of the 90 % interval"}),
-        f"{name}_upper": (upper, {"long_name": f"{words}, upper end of the 90 % interval"}),
-        f"{name}_width": (upper - lower, {"long_name": f"{words}, width of the 90 % interval"}),
-    }
-    variables = {
-        k: (v.astype(np.float32), {**a, "units": target.unit}) for k, (v, a) in arrays.items()
-    }
-    described: dict[str, object] = {
-        "title": f"{words}, predicted by {loaded.experiment.name}",
-        "source": cube.title,
-        "source_digest": cube.digest(),
-        "model_digest": loaded.digest,
-        "model_step": loaded.step,
-        "window_pixels": loaded.experiment.data.window,
-        "interval": f"90 %, {kind}",
-        **(attrs or {}),
-    }
-    zarr_path, tif_path = out / "map.zarr", out / "map.tif"
-    try:
-        write_map(zarr_path, cube.grid, variables, described)
-        if geotiff:
-            bands = {k: v for k, (v, _) in variables.items()}
-            write_geotiff(tif_path, cube.grid, bands, unit=target.unit)
-    except OSError as e:
-        raise ConfigError(
-            f"cannot write the map ({e.strerror})", where=out, remedy="choose another --out"
-        ) from e
-    shutil.rmtree(out / "blocks", ignore_errors=True)
-    return Map(mean, lower, upper, zarr_path, tif_path if geotiff else None, report)
+def _dated(dates: str, days: list[Day]) -> dict[str, object]:
+    """What a file says of its dates."""
+    if not days:
+        return {}
+    return {"dates": dates, "first_date": str(days[0]), "last_date": str(days[-1])}

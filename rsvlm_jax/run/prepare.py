@@ -251,6 +251,7 @@ def prepare(experiment: Experiment) -> Prepared:
         tokenizer=Tokenizer.of(data.tokenizer),
         visual_tokens=visual_tokens(experiment, cube, specs),
         facts=facts(cube, specs, data.window, [i.dates for i in model.inputs]),
+        also=tuple(target_spec(cube, data.target, name) for name in data.target.also),
     )
     if (parts := experiment.mesh.context) > 1:  # which positions are split over
         length = -(-processor.length // parts) * parts

@@ -1,7 +1,8 @@
 """Statistics of a training split, into the model that is trained on it.
 
 Those of the training split and nothing else: frames of the "rgb" fronts (after recombination),
-bands of the "pixel" fronts, the transformed target.
+bands of the "pixel" fronts, the transformed target, and the head's linear readout of the tokens
+that the model makes before the first step.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ from collections.abc import Iterable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from data_zarr.cube import Cube
 from data_zarr.stats import band_stats
 from rsvlm_jax.config import BandSetSpec, DataError
-from rsvlm_jax.data.batch import Observation
+from rsvlm_jax.config.model import Transform
+from rsvlm_jax.data.batch import Batch, Observation
 from rsvlm_jax.data.pipeline import eval_batches
 from rsvlm_jax.data.processor import Processor
 from rsvlm_jax.data.source import CubeSource
+from rsvlm_jax.models.heads import Head
+from rsvlm_jax.models.heads.head import mean_of_valid
+from rsvlm_jax.models.heads.predictive import forward
 from rsvlm_jax.models.pixel import PixelFront
 from rsvlm_jax.models.spectral import frame_stats, make_plan
 from rsvlm_jax.models.vlm import VisionLanguageModel
@@ -34,7 +40,8 @@ def set_statistics(
       source: the windows of `cube` that are trained on, as `processor` reads them.
 
     Raises:
-      DataError: nothing valid to take statistics of, or a constant target.
+      DataError: nothing valid to take statistics of, a constant target, or one below 0 whose
+        logarithm or root is wanted.
     """
     for read, spec in zip(processor.config.inputs, processor.bandsets, strict=True):
         if read.front == "rgb":
@@ -49,7 +56,10 @@ def set_statistics(
             else:
                 front.set_stats(*map(_f32, _band_statistics(cube, spec, source)))
     if model.head is not None:
-        model.head.set_target(*_target_statistics(source, processor))
+        z = _set_target(model.head, source, processor)
+        if model.head.config.readout:
+            rows = [np.flatnonzero(known) for known in source.has_targets.T]
+            model.head.set_readout(_mean_tokens(model, source, processor), z, rows)
 
 
 def _band_statistics(
@@ -92,28 +102,55 @@ def pixel_statistics(
     return mean, std, knots
 
 
-def _target_statistics(source: CubeSource, processor: Processor) -> tuple[jax.Array, ...]:
-    head = processor.config.head
-    assert head is not None
-    y = source.target.astype(np.float64)
-    where = f"{source.path}: target {processor.data.target.name!r}"
-    if head.transform == "log1p":
-        if y.min() <= -1:
-            raise DataError(
-                "log1p of a target at or below -1",
-                where=where,
-                expected="> -1",
-                found=float(y.min()),
-                remedy='use HeadConfig.transform "zscore"',
-            )
-        y = np.log1p(y)
-    if not y.std() > 0:
+def _set_target(head: Head, source: CubeSource, processor: Processor) -> list[np.ndarray]:
+    """Mean, spread, bounds and support of every target; the values that are known, standardised."""
+    names, specs = processor.data.target.names, (processor.target, *processor.also)
+    found = []
+    for k, name in enumerate(names):
+        y = source.targets[source.has_targets[:, k], k].astype(np.float64)
+        found.append(_transformed(y, head.config.transform, f"{source.path}: target {name!r}"))
+    bounds = [spec.bounds or (-np.inf, np.inf) for spec in specs]
+    mean, std = np.array([u.mean() for u in found]), np.array([u.std() for u in found])
+    low, high = np.array(bounds, np.float64).T
+    head.set_target(_f32(mean), _f32(std), _f32(low), _f32(high))
+    z = [(u - m) / s for u, m, s in zip(found, mean, std, strict=True)]
+    head.set_support(z)
+    return z
+
+
+def _mean_tokens(
+    model: VisionLanguageModel, source: CubeSource, processor: Processor
+) -> np.ndarray:
+    """Mean visual token of every window of a source, before the first step: [n, Dv]."""
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def mean(state: nnx.State, batch: Batch) -> jax.Array:
+        return mean_of_valid(*nnx.merge(graphdef, state).encode_visual(batch))
+
+    with eval_batches(source, processor, batch_size=64) as batches:
+        found = [np.asarray(mean(state, batch)) for batch in batches]
+    return np.concatenate(found)[: len(source)]
+
+
+def _transformed(y: np.ndarray, transform: Transform, where: str) -> np.ndarray:
+    """The known values of a target, transformed, float64."""
+    if not len(y):
+        raise DataError("no training window has a value of the target", where=where)
+    if transform in ("log1p", "sqrt") and y.min() < 0:
+        raise DataError(
+            f"{transform} of a target with values below 0",
+            where=where,
+            expected=">= 0",
+            found=f"{y.min():g}, {int((y < 0).sum())} of {len(y)} below 0",
+            remedy='use HeadConfig.transform "asinh" or "zscore"',
+        )
+    u = forward(y, transform, np)
+    if not u.std() > 0:
         raise DataError(
             "the target is constant over the training split", where=where, found=float(y.mean())
         )
-    low, high = processor.target.bounds or (-np.inf, np.inf)
-    k = head.targets
-    return tuple(_f32(np.full(k, v)) for v in (y.mean(), y.std(), low, high))
+    return u
 
 
 def _observations(source: CubeSource, processor: Processor, name: str) -> Iterator[Observation]:

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,11 +36,17 @@ WindowFn = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class TilesReport:
-    """What a call did: blocks in all, blocks computed now, windows evaluated now."""
+    """What a call did: blocks in all, blocks computed now, windows evaluated now, and how long."""
 
     blocks: int
     computed: int
     windows: int
+    seconds: float = 0.0
+
+    @property
+    def windows_per_second(self) -> float:
+        """Reading, model and blending; NaN where nothing was computed. Compilation is in it."""
+        return self.windows / self.seconds if self.windows else float("nan")
 
 
 def window_starts(extent: int, tile: int, step: int) -> np.ndarray:
@@ -60,16 +67,35 @@ def tiles(
     shape: tuple[int, int],
     fn: WindowFn,
     out: str | os.PathLike,
+    **how: Any,
+) -> tuple[dict[str, np.ndarray], TilesReport]:
+    """`mosaic`, in memory: {variable: float32 [height, width]}, NaN where no window lies."""
+    store, report = mosaic(shape, fn, out, **how)
+    result: dict[str, np.ndarray] = {}
+    for box in store.boxes:
+        y0, x0, y1, x1 = box
+        for name, v in (store.load(box) or {}).items():
+            if name not in result:
+                result[name] = np.full(shape, np.nan, np.float32)
+            result[name][y0:y1, x0:x1] = v
+    return result, report
+
+
+def mosaic(
+    shape: tuple[int, int],
+    fn: WindowFn,
+    out: str | os.PathLike,
     *,
     key: str,
     tile: int,
     overlap: int,
     windows: tuple[np.ndarray, np.ndarray] | None = None,
     blend: Literal["linear", "flat"] = "linear",
+    gaps: Literal["spread", "bridged"] = "spread",
     block: int = 256,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[dict[str, np.ndarray], TilesReport]:
-    """Evaluate `fn` over a grid and blend.
+) -> tuple[Blocks, TilesReport]:
+    """Evaluate `fn` over a grid and blend, block by block: nothing is in memory as a whole.
 
     Args:
       shape: (height, width) of the grid in pixels.
@@ -78,11 +104,13 @@ def tiles(
       key: identifies what is computed (model, cube, options); blocks of another key are refused.
       tile, overlap: window edge and shared pixels of neighbours.
       windows: upper left pixels (y, x) [n] instead of the raster that `overlap` gives.
+      gaps: a window with a NaN makes its pixels NaN ("spread"), or leaves them to the other windows
+        that cover them ("bridged").
       block: edge of an output block in pixels.
       progress: called with (finished blocks, all blocks).
 
     Returns:
-      {variable: float32 [height, width]}, NaN where no window lies, and a report.
+      the blocks, each {variable: float32 [h, w]}, NaN where no window lies; and a report.
 
     Raises:
       DataError: a window larger than the grid. ConfigError: `out` belongs to another computation.
@@ -110,6 +138,7 @@ def tiles(
             "overlap": overlap,
             "windows": None if windows is None else WindowTable(*windows, tile).digest(),
             "blend": blend,
+            **({} if gaps == "spread" else {"gaps": gaps}),
         },
     )
     weights = blend_weights(tile, blend)
@@ -127,31 +156,31 @@ def tiles(
             here = (y < y1) & (y + tile > y0) & (x < x1) & (x + tile > x0)
             y, x = y[here], x[here]
         evaluated += len(y)
-        return _blend(fn(y, x), y, x, box, weights) if len(y) else {}
+        if not len(y):
+            return {}
+        return _blend(fn(y, x), y, x, box, weights, bridged=gaps == "bridged")
 
+    started = time.monotonic()
     computed = store.fill(values, progress=progress)
-    result: dict[str, np.ndarray] = {}
-    for box in store.boxes:
-        y0, x0, y1, x1 = box
-        for name, v in (store.load(box) or {}).items():
-            if name not in result:
-                result[name] = np.full(shape, np.nan, np.float32)
-            result[name][y0:y1, x0:x1] = v
-    return result, TilesReport(len(store.boxes), computed, evaluated)
+    seconds = time.monotonic() - started
+    return store, TilesReport(len(store.boxes), computed, evaluated, seconds)
 
 
 def _blend(
     values: dict[str, np.ndarray],
     y: np.ndarray,
     x: np.ndarray,
-    box: tuple[int, int, int, int],
+    box: Box,
     weights: np.ndarray,
+    *,
+    bridged: bool,
 ) -> dict[str, np.ndarray]:
     y0, x0, y1, x1 = box
     tile = len(weights)
     total = np.zeros((y1 - y0, x1 - x0))
     sums = {name: np.zeros_like(total) for name in values}
-    for i in range(len(y)):
+    missing = np.any([np.isnan(v) for v in values.values()], axis=0) & bridged
+    for i in np.flatnonzero(~missing):
         top, left = max(y[i], y0), max(x[i], x0)
         bottom, right = min(y[i] + tile, y1), min(x[i] + tile, x1)
         w = weights[top - y[i] : bottom - y[i], left - x[i] : right - x[i]]

@@ -42,7 +42,7 @@ from rsvlm_jax.generate import Generated, generate, reg_block
 from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.metrics import conformal
 from rsvlm_jax.models.encoded import Encoded
-from rsvlm_jax.models.heads import Gaussian
+from rsvlm_jax.models.heads import Standardised
 from rsvlm_jax.models.vlm import VisionLanguageModel, readable
 from rsvlm_jax.train.checkpoint import Checkpoints
 from rsvlm_jax.train.state import Tree, merge
@@ -62,7 +62,8 @@ MAX_ANSWER = 64
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """Predictions [n] in target units; `scale` is one standard deviation before calibration."""
+    """Predictions [n] in target units; `scale` is half the width of the central 68 % of what the
+    head predicts (one standard deviation of a Gaussian), before calibration and bounds."""
 
     mean: np.ndarray
     scale: np.ndarray
@@ -120,10 +121,10 @@ class Loaded:
         """The first target of each sample, with its 90 % interval.
 
         The interval is conformal where the run was calibrated (`Processor.conformal`), otherwise
-        the model's own Gaussian, which promises nothing.
+        the head's own, which promises nothing.
         """
         self._needs_head()
-        return self._numbers(self._eval_step(self.params, self.stats, batch))
+        return self._numbers(self._eval_step(self.params, self.stats, batch))[0]
 
     def regress_source(
         self,
@@ -133,33 +134,54 @@ class Loaded:
         progress: Callable[[int, int], None] | None = None,
     ) -> Numbers:
         """`regress` over all windows of a source, in its order; NaN where one is unreadable."""
-        found = []
+        found = self.regress_targets(source, batch_size=batch_size, progress=progress)
+        return found[self.processor.target.name]
+
+    def regress_targets(
+        self,
+        source: CubeSource,
+        *,
+        batch_size: int = 64,
+        blind: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, Numbers]:
+        """`regress_source` of every target by its name, in one pass; the first is calibrated.
+
+        Args:
+          blind: also answer about windows of which no dated input shows a valid pixel; False: NaN.
+        """
+        self._needs_head()
+        names = self.processor.data.target.names
+        found: dict[str, list[list[np.ndarray]]] = {name: [] for name in names}
         with eval_batches(source, self.processor, batch_size=batch_size) as batches:
             for i, batch in enumerate(batches):
-                numbers = self.regress(batch)
+                predicted = self._numbers(self._eval_step(self.params, self.stats, batch))
                 unread, n = np.asarray(batch.sample) < 0, len(source) - i * batch_size
-                values = dataclasses.astuple(numbers)
-                found.append([np.where(unread, np.nan, x)[:n] for x in values])
+                if not blind:
+                    unread |= ~_sees(batch)
+                for name, numbers in zip(names, predicted, strict=True):
+                    values = dataclasses.astuple(numbers)
+                    found[name].append([np.where(unread, np.nan, x)[:n] for x in values])
                 if progress is not None:
                     progress(min((i + 1) * batch_size, len(source)), len(source))
-        return Numbers(*(np.concatenate(x) for x in zip(*found, strict=True)))
+        return {
+            name: Numbers(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+            for name, parts in found.items()
+        }
 
-    def _numbers(self, predictive: Gaussian) -> Numbers:
-        mean = np.asarray(predictive.mean[:, 0], np.float64)
-        scale = np.asarray((predictive.scale * predictive.target_std[None])[:, 0], np.float64)
-        if predictive.transform == "log1p":  # of the logarithm so far: times dy / du at the median
-            scale *= 1 + np.asarray(predictive.median[:, 0], np.float64)
+    def _numbers(self, predictive: Standardised) -> list[Numbers]:
+        """Of every target; the first is calibrated where the run was."""
+        read = [np.asarray(x, np.float64) for x in _summary(predictive)]
+        found = [Numbers(*(x[:, k] for x in read)) for k in range(read[0].shape[1])]
         scores = self.processor.conformal
-        if scores is None:
-            lo = np.asarray(predictive.quantile(ALPHA / 2)[:, 0], np.float64)
-            hi = np.asarray(predictive.quantile(1 - ALPHA / 2)[:, 0], np.float64)
-        else:
-            bounds = self.processor.target.bounds
-            lo, hi = conformal.interval(mean, scale, scores, ALPHA, bounds)
-        return Numbers(mean, scale, lo, hi)
+        if scores is not None:
+            one, bounds = found[0], self.processor.target.bounds
+            lo, hi = conformal.interval(one.mean, one.scale, scores, ALPHA, bounds)
+            found[0] = Numbers(one.mean, one.scale, lo, hi)
+        return found
 
     @functools.cached_property
-    def _eval_step(self) -> Callable[[Any, Any, Batch], Gaussian]:
+    def _eval_step(self) -> Callable[[Any, Any, Batch], Standardised]:
         plan = self.experiment.mesh.plan
         return make_eval_step(self.graphdef, self.mesh, self.params, self.stats, plan=plan)
 
@@ -178,7 +200,7 @@ class Loaded:
         knowledge, has = reg_block(made, self._reg)
         assert made.hidden is not None  # `_speak` keeps them
         encoded = Encoded(made.hidden, visual, visual_valid, knowledge, has)
-        numbers = self._numbers(_head(self.graphdef, self.params, self.stats, encoded))
+        numbers = self._numbers(_head(self.graphdef, self.params, self.stats, encoded))[0]
         answers = []
         for i, tokens in enumerate(np.asarray(made.tokens)):
             ids = tokens[: int(made.length[i])].tolist()
@@ -316,8 +338,23 @@ def load_run(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _head(graphdef: Any, params: Tree, stats: Tree, encoded: Encoded) -> Gaussian:
+def _head(graphdef: Any, params: Tree, stats: Tree, encoded: Encoded) -> Standardised:
     return merge(graphdef, params, stats).head(encoded)
+
+
+def _sees(batch: Batch) -> np.ndarray:
+    """bool [B]: some dated input, or of static ones any, has a valid pixel."""
+    inputs = list(batch.obs.values())
+    dated = [o for o in inputs if not np.isnan(np.asarray(o.date)).all()] or inputs
+    valid = [np.asarray(o.valid) for o in dated]
+    return np.any([v.reshape(len(v), -1).any(axis=1) for v in valid], axis=0)
+
+
+@jax.jit
+def _summary(predictive: Standardised) -> tuple[jax.Array, ...]:
+    """Mean, spread and the ends of the interval: [B,K] each."""
+    ends = (predictive.quantile(q) for q in (ALPHA / 2, 1 - ALPHA / 2))
+    return predictive.mean, predictive.spread, *ends
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,10 +1,11 @@
 """Losses as (sum, weight), divided once: one device or eight, one batch or its halves agree.
 
     text    next-token cross-entropy            sum and weight over supervised positions
-    huber   of loc - z, z the standardised target          over valid targets
-    scale   log(scale) + (z - loc)^2 / (2 scale^2), loc detached: the spread learns how far the
-            mean is off and does not pull at the mean
+    huber   of point - z, z the standardised target        over valid targets
+    scale   the proper score of the head's output at z (`rsvlm_jax.models.heads`)
+    balance of a mixture of experts: minus the log share of the expert whose value range z is in
 
+A target that is not finite counts as not valid.
 Weights follow from the batch alone (`weights`), so that parts of a batch can be divided by the
 weight of the whole.
 """
@@ -13,14 +14,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from rsvlm_jax.config import LossConfig
 from rsvlm_jax.core.shapes import Array, Bool, Float
 from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.models.encoded import Encoded
-from rsvlm_jax.models.heads import Gaussian
+from rsvlm_jax.models.heads import Standardised
 
 from .cross_entropy import text_loss
 
@@ -50,11 +50,15 @@ def losses(
         weight, tokens = _text_weight(batch), jnp.asarray(batch.tokens)
         parts["text"] = text_loss(model.decoder, encoded.hidden, tokens, weight)
     if config.huber or config.scale:
-        predictive = model.head(encoded, rng=rng)
+        predictive, valid = model.head(encoded, rng=rng), _valid_targets(batch)
+        z = predictive.standardise(jnp.where(valid, jnp.asarray(batch.target), 0.0))
         if config.huber:
-            parts["huber"] = _over_targets(predictive, batch, _huber(config.huber_delta))
+            off = jnp.abs(predictive.point - z)
+            parts["huber"] = _over_targets(_huber(off, config.huber_delta), valid)
         if config.scale:
-            parts["scale"] = _over_targets(predictive, batch, _spread)
+            parts["scale"] = _over_targets(predictive.score(z), valid)
+        if config.balance:
+            parts["balance"] = _over_targets(_unbalance(predictive, z), valid)
     return parts
 
 
@@ -64,7 +68,8 @@ def weights(batch: Batch, config: LossConfig) -> dict[str, Float[Array, ""]]:
     if config.text:
         found["text"] = _text_weight(batch)[:, 1:].sum()
     targets = jnp.sum(_valid_targets(batch), dtype=jnp.float32)
-    return found | {name: targets for name in ("huber", "scale") if getattr(config, name)}
+    names = [name for name in ("huber", "scale", "balance") if getattr(config, name)]
+    return found | dict.fromkeys(names, targets)
 
 
 def total(parts: Sums, config: LossConfig) -> Float[Array, ""]:
@@ -85,27 +90,23 @@ def _text_weight(batch: Batch) -> Float[Array, "B L"]:
 
 
 def _valid_targets(batch: Batch) -> Bool[Array, "B K"]:
-    return jnp.asarray(batch.target_valid & (batch.sample >= 0)[:, None])
+    there = jnp.asarray(batch.target_valid & (batch.sample >= 0)[:, None])
+    return there & jnp.isfinite(jnp.asarray(batch.target))
 
 
 def _over_targets(
-    predictive: Gaussian, batch: Batch, error: Any
+    values: Float[Array, "B K"], valid: Bool[Array, "B K"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    valid = _valid_targets(batch)
-    z = predictive.standardise(jnp.where(valid, batch.target, 0.0))
-    values = error(predictive.loc, predictive.scale, z)
     return jnp.sum(jnp.where(valid, values, 0.0)), jnp.sum(valid, dtype=jnp.float32)
 
 
-def _huber(delta: float) -> Any:
-    def error(loc: Array, scale: Array, z: Array) -> Array:
-        del scale
-        off = jnp.abs(loc - z)
-        return jnp.where(off <= delta, 0.5 * jnp.square(off), delta * (off - 0.5 * delta))
-
-    return error
+def _huber(off: Float[Array, "B K"], delta: float) -> Float[Array, "B K"]:
+    return jnp.where(off <= delta, 0.5 * jnp.square(off), delta * (off - 0.5 * delta))
 
 
-def _spread(loc: Array, scale: Array, z: Array) -> Array:
-    off = z - jax.lax.stop_gradient(loc)
-    return jnp.log(scale) + 0.5 * jnp.square(off / scale)
+def _unbalance(predictive: Standardised, z: Float[Array, "B K"]) -> Float[Array, "B K"]:
+    """Minus the log share that the gate gives to the expert of the value range of `z`."""
+    assert predictive.gate is not None  # `Experiment` checks
+    assert predictive.ranges is not None
+    expert = (z[..., None] > predictive.ranges[None]).sum(axis=-1)
+    return -jnp.take_along_axis(predictive.gate, expert[..., None], axis=-1)[..., 0]

@@ -24,7 +24,7 @@ from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.mesh.batch import check_batch
 from rsvlm_jax.mesh.rules import RULES, batch_sharding, replicated, resolve, state_shardings
-from rsvlm_jax.models.heads import Gaussian
+from rsvlm_jax.models.heads import Standardised
 
 from .gradient import gradient, gradient_in_parts
 from .losses import Sums, losses, mean
@@ -117,7 +117,7 @@ def make_train_step(
 
 def make_eval_step(
     graphdef: nnx.GraphDef, mesh: Mesh, params: Any, stats: Any, *, plan: str = "fsdp_tensor"
-) -> Callable[[Any, Any, Batch], Gaussian]:
+) -> Callable[[Any, Any, Batch], Standardised]:
     """`eval_step(params, stats, batch) -> Predictive`, replicated; made once for equal arguments.
 
     Args:
@@ -129,7 +129,7 @@ def make_eval_step(
     key = ("eval", graphdef, mesh, plan, _shapes((params, stats)))
 
     def make() -> Step:
-        def step(params: Any, stats: Any, batch: Batch) -> Gaussian:
+        def step(params: Any, stats: Any, batch: Batch) -> Standardised:
             model = merge(graphdef, params, stats)
             return model.head(model(batch))
 
