@@ -2,7 +2,7 @@
 
     rsvlm train experiments/fuel_moisture.py --out runs/fuel
     rsvlm train experiments/fuel_moisture.py:s1s2 --out runs/fuel_s1s2    # radar and optics alone
-    python -m experiments.bench regression        # the given test places, beside the baselines
+    python -m experiments.bench regression:fuel   # the given test places, beside the baselines
 
 Sentinel-1, Sentinel-2, weather and terrain of one point enter by the pixel front: a token a date
 and band set, bands and indices in quantile bins, each month back from the measurement with weights
