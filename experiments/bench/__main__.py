@@ -29,10 +29,13 @@
     predict_cube  `rsvlm predict` over 6,000 x 6,000 pixels: windows a second, and memory by size
     numbers   heads beside numbers as text at matched parameters, paired (long)
     reo       our reading of REO-VLM: R2 after each stage, and what it answers
+    readout   the penalty of the linear readout for carbon uptake, chosen on training folds
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
+    regression  the shipped real cubes: the model beside the baselines (long)
 
-Without names: all but `numbers` and `biomass`. `--short`: a smaller `data`, `predict_cube`,
-`trend_cube`, `trend_statistics` and `trend_coverage`.
+Without names: all but `numbers`, `biomass` and `regression`; one part of the last:
+`regression:fuel`. `--short`: a smaller `data`, `predict_cube`, `trend_cube`, `trend_statistics` and
+`trend_coverage`.
 On a GPU: `python -m experiments.bench.gpu generate`, `train` and `trend`.
 """
 
@@ -49,7 +52,7 @@ NAMES = (
     *("step", "attention", "roofline"),
     *("trend", "trend_power", "trend_statistics", "trend_series", "trend_cube"),
     *("trend_agreement", "trend_coverage"),
-    *("data", "predict_cube", "reo", "numbers", "biomass"),
+    *("data", "predict_cube", "reo", "readout", "numbers", "biomass", "regression"),
 )
 
 
@@ -57,13 +60,15 @@ def main() -> int:
     words = [w for w in sys.argv[1:] if w not in ("--json", "--short")]
     if "--short" in sys.argv:
         os.environ["RSVLM_BENCH_SHORT"] = "1"
-    unknown = [w for w in words if w not in NAMES]
+    unknown = [w for w in words if w.partition(":")[0] not in NAMES]
     if unknown:
         print(f"error: unknown benchmark {unknown[0]!r}; expected {', '.join(NAMES)}")
         return 2
     results = []
-    for name in words or NAMES[:-2]:
-        for figure in importlib.import_module(f".{name}", __package__).figures():
+    for word in words or NAMES[:-3]:
+        name, _, part = word.partition(":")
+        module = importlib.import_module(f".{name}", __package__)
+        for figure in module.figures(part) if part else module.figures():
             print(figure, flush=True)
             results.append(figure.as_dict())
     if "--json" in sys.argv:

@@ -50,6 +50,8 @@ class SplitConfig:
       buffer: extra guard around held-out windows, in window widths (0: touch no held-out pixel).
       group: label of a point cube whose values go to folds whole (leave-site-out and the like);
         None deals single sites. `block` and `buffer` mean nothing among points.
+      given: (label, value) of a point cube: the places of this value are held out once and for all.
+        No fold has them; `fold=None` trains on all others and is tested on them.
     """
 
     block: int = 25
@@ -57,6 +59,7 @@ class SplitConfig:
     fold: int | None = 0
     buffer: float = 0.0
     group: str | None = None
+    given: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.folds < 2 or self.block < 1 or self.buffer < 0:

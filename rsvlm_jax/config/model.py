@@ -54,7 +54,12 @@ class InputConfig:
         pretrained encoder of series, "galileo" or "presto", which reads all its inputs at once.
       bands: native or common names in the wanted order; None takes all of the cube's.
       dates: at most so many dates a window, the clearest ones, in time order; None takes all.
-      spectral: recombination of the "rgb" front.
+      spectral: recombination of the "rgb" front; of the "pixel" front its `indices` alone, which
+        join the bands.
+      bins: quantile bins of the training split in which the "pixel" front reads each band as well,
+        piecewise linearly; 0: bands enter linearly alone.
+      lags: the "pixel" front has weights of its own for each of the `dates`, counted back from a
+        window's last: for series of even steps whose last is the one that matters most.
     """
 
     bandset: str
@@ -62,11 +67,28 @@ class InputConfig:
     bands: tuple[str, ...] | None = None
     dates: int | None = None
     spectral: SpectralConfig = SpectralConfig()
+    bins: int = 0
+    lags: bool = False
 
     def __post_init__(self) -> None:
         choices(self)
         if self.dates is not None:
             positive(self, "dates")
+        in_range(self, "bins", least=0.0)
+        if self.front != "pixel" and (self.bins or self.lags):
+            raise ConfigError(
+                "bins and lags are of the pixel front",
+                where=f"InputConfig of {self.bandset!r}",
+                expected='front="pixel"',
+                found=self.front,
+            )
+        if self.lags and self.dates is None:
+            raise ConfigError(
+                "how many lags is unknown",
+                where=f"InputConfig of {self.bandset!r}: dates",
+                expected="a number, with lags",
+                found=None,
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +104,7 @@ class TemporalConfig:
       date_dropout: share of training samples whose dates are hidden.
       dates: what the fusion is told. The ablations: "none", no date at all; "shuffled", those of
         the window dealt anew among its acquisitions, by where the window lies.
+      token_dropout: share of the tokens that enter the fusion which are hidden in training.
     """
 
     budget: int | None = 8
@@ -92,11 +115,13 @@ class TemporalConfig:
     scale_init: float = 0.1
     date_dropout: float = 0.1
     dates: Literal["real", "none", "shuffled"] = "real"
+    token_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         choices(self)
         positive(self, "layers", "heads", "harmonics", "platforms")
         in_range(self, "date_dropout", least=0.0, most=1.0)
+        in_range(self, "token_dropout", least=0.0, below=1.0)
         if self.budget is not None:
             positive(self, "budget")
 
@@ -142,6 +167,10 @@ class HeadConfig:
       bins: of "histogram" and "ordinal".
       bin_sigma: of "histogram": spread of a training target in widths of a bin.
       experts: how many.
+      readout: ridge penalty of a linear readout of the mean visual token, fitted to the training
+        split before the first step and then fixed: what is trained corrects it. In variances of a
+        channel a sample; 0: none. For fronts that start pretrained, whose tokens say something
+        before any training; of "gaussian" and "laplace".
     """
 
     kind: Literal["mixer", "mlp", "linear", "experts"] = "mixer"
@@ -160,9 +189,18 @@ class HeadConfig:
     bins: int = 100
     bin_sigma: float = 0.75
     experts: int = 4
+    readout: float = 0.0
 
     def __post_init__(self) -> None:
         choices(self)
+        in_range(self, "readout", least=0.0)
+        if self.readout and self.output not in ("gaussian", "laplace"):
+            raise ConfigError(
+                "a readout gives the place of a distribution",
+                where="HeadConfig.readout",
+                expected='HeadConfig.output "gaussian" or "laplace", or 0',
+                found=self.output,
+            )
         positive(self, "layers", "targets", "reg_tokens", "token_dim", "channel_dim")
         in_range(self, "dropout", least=0.0, below=1.0)
         in_range(self, "bins", least=2.0, most=65536.0)

@@ -25,7 +25,7 @@ from data_zarr.splits import split
 from rsvlm_jax.config import Experiment, Preempted
 from rsvlm_jax.data.source import CubeSource
 from rsvlm_jax.run.fit import fit
-from rsvlm_jax.run.prepare import Prepared, prepare
+from rsvlm_jax.run.prepare import GIVEN, Prepared, prepare
 from rsvlm_jax.run.rundir import write_atomic
 from rsvlm_jax.run.tiles import tiles, window_starts
 from rsvlm_jax.run.trained import Loaded, Numbers, load_run
@@ -40,7 +40,7 @@ AGAIN = "run the same command again to go on"
 
 @dataclasses.dataclass(frozen=True)
 class Folds:
-    """The evaluation windows of an experiment that have a target, and how they are dealt.
+    """The evaluation windows of an experiment that have a target and a fold, and which.
 
     Attributes:
       prepared: of fold 0; its tables and its map of folds are those of all folds.
@@ -59,8 +59,8 @@ class Folds:
         table = prepared.eval_table
         target = experiment.data.target
         y, _ = target_means(prepared.cube.target(target.name), table, target.min_valid)
-        rows = np.flatnonzero(np.isfinite(y))
         centre = prepared.fold_map[table.centre]
+        rows = np.flatnonzero(np.isfinite(y) & (centre != GIVEN))
         return cls(prepared, rows, y[rows], centre[rows])
 
     @property

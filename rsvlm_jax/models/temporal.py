@@ -113,6 +113,7 @@ class TemporalFusion(nnx.Module):
     ) -> None:
         self.remat: Remat = remat
         self.harmonics, self.date_dropout = config.harmonics, config.date_dropout
+        self.token_dropout = config.token_dropout
         self.date = Linear(2 * config.harmonics + 4, width, rngs=rngs)
         self.date_scale = nnx.Param(jnp.full((1,), config.scale_init, jnp.float32))
         self.platform = Embed(config.platforms, width, rngs=rngs)
@@ -145,12 +146,16 @@ class TemporalFusion(nnx.Module):
           group: over all band sets and fronts.
           year_known: False where only the day of year is real.
           select: keeps some of the tokens, after dates are known and before compression.
-          rng: given in training: hides the dates of a share of the samples (`date_dropout`).
+          rng: given in training: hides the dates of a share of the samples (`date_dropout`), and
+            a share of the tokens (`token_dropout`).
         """
         # Whole sequences: they are short of dates and long of tokens, and the tokens end here.
         valid, date, platform, group, year_known = (
             constrain(x, "batch", None) for x in (valid, date, platform, group, year_known)
         )
+        if rng is not None and self.token_dropout > 0:
+            shown = 1 - self.token_dropout
+            valid &= jax.random.bernoulli(jax.random.fold_in(rng, 1), shown, valid.shape)
         tokens = constrain(tokens, "batch", None, "embed")
         known = self._describe(date, valid, year_known, rng)
         known += self.platform(jnp.where(valid, platform, 0)) + self.group(group)

@@ -98,7 +98,7 @@ class VisionLanguageModel(nnx.Module):
             if read.front == "rgb":
                 spectral[spec.name] = SpectralFront(spec, read.spectral, config.vision)
             elif read.front == "pixel":
-                pixel[spec.name] = PixelFront(spec, width, rngs=rngs)
+                pixel[spec.name] = PixelFront(spec, width, read, rngs=rngs)
         self.spectral, self.pixel = nnx.Dict(spectral), nnx.Dict(pixel)
         encoders = {}
         for kind in ("galileo", "presto"):

@@ -44,6 +44,9 @@ from .cubes import find_cube
 from .program import Program, program_of
 from .statistics import set_statistics
 
+GIVEN = -1
+"""In the place of a fold, of places that no fold has (`SplitConfig.given`)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
@@ -51,7 +54,7 @@ class Prepared:
 
     Attributes:
       train_table, eval_table: windows at the training stride, and without overlap.
-      fold_map: i32 [H,W], fold of each pixel; [S,1] of sites.
+      fold_map: i32 [H,W], fold of each pixel; [S,1] of sites, `GIVEN` of those in none.
       split: rows of the two tables for the held-out fold.
     """
 
@@ -296,20 +299,31 @@ def _folds(cube: Cube, config: SplitConfig) -> np.ndarray:
                 expected="None, or a point cube",
                 found=config.group,
             )
+        if config.given is not None:
+            raise ConfigError(
+                "a raster has no labels to split by",
+                where="SplitConfig.given",
+                expected="None, or a point cube",
+                found=config.given,
+            )
         height, width = cube.grid.height, cube.grid.width
         return tile_folds(height, width, block=config.block, folds=config.folds)
     labels = cube.labels
-    if config.group is not None and config.group not in labels:
-        raise DataError(
-            "no such label",
-            where=f"{cube.path}: SplitConfig.group",
-            expected="one of " + (", ".join(labels) or "(none)"),
-            found=config.group,
-            remedy=near_miss(config.group, labels),
-        )
+    for name in (config.group, config.given and config.given[0]):
+        if name is not None and name not in labels:
+            raise DataError(
+                "no such label",
+                where=f"{cube.path}: SplitConfig.{'group' if name == config.group else 'given'}",
+                expected="one of " + (", ".join(labels) or "(none)"),
+                found=name,
+                remedy=near_miss(name, labels),
+            )
     values = np.arange(cube.grid.height) if config.group is None else labels[config.group]
+    fold = np.full(len(values), GIVEN, np.int32)
+    others = ~_given(cube, config)
     try:
-        return group_folds(values, config.folds)[:, None]  # the folds that `rsvlm cube folds` draws
+        # The folds that `rsvlm cube folds` draws.
+        fold[others] = group_folds(values[others], config.folds)
     except CubeError as error:
         raise DataError(
             error.what,
@@ -318,14 +332,33 @@ def _folds(cube: Cube, config: SplitConfig) -> np.ndarray:
             found=error.found,
             remedy="fewer folds, or another label",
         ) from error
+    return fold[:, None]
+
+
+def _given(cube: Cube, config: SplitConfig) -> np.ndarray:
+    """Which places are held out once and for all, bool [S]."""
+    if config.given is None:
+        return np.zeros(cube.grid.height, bool)
+    label, value = config.given
+    names = np.asarray(cube.labels[label]).astype(str)
+    if not 0 < (names == value).sum() < len(names):
+        raise DataError(
+            "no such part of the places",
+            where=f"{cube.path}: SplitConfig.given, label {label!r}",
+            expected="a value of some places: " + ", ".join(np.unique(names)[:10]),
+            found=value,
+        )
+    return names == value
 
 
 def _split(
     cube: Cube, train: WindowTable, test: WindowTable, folds: np.ndarray, config: SplitConfig
 ) -> Split:
-    if not cube.points or config.fold is None:
+    if not cube.points or (config.fold is None and config.given is None):
         return split(train, test, folds, config.fold, buffer=config.buffer)
-    return group_split(folds[:, 0], config.fold)
+    fold = folds[:, 0]
+    made = group_split(fold, GIVEN if config.fold is None else config.fold)
+    return Split(made.train[fold[made.train] != GIVEN], made.test)
 
 
 def visual_tokens(experiment: Experiment, cube: Cube, specs: tuple[BandSetSpec, ...]) -> int:

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from filled import FAST, filled, initialised, shapes
 from flax import nnx
+from sklearn.linear_model import Ridge
 
-from rsvlm_jax.config import HeadConfig
+from rsvlm_jax.config import ConfigError, HeadConfig
 from rsvlm_jax.models.encoded import Encoded
 from rsvlm_jax.models.heads import Gaussian, MixerHead
+from rsvlm_jax.models.heads.head import mean_of_valid
 from rsvlm_jax.nn import Stat
 
 B, N, Q, D, DV = 4, 5, 2, 12, 8
@@ -131,3 +133,30 @@ def test_target_statistics_are_saved_and_not_trained():
         "target_mean",
         "target_std",
     ]
+
+
+def test_a_readout_is_ridge_on_the_mean_token():
+    """Added to what the head says; nothing of it is trained, and nothing is said of nothing."""
+    plain, model = head(), head(readout=0.5)
+    given = encoded()
+    x, slope = np.random.default_rng(1).normal(size=(60, DV)), np.arange(DV) / 4
+    z = (x - x.mean(axis=0)) @ slope
+    rows = np.arange(0, 60, 2)  # of the second target
+    model.set_readout(x, [z, z[rows]], [np.arange(60), rows])
+    shift = np.asarray(run_once(model, given).loc - run(given, plain).loc)
+    token = np.asarray(mean_of_valid(given.visual, given.visual_valid)) - x.mean(axis=0)
+    for k, at in enumerate((np.arange(60), rows)):
+        penalty = 0.5 * x.var(axis=0).mean() * len(at)
+        ridge = Ridge(penalty, fit_intercept=False).fit((x - x.mean(axis=0))[at], z[at])
+        np.testing.assert_allclose(shift[:3, k], token[:3] @ ridge.coef_, atol=1e-4)
+    assert shift[3].tolist() == [0, 0]
+    assert "readout" in nnx.to_pure_dict(nnx.split(model, nnx.Param, Stat)[2])
+
+
+def run_once(model: MixerHead, given: Encoded) -> Gaussian:
+    return jax.jit(lambda: model(given))()
+
+
+def test_a_readout_is_of_a_distribution_with_a_place():
+    with pytest.raises(ConfigError, match=r"HeadConfig.readout .*found 'quantiles'"):
+        dataclasses.replace(CONFIG, readout=0.1, output="quantiles")

@@ -186,6 +186,16 @@ def test_date_dropout_hides_whole_samples_in_training_only():
     assert not all(hidden)
 
 
+def test_token_dropout_hides_tokens_in_training_only():
+    model, given = trained(budget=None, token_dropout=0.5), inputs()
+    _, there = model(**given)
+    some, shown = model(**given, rng=jax.random.key(0))
+    assert np.array_equal(there, given["valid"])
+    assert 0 < shown.sum() < there.sum()
+    assert not (shown & ~there).any()
+    assert (np.asarray(some)[~np.asarray(shown)] == 0).all()
+
+
 def test_scale_starts_where_the_config_says():
     assert initialised(lambda: fusion(budget=None)).date_scale[...].tolist() == [np.float32(0.1)]
 

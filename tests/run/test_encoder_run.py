@@ -40,6 +40,7 @@ def wanted(experiment: Experiment) -> Experiment:
         experiment.model,
         inputs=tuple(InputConfig(n, front="presto") for n in NAMES),
         encoders=ENCODERS,
+        head=dataclasses.replace(experiment.model.head, readout=0.1),
     )
     return dataclasses.replace(
         experiment,
@@ -64,6 +65,9 @@ def test_lora_trains_beside_frozen_pretrained_weights(experiment: Experiment, tm
     assert all(math.isfinite(r["loss"]) and r["skipped"] == 0 for r in rows)
     loaded = load_run(run.path)
     assert loaded.experiment.model.encoders == ENCODERS
+    readout = np.asarray(loaded.stats["head"]["readout"])  # fitted to what Presto made at first
+    assert np.isfinite(readout).all()
+    assert np.abs(readout).max() > 0
     shipped = flat(nnx.state(encoders.presto(ENCODERS.presto)))
     made = flat(loaded.params["encoders"]["presto"]["encoder"])
     assert made.keys() == shipped.keys()

@@ -35,7 +35,7 @@ from rsvlm_jax.evaluate.cubeframes import show
 from rsvlm_jax.evaluate.cubeinfo import cube_facts
 from rsvlm_jax.run.fit import fit
 from rsvlm_jax.run.predict import predict
-from rsvlm_jax.run.prepare import prepare
+from rsvlm_jax.run.prepare import GIVEN, prepare
 from rsvlm_jax.run.trained import load_run
 
 S, T = 40, 3
@@ -123,6 +123,41 @@ def test_a_run_on_a_point_cube(experiment: Experiment, points: Path, tmp_path: P
 def test_without_a_label_single_sites_are_dealt(experiment: Experiment, points: Path):
     wanted = on(experiment, points, "moisture", ("dem",), split=SplitConfig(folds=5, fold=0))
     assert len(prepare(wanted).split.test) == S // 5
+
+
+def test_given_places_are_in_no_fold(experiment: Experiment, points: Path):
+    def splits(**given):
+        split = SplitConfig(folds=3, **given)
+        found = prepare(on(experiment, points, "moisture", ("dem",), split=split))
+        return found.split, found
+
+    given = {i for i in range(S) if REGIONS[i] == "coast"}
+    made, _ = splits(fold=None, given=("region", "coast"))
+    assert set(made.test) == given
+    assert set(made.train) == set(range(S)) - given
+    inner, found = splits(fold=1, given=("region", "coast"))
+    assert not given & (set(inner.test) | set(inner.train))
+    assert set(inner.test) | set(inner.train) == set(made.train)
+    assert (found.fold_map[sorted(given), 0] == GIVEN).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [(("region", "cost"), "no such part of the places"), (("regio", "coast"), "no such label")],
+)
+def test_given_places_that_are_not_there(
+    experiment: Experiment, points: Path, given: tuple[str, str], match: str
+):
+    wanted = on(experiment, points, "moisture", ("dem",), split=SplitConfig(given=given))
+    with pytest.raises(DataError, match=match):
+        prepare(wanted)
+
+
+def test_a_raster_has_no_given_places(experiment: Experiment):
+    split = dataclasses.replace(experiment.data.split, given=("region", "coast"))
+    data = dataclasses.replace(experiment.data, split=split)
+    with pytest.raises(ConfigError, match=r"SplitConfig.given"):
+        prepare(dataclasses.replace(experiment, data=data))
 
 
 def test_a_label_that_is_not_there(experiment: Experiment, points: Path):

@@ -104,7 +104,7 @@ class Task:
 
 def without_folds(experiment: Experiment) -> Experiment:
     """The same, holding nothing out by itself: the benchmark says what it trains on."""
-    split = dataclasses.replace(experiment.data.split, fold=None, group=None)
+    split = dataclasses.replace(experiment.data.split, fold=None, group=None, given=None)
     if split.folds > 2:  # a small cube may have fewer tiles than the folds that are not used
         split = dataclasses.replace(split, folds=2, block=1)
     data = dataclasses.replace(experiment.data, split=split)

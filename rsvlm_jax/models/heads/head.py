@@ -11,6 +11,7 @@ Statistics of the target live here and travel with the checkpoint.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.models.encoded import Encoded
 from rsvlm_jax.nn import LayerNorm, Linear, Mlp, Stat
 
+from .locscale import Gaussian, Laplace
 from .outputs import distribution, has_bins, numbers
 from .predictive import Standardised
 from .support import support_of
@@ -70,6 +72,8 @@ class Head(nnx.Module):
         self.target_std = Stat(jnp.ones((k,), jnp.float32))
         self.target_low = Stat(jnp.full((k,), -jnp.inf, jnp.float32))
         self.target_high = Stat(jnp.full((k,), jnp.inf, jnp.float32))
+        self.readout = Stat(jnp.zeros((width, k), jnp.float32)) if config.readout else None
+        self.readout_at = Stat(jnp.zeros((width,), jnp.float32)) if config.readout else None
         if has_bins(config):
             edges = jnp.linspace(-SIGMAS, SIGMAS, config.bins + 1, dtype=jnp.float32)
             self.target_edges = Stat(jnp.tile(edges[None], (k, 1)))
@@ -111,6 +115,25 @@ class Head(nnx.Module):
             self.target_share[...] = jnp.asarray([f.share for f in found], jnp.float32)
             self.target_outside[...] = jnp.asarray([f.outside for f in found], jnp.float32)
 
+    def set_readout(self, x: np.ndarray, z: Sequence[np.ndarray], of: Sequence[np.ndarray]) -> None:
+        """Fit the readout by ridge (`HeadConfig.readout`).
+
+        Args:
+          x: mean visual token of every training window [n, Dv].
+          z: of each target, its known values, standardised; of: their rows of `x`.
+        """
+        if self.readout is None or self.readout_at is None:
+            return
+        x = x.astype(np.float64)
+        at, penalty = x.mean(axis=0), self.config.readout * max(float(x.var(axis=0).mean()), 1e-12)
+        found = []
+        for values, rows in zip(z, of, strict=True):
+            some = x[rows] - at
+            gram = some.T @ some + penalty * len(rows) * np.eye(x.shape[1])
+            found.append(np.linalg.solve(gram, some.T @ values))
+        self.readout[...] = jnp.asarray(np.stack(found, axis=1), jnp.float32)
+        self.readout_at[...] = jnp.asarray(at, jnp.float32)
+
     def __call__(self, encoded: Encoded, *, rng: Array | None = None) -> Standardised:
         """The prediction, in float32. `rng` is given in training, for dropout."""
         x = constrain(encoded.visual, "batch", None, "embed")
@@ -120,7 +143,15 @@ class Head(nnx.Module):
             known = jnp.broadcast_to(encoded.has_knowledge[:, None], knowledge.shape[:2])
             x = jnp.concatenate([x, knowledge], axis=1)
             valid = jnp.concatenate([valid, known], axis=1)
-        return self._predict(self._features(x, valid), rng)
+        made = self._predict(self._features(x, valid), rng)
+        if self.readout is None or self.readout_at is None:
+            return made
+        assert isinstance(made, Gaussian | Laplace)
+        mean = mean_of_valid(encoded.visual, encoded.visual_valid) - self.readout_at[...][None]
+        some = encoded.visual_valid.any(axis=1)[:, None]
+        return dataclasses.replace(
+            made, loc=made.loc + jnp.where(some, mean @ self.readout[...], 0.0)
+        )
 
     def _predict(self, features: Float[Array, "B Dv"], rng: Array | None) -> Standardised:
         raw = self.out(self._dropped(features, rng))

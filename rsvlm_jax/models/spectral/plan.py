@@ -281,6 +281,15 @@ def _sar_groups(spec: BandSetSpec, config: SpectralConfig) -> tuple[Group, ...]:
 
 
 def _index_groups(spec: BandSetSpec, names: tuple[str, ...]) -> tuple[Group, ...]:
+    groups = []
+    for number, triple in enumerate(_triples(list(index_slots(spec, names))), start=1):
+        triple += triple[-1:] * (3 - len(triple))
+        groups.append(_group(f"indices{number}", triple))
+    return tuple(groups)
+
+
+def index_slots(spec: BandSetSpec, names: tuple[str, ...]) -> tuple[Slot, ...]:
+    """A slot for each index; ConfigError for one that is unknown or whose bands are missing."""
     where = f"inputs.{spec.name}.spectral.indices"
     if spec.kind != "optical":
         raise ConfigError(
@@ -302,8 +311,4 @@ def _index_groups(spec: BandSetSpec, names: tuple[str, ...]) -> tuple[Group, ...
             )
         weights = (*(first.weights or (1.0,)), *(-w for w in second.weights or (1.0,)))
         slots.append(Slot("index", (*first.channels, *second.channels), weights))
-    groups = []
-    for number, triple in enumerate(_triples(slots), start=1):
-        triple += triple[-1:] * (3 - len(triple))
-        groups.append(_group(f"indices{number}", triple))
-    return tuple(groups)
+    return tuple(slots)

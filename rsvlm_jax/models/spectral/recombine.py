@@ -46,7 +46,7 @@ def recombine(obs: Observation, plan: RecombinePlan) -> Frames:
     valid = jnp.broadcast_to(obs.valid, values.shape)
     pixels, masks = [], []
     for group in plan.groups:
-        made = [_slot(values, valid, slot) for slot in group.slots]
+        made = [slot_values(values, valid, slot) for slot in group.slots]
         mask = made[0][1] & made[1][1] & made[2][1]
         frame = jnp.stack([value for value, _ in made], axis=-1)
         pixels.append(jnp.where(mask[..., None], frame, 0.0))
@@ -58,9 +58,10 @@ def recombine(obs: Observation, plan: RecombinePlan) -> Frames:
     )
 
 
-def _slot(
+def slot_values(
     values: Float[Array, "B T C H W"], valid: Bool[Array, "B T C H W"], slot: Slot
 ) -> tuple[Float[Array, "B T H W"], Bool[Array, "B T H W"]]:
+    """One slot of a frame, 0 or anything where it is not valid, and where it is."""
     x = [values[:, :, c] for c in slot.channels]
     ok = [valid[:, :, c] for c in slot.channels]
     match slot.op:

@@ -1,0 +1,101 @@
+"""The shipped real cubes: the model with its decoder beside the baselines, on the same folds.
+
+    python -m experiments.bench regression              # all stories
+    python -m experiments.bench regression:fuel_s1s2    # one
+
+    fuel, fuel_s1s2   live fuel moisture at Presto's own test places      RMSE in percent
+    gpp               gross primary production at flux towers not seen    R2
+    treecover         tree cover, spatial folds                           R2
+    radar             greenness from radar, spatial folds                 R2
+
+All is done by `rsvlm_jax.evaluate.benchmark`: models of several seeds are averaged, and averages
+are what calibrates their intervals, on training folds where the split is given. Runs are
+restartable, under `RSVLM_BENCH_RUNS`; what was found is written there, with the experiment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments import demo_radar, demo_treecover, fuel_moisture, hls_gpp
+from rsvlm_jax.config import DataError, Experiment, to_dict
+from rsvlm_jax.evaluate.benchmark.bench import BenchRequest, bench_regression
+
+from .figure import Figure
+
+RUNS = Path(os.environ.get("RSVLM_BENCH_RUNS", "runs/bench"))
+BASELINES = ("mean", "ridge", "random_forest", "boosting")
+
+
+@dataclasses.dataclass(frozen=True)
+class Story:
+    """A cube, how it is dealt, and the figure to reach (issue 8).
+
+    Attributes:
+      split: as `rsvlm bench regression --splits` takes it.
+      members: seeds that are averaged.
+    """
+
+    experiment: Experiment
+    split: str
+    members: int
+    metric: Literal["rmse", "r2"]
+    gate: float
+    baselines: tuple[str, ...] = BASELINES
+
+
+STORIES = {
+    "fuel": Story(fuel_moisture.experiment("all"), "given:is_test", 4, "rmse", 25.5),
+    "fuel_s1s2": Story(fuel_moisture.experiment("s1s2"), "given:is_test", 4, "rmse", 31.6),
+    "gpp": Story(
+        hls_gpp.experiment(), "group:site_name", 4, "r2", 0.69, (*BASELINES, "galileo_ridge")
+    ),
+    "treecover": Story(demo_treecover.experiment(), "spatial", 3, "r2", 0.89),
+    "radar": Story(demo_radar.experiment(), "spatial", 3, "r2", 0.74),
+}
+
+
+class Quiet:
+    """A reporter that says nothing."""
+
+    def update(self, name: str, done: int, total: int, metrics: Any = None) -> None: ...
+    def say(self, what: Any) -> None: ...
+
+
+def figures(story: str | None = None) -> Iterator[Figure]:
+    """Of one story, or of all."""
+    if story is not None and story not in STORIES:
+        raise DataError("no such story", expected=", ".join(STORIES), found=story)
+    for name in (story,) if story else STORIES:
+        yield from _figures(name, STORIES[name])
+
+
+def _figures(name: str, story: Story) -> Iterator[Figure]:
+    made = story.experiment
+    request = BenchRequest(
+        (made,), (*story.baselines, "rsvlm"), splits=(story.split,), seeds=story.members
+    )
+    found = bench_regression(request, RUNS / name, reporter=Quiet())
+    rows = {row["model"]: row for row in found["table"]}
+    ours = rows["rsvlm"]
+    kept = {"split": found["splits"], "table": found["table"], "experiment": to_dict(made)}
+    (RUNS / f"regression_{name}.json").write_text(json.dumps(kept, indent=2) + "\n")
+    unit, gate = ("-", {"at_least": story.gate})
+    if story.metric == "rmse":
+        unit, gate = "%", {"at_most": story.gate}
+    yield Figure(f"{name}.{story.metric}.rsvlm", ours[story.metric], unit, **gate)
+    for end in ("lo", "hi"):
+        yield Figure(f"{name}.{story.metric}.rsvlm_{end}", ours[f"{story.metric}_{end}"], unit)
+    for other in story.baselines:
+        yield Figure(f"{name}.{story.metric}.{other}", rows[other][story.metric], unit)
+    yield Figure(f"{name}.rmse.rsvlm_one_member", ours["rmse_seed"])
+    yield Figure(f"{name}.rmse.rsvlm_averaged", ours["rmse"])
+    yield Figure(f"{name}.coverage90", ours["picp90"])
+    yield Figure(f"{name}.coverage90_lo", ours["picp90_site_lo"], "-", at_most=0.9)
+    yield Figure(f"{name}.coverage90_hi", ours["picp90_site_hi"], "-", at_least=0.9)
+    yield Figure(f"{name}.width90", ours["width90"])
