@@ -197,13 +197,14 @@ def _other(prepared: Prepared, name: str) -> CubeSource:
     specs = bandset_specs(cube, processor.bandsets)
     _check_platforms(prepared.experiment, cube, specs)
     check_inputs(cube, [s.name for s in specs])
-    if (found := target_spec(cube, data.target)) != processor.target:
-        raise DataError(
-            "another target than that of the first cube of the mixture",
-            where=f"{cube.path}: target {data.target.name!r}",
-            expected=processor.target,
-            found=found,
-        )
+    for known in (processor.target, *processor.also):
+        if (found := target_spec(cube, data.target, known.name)) != known:
+            raise DataError(
+                "another target than that of the first cube of the mixture",
+                where=f"{cube.path}: target {known.name!r}",
+                expected=known,
+                found=found,
+            )
     table, _, _, folds = _lay_out(cube, data)
     return _with_target(processor, cube, table, folds.train, data.target, data.buckets)
 

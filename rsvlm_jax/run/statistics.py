@@ -8,6 +8,7 @@ that the model makes before the first step.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterable, Iterator
 
 import jax
@@ -114,7 +115,11 @@ def _set_target(head: Head, source: CubeSource, processor: Processor) -> list[np
     low, high = np.array(bounds, np.float64).T
     head.set_target(_f32(mean), _f32(std), _f32(low), _f32(high))
     z = [(u - m) / s for u, m, s in zip(found, mean, std, strict=True)]
-    head.set_support(z)
+    outside = head.set_support(z)
+    for name, u, count in zip(names, found, outside, strict=True):
+        if count:
+            what = f"{count} of {len(u)} training values of {name!r} lie outside the bins"
+            print(f"{what} and count as at their edge", file=sys.stderr, flush=True)
     return z
 
 

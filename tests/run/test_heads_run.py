@@ -138,6 +138,7 @@ def test_predict_and_evaluate_read_quantiles(run: Path, page: Path, capsys):
     assert main(["predict", str(run), "--cube", cube, "--out", str(out)]) == 0
     made = xarray.open_zarr(next(out.glob("*.zarr")), consolidated=False)
     assert (made["agb_lower"] < made["agb_upper"]).all()
+    assert (made["height_lower"] < made["height_upper"]).all()
     assert np.isfinite(made["agb"]).all()
     capsys.readouterr()
     assert main(["evaluate", str(run), "--baselines", "mean", "--json"]) == 0

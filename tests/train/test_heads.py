@@ -42,6 +42,7 @@ from rsvlm_jax.train import (
     make_train_step,
     split_model,
 )
+from rsvlm_jax.train.losses import weights
 from rsvlm_jax.train.state import merge
 
 ONE, EIGHT = MeshConfig(), MeshConfig(2, 2, 2)
@@ -194,8 +195,21 @@ def test_halves_of_a_batch_add_up_with_a_gate():
     whole = batch(0)
     parts = [sums(jax.tree.map(lambda x, i=i: x[i::2], whole)) for i in range(2)]
     added = jax.tree.map(lambda a, b: a + b, *parts)
+    known = weights(whole, learned)
     for name, part in sums(whole).items():
+        assert float(part[1]) == float(known.pop(name)), name
         np.testing.assert_allclose(part, added[name], rtol=1e-5, err_msg=name)
+    assert not known
+
+
+def test_a_head_counts_what_lies_outside_its_bins():
+    far = np.concatenate([np.linspace(-1, 1, 9990), [40.0] * 3])
+    near = np.linspace(-1, 1, 50)
+    for kind, output in (("linear", "histogram"), ("experts", "ordinal")):
+        made = Small(head(kind, output), rngs=nnx.Rngs(0)).head
+        assert made.set_support([far, near]) == [3, 0]
+        np.testing.assert_array_equal(made.target_outside[...], [3, 0])
+    assert Small(head("mlp", "laplace"), rngs=nnx.Rngs(0)).head.set_support([far, near]) == [0, 0]
 
 
 def test_a_balance_that_nothing_has_is_refused_and_a_default_is_not():

@@ -58,10 +58,10 @@ class ExpertsHead(MlpHead):
         between = ndtri(jnp.arange(1, e, dtype=jnp.float32) / e)
         self.target_ranges = Stat(jnp.tile(between[None], (k, 1)))
 
-    def set_support(self, z: Sequence[np.ndarray]) -> None:
-        super().set_support(z)
+    def set_support(self, z: Sequence[np.ndarray]) -> list[int]:
         found = [ranges_of(one, self.config.experts) for one in z]
         self.target_ranges[...] = jnp.asarray(found, jnp.float32)
+        return super().set_support(z)
 
     def _predict(self, features: Float[Array, "B Dv"], rng: Array | None) -> Standardised:
         features = self._dropped(features, rng)

@@ -102,18 +102,22 @@ class Head(nnx.Module):
         self.target_mean[...], self.target_std[...] = mean, std
         self.target_low[...], self.target_high[...] = low, high
 
-    def set_support(self, z: Sequence[np.ndarray]) -> None:
+    def set_support(self, z: Sequence[np.ndarray]) -> list[int]:
         """What the output has to know of the training targets beside `set_target`.
 
         Args:
-          z: of each target, the standardised values of the training split; outside a histogram's
-            support they count as at its edge, and `target_outside` says how many did.
+          z: of each target, the standardised values of the training split.
+
+        Returns:
+          Of each target, how many values lie outside the bins, where they count as at the edge;
+          `target_outside` keeps it.
         """
-        if has_bins(self.config):
-            found = [support_of(one, self.config) for one in z]
+        found = [support_of(one, self.config) for one in z if has_bins(self.config)]
+        if found:
             self.target_edges[...] = jnp.asarray([f.edges for f in found], jnp.float32)
             self.target_share[...] = jnp.asarray([f.share for f in found], jnp.float32)
             self.target_outside[...] = jnp.asarray([f.outside for f in found], jnp.float32)
+        return [f.outside for f in found] or [0] * len(z)
 
     def set_readout(self, x: np.ndarray, z: Sequence[np.ndarray], of: Sequence[np.ndarray]) -> None:
         """Fit the readout by ridge (`HeadConfig.readout`).
