@@ -31,6 +31,8 @@ DARKEST = 1e-3
 BACKSCATTER_DB = (-60.0, 40.0)
 SAMPLES_A_SET = 16
 """Windows looked at in each band set: enough for a wrong scale, quick on any cube."""
+SAMPLE, LEAST_DATES = 2**22, 4
+"""Stored numbers of a window that are looked at, about, and dates at least."""
 QUICK_SAMPLES, QUICK_FILES, QUICK_REMOTE = 4, 10_000, 256
 """Chunks read and files looked for in each band set by `check_inputs`, on a disk or elsewhere."""
 
@@ -134,7 +136,7 @@ def _sample(cube: Cube, info: BandSetInfo, samples: int) -> tuple[np.ndarray, fl
     """(physical values [C, n] with NaN where not valid, share of valid pixels).
 
     Args:
-      samples: chunks to look at, spread evenly over the cube.
+      samples: chunks to look at, spread evenly over the cube; of large ones at some dates only.
     """
     reader, edge = cube.reader(info.name), info.chunks[2]
     height, width = info.shape[2:]
@@ -143,7 +145,9 @@ def _sample(cube: Cube, info: BandSetInfo, samples: int) -> tuple[np.ndarray, fl
     values, valids = [], []
     for y, x in starts[::step]:
         h, w = min(edge, height - y), min(edge, width - x)
-        pixels, valid = reader.read(y, x, h, w)
+        dates = max(SAMPLE // (len(info.bands) * h * w), LEAST_DATES)
+        rows = np.unique(np.linspace(0, info.shape[0] - 1, min(dates, info.shape[0])).astype(int))
+        pixels, valid = reader.read(y, x, h, w, None if len(rows) == info.shape[0] else rows)
         scale = np.asarray([b.scale for b in info.bands], np.float32)[:, None, None]
         offset = np.asarray([b.offset for b in info.bands], np.float32)[:, None, None]
         physical = np.where(valid, pixels.astype(np.float32) * scale + offset, np.nan)

@@ -11,9 +11,11 @@ import small_points
 import zarr
 from small_cube import HEIGHT, WIDTH, Small, create, optical, radar
 
+from data_zarr import schema
 from data_zarr.cube import open_cube
 from data_zarr.errors import CubeError
 from data_zarr.format import TargetInfo
+from data_zarr.read import Reader
 from data_zarr.rules import (
     OPENING,
     OPENING_BANDSET,
@@ -45,6 +47,23 @@ def test_a_whole_cube_passes(intact: Small, deep: bool) -> None:
     assert report.ok, report
     report.raise_if_bad()
     assert "error" not in str(report)
+
+
+def test_of_large_chunks_some_dates_are_looked_at(intact: Small, monkeypatch) -> None:
+    cube, seen = open_cube(intact.path), []
+    read = Reader.read
+
+    def counted(self: Any, *window: Any) -> Any:
+        seen.append(read(self, *window))
+        return seen[-1]
+
+    monkeypatch.setattr(Reader, "read", counted)
+    for numbers, dates in ((2**22, 3), (1, 2)):
+        monkeypatch.setattr(schema, "SAMPLE", numbers)
+        monkeypatch.setattr(schema, "LEAST_DATES", 2)
+        seen.clear()
+        schema.check_inputs(cube, ["s2_l1c"])
+        assert {len(pixels) for pixels, _ in seen} == {dates}
 
 
 def test_takes_an_open_cube(intact: Small) -> None:

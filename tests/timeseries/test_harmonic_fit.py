@@ -129,7 +129,10 @@ def test_order_dropping_and_padding_do_not_matter():
     nearly(fit(X32[:, order], YEARS[order]), whole)
     nearly(in_pieces(fit, X32, YEARS, pixels=5), whole)
     keep = np.arange(T) % 5 != 0
-    nearly(fit(X32, YEARS, np.isfinite(X32) & keep), fit(X32[:, keep], YEARS[keep]))
+    more = T - keep.sum()  # dropped, and filled up to a shape that is compiled already
+    fewer = np.pad(X32[:, keep], ((0, 0), (0, more)), constant_values=np.nan)
+    times = np.pad(YEARS[keep], (0, more), constant_values=np.nan)
+    nearly(fit(X32, YEARS, np.isfinite(X32) & keep), fit(fewer, times))
     mask = np.isfinite(X32)
     hidden = fit(np.where(mask, X32, 1e9).astype("f4"), YEARS, mask)
     for a, b in zip(jax.tree.leaves(hidden), jax.tree.leaves(whole), strict=True):
@@ -166,16 +169,16 @@ def test_where_a_fit_stands_does_not_move_it():
 
 
 def test_every_pixel_without_a_fit_has_a_code():
-    x = np.tile(X32[:1], (3, 1))
+    x = np.tile(X32[:1], (PIXELS, 1))
     x[0] = np.nan
     x[1, np.flatnonzero(np.isfinite(x[1]))[2 + 2 * K :]] = np.nan
     x[2] = 7
     found = fit(x, YEARS)
-    assert np.asarray(found.code).tolist() == [Code.ALL_MASKED, Code.TOO_FEW, Code.CONSTANT]
-    assert np.isnan(np.asarray(found.coefficients)).all()
-    assert np.isnan(found.rmse).all()
+    assert np.asarray(found.code)[:3].tolist() == [Code.ALL_MASKED, Code.TOO_FEW, Code.CONSTANT]
+    assert np.isnan(np.asarray(found.coefficients)[:3]).all()
+    assert np.isnan(found.rmse[:3]).all()
     one_day = np.floor(YEARS) + 0.5
-    assert np.asarray(fit(X32[:1], one_day).code).tolist() == [Code.UNDEFINED]
+    assert (np.asarray(fit(X32, one_day).code) == Code.UNDEFINED).all()
 
 
 @pytest.mark.parametrize(

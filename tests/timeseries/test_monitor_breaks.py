@@ -131,14 +131,14 @@ def test_order_gaps_and_padding_do_not_matter():
 
 
 def test_every_pixel_that_is_not_monitored_has_a_code():
-    x = np.tile(X[:1].astype(np.float32), (5, 1))
+    x = np.tile(X[:1].astype(np.float32), (PIXELS, 1))  # a shape that is compiled already
     x[0] = np.nan
     x[1, YEARS > SINCE - 3.6] = np.nan
     x[2, YEARS >= SINCE] = np.nan
     x[3, YEARS < SINCE] = 1
     found = monitor_breaks(x, YEARS, since=SINCE)
     codes = [Code.ALL_MASKED, Code.TOO_FEW, Code.TOO_FEW, Code.CONSTANT, Code.OK]
-    assert np.asarray(found.code).tolist() == codes
+    assert np.asarray(found.code)[:5].tolist() == codes
     assert np.isnan(np.asarray(found.process)[:4]).all()
 
 
