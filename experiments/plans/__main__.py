@@ -59,7 +59,7 @@ PLANS = {
     "llava15_stage1_13b": Kept(
         "llava15_stage1:13b", "v5e:4x4", train={"micro_batches": 8, "remat": "full"}
     ),
-    # "fsdp" over a part of the chips: over all of v5e:4x4 and of v5p:4x4x4 libtpu 0.0.52 made no
+    # "fsdp" over a part of the chips: over all of v5e:4x4 and of v5p:4x4x4 libtpu makes no
     # reduce-scatter of any shape tried; it sums large gradients whole (`PlanReport.summed_whole`).
     "llava15_stage2_7b": Kept("llava15_stage2", "v5p:4x4x4", {"data": 4, "fsdp": 16}),
     "llava15_stage2_7b_v5e": Kept(
