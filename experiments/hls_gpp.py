@@ -51,10 +51,10 @@ def experiment() -> Experiment:
             ),
         ),
         optimizer=OptimizerConfig(
-            learning_rate=2e-3,
+            learning_rate=1e-3,
             ema=0.98,
             groups=(GroupConfig("/galileo/encoder/", 0.0), GroupConfig("^decoder/", 0.3)),
         ),
-        train=TrainConfig(steps=300, batch_size=64, save_every=300, log_every=50),
+        train=TrainConfig(steps=100, batch_size=64, save_every=100, log_every=50),
         init_from="encoders/galileo=asset:galileo_nano,decoder=asset:stories260k",
     )
