@@ -74,12 +74,11 @@ def theirs(pixels: list[tuple[np.ndarray, ...]]) -> list[tuple[np.ndarray, np.nd
         ordinal = days[order].astype(int) + 719_163
         segments = cold_detect(ordinal, *x[order].T, np.where(clear[order], 0, 4))
         broke = segments["change_prob"] == 100
-        found.append(
-            tuple(
-                decimal_years((segments[name][some] - 719_163).astype("M8[D]"))
-                for name, some in (("t_break", broke), ("t_end", ~broke))
-            )
+        breaks, ends = (
+            decimal_years((segments[name][some] - 719_163).astype("M8[D]"))
+            for name, some in (("t_break", broke), ("t_end", ~broke))
         )
+        found.append((breaks, ends))
     return found
 
 

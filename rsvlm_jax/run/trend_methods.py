@@ -69,11 +69,11 @@ VARIABLES = {
 
 INTERVALS = {
     **dict.fromkeys(
-        ("hamed_rao", "yue_wang", "correlated_seasonal", "correlated_multivariate"),
-        ", widened by the variance of the score as the test corrects it",
+        ("hamed_rao", "yue_wang"), ", scaled by the variance of the score as the test corrects it"
     ),
     **dict.fromkeys(
-        ("pre_whitening", "trend_free"), ", of independent errors: not corrected as p is"
+        ("pre_whitening", "trend_free", "correlated_seasonal", "correlated_multivariate"),
+        ", of independent errors: not corrected as p is",
     ),
 }
 """What more there is to say of the ends of an interval, by test."""

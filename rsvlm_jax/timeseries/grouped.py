@@ -25,7 +25,7 @@ from rsvlm_jax.config.errors import ConfigError
 from rsvlm_jax.core.shapes import Array, Bool, Float
 
 from .blocks import Numbers, checked, in_blocks
-from .kendall import finish, widened
+from .kendall import finish
 from .pairs import equals, middle, score, smaller, turns
 from .result import Code, Trend
 from .sen import MIN_DATES, check_options, code_of, line, ties
@@ -64,9 +64,8 @@ def mann_kendall_grouped(
         of pairs of one group, is per unit of them.
       mask: True = counts; None = everything finite.
       correlated: see the module. The slope is of all values either way.
-      alpha: of the interval of the slope.
-      interval: whether `slope_lo` and `slope_hi` are computed; `correlated`: as in `mann_kendall`,
-        by the variance of the score over what independent groups would have, the trend removed.
+      alpha: of the interval of the slope, which is that of independent groups either way.
+      interval: whether `slope_lo` and `slope_hi` are computed.
       after: how long after the time of their cycle the groups stand, each or all, in units of the
         times; None: one after the other, g / G of G. The intercept is of these times.
       least: pixels with fewer observations (`correlated`: complete cycles) get `Code.TOO_FEW`.
@@ -105,10 +104,6 @@ def _grouped(
             whole = jnp.all(x == x, axis=1, keepdims=True)
             part = jnp.where(whole, x, jnp.asarray(jnp.nan, dtype))
             s, var, n, all_pairs = _with_covariance(part, t)
-            if interval:  # groups with one trend agree: what they share beside it is left
-                free = part - slope * t
-                factor = _with_covariance(free, t)[1] / ties(free, t).kendall()
-                low, high = widened(slope, low, high, factor)
         else:
             s, var = score(x, t).astype(dtype), counted.kendall()
             n = (x == x).sum((0, 1), dtype=jnp.int32)
