@@ -31,7 +31,6 @@ from rsvlm_jax.mesh.constraints import ACTIVATIONS, constrain
 
 from .codes import attend_int8, matmul_int8, matmul_nf4, take_int8
 
-
 TILE = 8
 """Rows of float32 in a tile of a TPU."""
 
