@@ -113,10 +113,7 @@ def test_what_killed_runs_have_left_is_cleared(known: Path, whole: Path, out: Pa
 
 
 def test_another_run_that_computes_into_it(known: Path, out: Path):
-    with (
-        alone(out, "the trend is being computed"),
-        pytest.raises(CubeError, match="the trend is being computed by another"),
-    ):
+    with alone(out, "trend"), pytest.raises(CubeError, match="trend is being built by another"):
         computed(known, out)
 
 
