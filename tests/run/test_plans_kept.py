@@ -16,13 +16,6 @@ WHOLE = {
 }
 """Gradients that the compiler sums whole."""
 
-BEFORE = {
-    "geochat_lora", "llava15_lora_13b", "llava15_stage1_7b",
-    "llava15_stage1_13b", "llava15_stage2_7b_cpu", "multispectral_7b",
-}  # fmt: skip
-"""Made before assumptions of shapes were kept, and operations computed again counted as now: to be
-made again. What is asked of them below does not depend on either."""
-
 
 def kept(name: str) -> dict:
     return json.loads((FOLDER / f"{name}.json").read_text())
@@ -43,8 +36,7 @@ def test_a_kept_plan(name: str):
     assert found["argument_bytes"] == found["formula_bytes"]
     assert found["gathered_by_sums"] == []
     assert [x.partition(" of ")[0] for x in found["summed_whole"]] == WHOLE.get(name, [])
-    if name not in BEFORE:
-        assert "TFLOP/s" not in found["assumed"][0], "what the shapes rest on comes first"
+    assert "TFLOP/s" not in found["assumed"][0], "what the shapes rest on comes first"
     assert sum(x["bytes"] for x in found["replicated"]) < 2**23
     if where.kind == "tpu":
         assert found["fits"] is True
