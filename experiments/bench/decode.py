@@ -214,7 +214,7 @@ def _image(folder: Path) -> Iterator[Figure]:
     from rsvlm_jax.interop.families import FAMILIES
     from rsvlm_jax.interop.families.llava import LlavaConfig
     from rsvlm_jax.interop.huggingface import save_pretrained
-    from rsvlm_jax.run.pretrained import open_pretrained
+    from rsvlm_jax.run.open_pretrained import open_pretrained
 
     vision, text = ViTConfig(**VISION, pool=True), LlamaConfig(**TEXT)
     model_config = VLMConfig(vision=vision, connector=ConnectorConfig(), decoder=text, head=None)

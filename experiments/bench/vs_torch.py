@@ -143,7 +143,7 @@ def _jax_jobs(folder: Path) -> dict[str, Job]:
 
     from rsvlm_jax.interop.huggingface import load_pretrained
     from rsvlm_jax.nn import causal_segment_mask
-    from rsvlm_jax.run.pretrained import open_pretrained
+    from rsvlm_jax.run.open_pretrained import open_pretrained
     from rsvlm_jax.train.losses import mean, text_loss
 
     def hidden_of(model: Any, tokens: Any) -> Any:

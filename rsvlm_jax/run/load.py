@@ -15,7 +15,8 @@ from rsvlm_jax.config import DECODER_LINEARS, CheckpointError, ConfigError, Mesh
 from rsvlm_jax.config.check import one_of
 
 from .directory import is_pretrained
-from .pretrained import Pretrained, open_pretrained
+from .open_pretrained import open_pretrained
+from .pretrained import Pretrained
 from .reopen import open_talk
 from .rundir import RunDir, Which
 from .trained import Loaded, load_run

@@ -10,7 +10,7 @@
     model.features(pixels)       [F,P,Dv]               vision towers and LLaVA
     model.save_adapter(FOLDER)   an adapter that was kept as LoRA, as PEFT
 
-`rsvlm_jax.run.directory` finds out what a directory holds. Placeholders are counted on the host
+`rsvlm_jax.run.open_pretrained` reads it from a directory. Placeholders are counted on the host
 (`rsvlm_jax.data.placeholders`); each shape of the inputs is compiled once.
 """
 
@@ -25,36 +25,30 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from rsvlm_jax.config import (
-    DECODER_LINEARS,
     ConfigError,
     DataError,
     GenerationConfig,
     LoraConfig,
-    MeshConfig,
 )
 from rsvlm_jax.core.shapes import Array, Bool, Float
-from rsvlm_jax.data.batch import Batch, Images
+from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.data.chat import ChatProcessor
 from rsvlm_jax.data.messages import Message
-from rsvlm_jax.data.placeholders import Prompts, place_images
+from rsvlm_jax.data.placeholders import place_images
 from rsvlm_jax.generate import Generated, TokenMachine, encode_prefix, generate
 from rsvlm_jax.interop.families.llava import LlavaConfig
 from rsvlm_jax.interop.families.llava_original import ORIGINAL
 from rsvlm_jax.interop.huggingface import Report, config_text
 from rsvlm_jax.interop.identify import known_family
 from rsvlm_jax.interop.peft import save_adapter
-from rsvlm_jax.interop.quantized import Codes
-from rsvlm_jax.mesh.build import make_mesh
 from rsvlm_jax.models.decoder import Decoder
 from rsvlm_jax.models.vlm import VisionLanguageModel
 from rsvlm_jax.nn import Mask, SharedPrefix
-from rsvlm_jax.nn.quantize import Kind
 
-from .directory import end_tokens, place_parts, read_directory
+from .prompt_batch import channels_last, prompt_batch
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -273,9 +267,9 @@ class Pretrained:
           DataError: images of another form. ConfigError: a model without a tower.
         """
         if isinstance(self.model, VisionLanguageModel):
-            images = self._images(pixel_values, self.config.vision.image_size)
+            images = channels_last(pixel_values, self.config.vision.image_size)
         elif hasattr(self.config, "out_width"):
-            images = self._images(pixel_values, None)
+            images = channels_last(pixel_values, None)
         else:
             raise ConfigError("the model has no vision tower", where=self.path)
         return _features(self.graphdef, self.dtype, self.params, images)
@@ -315,7 +309,7 @@ class Pretrained:
         if isinstance(self.model, VisionLanguageModel):
             decoder, per_image = self.config.decoder, self.config.frame_tokens
             if pixel_values is not None and len(pixel_values):
-                images = self._images(pixel_values, self.config.vision.image_size)
+                images = channels_last(pixel_values, self.config.vision.image_size)
         elif not isinstance(self.model, Decoder):
             raise ConfigError("the model has no language model", where=self.path)
         elif pixel_values is not None:
@@ -335,134 +329,7 @@ class Pretrained:
                 "more positions than the model has", where="input_ids",
                 expected=f"<= {decoder.positions}", found=prompts.tokens.shape[1],
             )  # fmt: skip
-        return _batch(prompts, images)
-
-    def _images(self, pixel_values: Any, size: int | None) -> np.ndarray:
-        """[F,H,W,3] of [F,3,H,W]."""
-        try:
-            if hasattr(pixel_values, "is_complex"):  # torch's bfloat16 is unknown to NumPy
-                whole = pixel_values.detach()
-                pixel_values = whole if whole.is_complex() else whole.float()
-            pixels = np.asarray(pixel_values)
-            if pixels.dtype.kind == "c":
-                raise DataError(
-                    "complex numbers are no image", where="pixel_values",
-                    expected="real numbers", found=pixels.dtype,
-                )  # fmt: skip
-            pixels = pixels.astype(np.float32)
-        except (TypeError, ValueError):
-            pixels = np.empty((0, 0, 0, 0), np.float32)
-        wanted = "H" if size is None else size, "W" if size is None else size
-        if (
-            pixels.ndim != 4
-            or pixels.shape[1] != 3
-            or (size is not None and pixels.shape[2:] != (size, size))
-        ):
-            raise DataError(
-                "not the images that the model reads", where="pixel_values",
-                expected=f"[F, 3, {wanted[0]}, {wanted[1]}], channels first", found=pixels.shape,
-            )  # fmt: skip
-        return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
-
-
-def open_pretrained(
-    path: str | os.PathLike[str],
-    *,
-    mesh: MeshConfig | None = None,
-    dtype: Dtype | None = None,
-    missing: Literal["error", "init"] = "error",
-    vision: str | os.PathLike[str] | None = None,
-    adapter: str | os.PathLike[str] | None = None,
-    projector: str | os.PathLike[str] | None = None,
-    merge: bool = True,
-    quantize: Kind | None = None,
-    quantize_targets: str = DECODER_LINEARS,
-    allow_pickle: bool = False,
-) -> Pretrained:
-    """Read a directory of Hugging Face, LLaVA or GeoChat.
-
-    Args:
-      mesh: devices over which the parameters are spread as they are read; None: the first one.
-      dtype: of parameters and computation; None: float32, whatever the file holds.
-      missing: "init" initialises what the checkpoint lacks, and lists it; "error" refuses.
-      vision: directory of the vision tower, where a LLaVA does not hold its own.
-      adapter: directory of a PEFT adapter, or of LLaVA's LoRA over a plain language model.
-      projector: file of one that was trained over a plain language model.
-      merge: the adapter into the kernels; False keeps its factors, see `Pretrained.params`.
-      quantize: "int8" or "nf4": the weights that `quantize_targets` takes are quantised from the
-        numbers of the file as they are read, layer by layer.
-      allow_pickle: read `.bin` and `.pt` files, through torch's weights-only loader.
-
-    Raises:
-      ConfigError: an option that is none; weights that cannot be quantised so.
-      CheckpointError: one line with the file, what was expected and what was found.
-    """
-    path = Path(path)
-    dtype = "float32" if dtype is None else dtype
-    if dtype not in ("float32", "bfloat16"):  # jnp.bfloat16 is what a hand types first
-        raise ConfigError(
-            "not a dtype of parameters", where="load(dtype)", expected="float32 or bfloat16",
-            found=getattr(dtype, "__name__", dtype), remedy="give its name, a str",
-        )  # fmt: skip
-
-    if quantize is not None and adapter is not None and merge:
-        raise ConfigError(
-            "an adapter is not merged into quantised weights", where="load(quantize)",
-            expected="merge=False: its factors stay beside the codes", found="merge=True",
-        )  # fmt: skip
-
-    def computing(config: Any) -> Any:
-        if not isinstance(config, LlavaConfig):
-            return config
-        model = dataclasses.replace(config.model, dtype=dtype)
-        return dataclasses.replace(config, model=model)
-
-    place = None
-    if mesh is not None:
-        place = functools.partial(place_parts, plan=mesh.plan, mesh=make_mesh(mesh))
-    found, kept = read_directory(
-        path,
-        vision=vision,
-        adapter=adapter,
-        projector=projector,
-        merge=merge,
-        allow_pickle=allow_pickle,
-        dtype=dtype,
-        adjust=computing,
-        place=place,
-        codes=None if quantize is None else Codes(quantize, quantize_targets),
-        may_lack=("",) if missing == "init" else (),
-    )
-    llava = found.config if isinstance(found.config, LlavaConfig) else None
-    return Pretrained(
-        path=path,
-        architecture=found.family.architecture,
-        config=found.config if llava is None else llava.model,
-        report=found.report,
-        graphdef=found.graphdef,
-        params=found.params,
-        dtype=dtype,
-        image_token=None if llava is None else llava.image_token,
-        ends=end_tokens(path),
-        lora=None if kept is None else kept.config,
-        whole=() if kept is None else tuple(kept.whole),
-    )
-
-
-def _batch(prompts: Prompts, images: np.ndarray | None) -> Batch:
-    b, length = prompts.tokens.shape
-    return Batch(
-        obs={},
-        tokens=prompts.tokens,
-        segment=prompts.valid.astype(np.int32),
-        position=np.broadcast_to(np.arange(length, dtype=np.int32), (b, length)),
-        weight=np.zeros((b, length), np.float32),
-        image_slot=prompts.image_slot,
-        target=np.zeros((b, 0), np.float32),
-        target_valid=np.zeros((b, 0), bool),
-        sample=np.arange(b, dtype=np.int32),
-        images=None if images is None else Images(images, prompts.image_of),
-    )
+        return prompt_batch(prompts, images)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -17,7 +17,8 @@ from rsvlm_jax.config import GenerationConfig
 from rsvlm_jax.generate import Generated
 from rsvlm_jax.generate.rules import Memory, Rules, permitted
 from rsvlm_jax.generate.sampling import Filters, filtered
-from rsvlm_jax.run.pretrained import Pretrained, open_pretrained
+from rsvlm_jax.run.open_pretrained import open_pretrained
+from rsvlm_jax.run.pretrained import Pretrained
 
 BY_NAME = {case.name: case for case in CASES}
 BEAMS = [name for name in ASKED if "num_beams" in ASKED[name]]

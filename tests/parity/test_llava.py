@@ -22,7 +22,8 @@ from rsvlm_jax.core import flat
 from rsvlm_jax.interop.families.llava import LLAVA
 from rsvlm_jax.interop.huggingface import load_pretrained, save_pretrained
 from rsvlm_jax.interop.rows import write
-from rsvlm_jax.run.pretrained import Pretrained, open_pretrained
+from rsvlm_jax.run.open_pretrained import open_pretrained
+from rsvlm_jax.run.pretrained import Pretrained
 
 CASES = {case.name: case for case in cases_llava.CASES}
 each = pytest.mark.parametrize("name", CASES)

@@ -19,7 +19,7 @@ from rsvlm_jax.interop.families import FAMILIES
 from rsvlm_jax.interop.families.llava import LlavaConfig
 from rsvlm_jax.interop.huggingface import save_pretrained
 from rsvlm_jax.run.convert import Converted, convert
-from rsvlm_jax.run.pretrained import open_pretrained
+from rsvlm_jax.run.open_pretrained import open_pretrained
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
