@@ -86,6 +86,7 @@ def group_folds(
             "fewer groups than folds",
             expected=f"at least {max(folds or 2, 2)} groups",
             found=f"{len(names)}: {names[:10].tolist()}",
+            remedy="fewer folds" if len(names) > 1 else None,
         )
     if folds is None:
         return group.astype(np.int32)

@@ -67,7 +67,8 @@ def site_split(
         )
     test = np.flatnonzero(fold_of == fold)
     train = np.flatnonzero(fold_of != fold)
-    if buffer_metres < 0 or (buffer_metres > 0 and (lon is None or lat is None)):
+    missing = lon is None or lat is None
+    if not 0 <= buffer_metres < np.inf or (buffer_metres > 0 and missing):
         raise CubeError(
             "impossible buffer",
             expected="metres >= 0, and longitudes and latitudes",

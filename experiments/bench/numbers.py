@@ -13,6 +13,7 @@ Restartable: finished runs are read. `RSVLM_BENCH_SECONDS=300` stops after a run
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import time
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from experiments.synthetic_biomass import experiment
-from rsvlm_jax.config import Experiment, InputConfig, SplitConfig, ViTConfig, nano, to_dict
+from rsvlm_jax.config import Experiment, InputConfig, SplitConfig, ViTConfig, nano, to_dict, to_json
 from rsvlm_jax.metrics import paired
 from rsvlm_jax.run.fit import fit
 from rsvlm_jax.run.prepare import prepare
@@ -89,7 +90,8 @@ def _measured() -> dict[str, Any] | None:
         for fold in range(FOLDS):
             for seed in range(SEEDS):
                 made = of(model, fold, seed)
-                out = RUNS / "numbers" / f"{model}-f{fold}-s{seed}"
+                key = hashlib.sha256(to_json(made).encode()).hexdigest()[:8]
+                out = RUNS / "numbers" / f"{model}-f{fold}-s{seed}-{key}"
                 if not (out / "error.npy").is_file():
                     if time.monotonic() - begun > limit:
                         print(f"stopped before {out.name}; run again to go on", flush=True)

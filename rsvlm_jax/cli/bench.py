@@ -77,13 +77,16 @@ def run(args: Sequence[str]) -> dict[str, object]:
         raise unknown_word("verb", f"bench {args[0]}", ["bench regression"])
     o = parse(Regression, args[1:], prog="rsvlm bench regression")
     experiments = [load_experiment(path) for path in o.experiment]
-    if experiments and (o.window or o.stride or o.inputs):
+    if experiments and not (o.window is None and o.stride is None and not o.inputs):
         raise ConfigError(
             "the experiment says inputs and windows",
             where="--window, --stride, --inputs",
             expected="none of them with --experiment",
             remedy="change them in the experiment",
         )
+    for name, size in (("--window", o.window), ("--stride", o.stride), ("--steps", o.steps)):
+        if size is not None and size < 1:
+            raise ConfigError("no size", where=name, expected=">= 1", found=size)
     with stop_on_sigterm() as stop:
         from rsvlm_jax.evaluate.benchmark.bench import BenchRequest, bench_regression
         from rsvlm_jax.evaluate.benchmark.deals import DealOptions

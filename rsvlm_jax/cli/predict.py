@@ -27,9 +27,9 @@ class Options:
     dates: Literal["fused", "each"] = "fused"
     """One map of all dates, or one of every acquisition date."""
     since: str | None = None
-    """Only dates from this day on, YYYY-MM-DD."""
+    """Only dates from this day, month or year on: YYYY-MM-DD, YYYY-MM or YYYY."""
     until: str | None = None
-    """Only dates up to this day."""
+    """Only dates up to this day, or to the end of this month or year."""
     devices: Literal["run", "all", "one"] = "run"
     """Windows are split over the devices of the training run's mesh, all there are, or one."""
     overlap: int | None = None

@@ -62,7 +62,7 @@ class SplitConfig:
     given: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
-        if self.folds < 2 or self.block < 1 or self.buffer < 0:
+        if self.folds < 2 or self.block < 1 or not self.buffer >= 0:
             raise ConfigError(
                 "impossible folds",
                 where="SplitConfig",

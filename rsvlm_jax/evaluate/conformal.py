@@ -27,6 +27,7 @@ import numpy as np
 from rsvlm_jax.config import DataError
 from rsvlm_jax.metrics.conformal import (
     Bounds,
+    check_size,
     clip,
     interval,
     known,
@@ -81,7 +82,8 @@ def split_conformal(
       (lo, hi) [m]. Infinite where a weight says that nothing like this row was held out.
 
     Raises:
-      DataError: lengths that differ, a scale that is not positive, too few samples for the level.
+      DataError: lengths that differ, a scale that is not positive, infinite observations,
+        predictions that are not finite, too few samples for the level.
 
     Warns:
       CalibrationWarning: fewer than 50 samples.
@@ -90,6 +92,7 @@ def split_conformal(
     of_held, of_new = (None, None) if scale is None else scale
     y = np.asarray(y, np.float64)
     _same_length(y, held)
+    _finite(y, held, new)
     scores = np.abs(signed_scores(y, held, of_held))
     q = thresholds(scores, alpha, len(new), stratum=stratum, weight=weight)
     half = q * spread(of_new, new)
@@ -122,6 +125,7 @@ def split_quantiles(
     )
     _same_length(y, held_lo, held_hi)
     _same_length(new_lo, new_hi)
+    _finite(y, held_lo, held_hi, new_lo, new_hi)
     scores = quantile_scores(y, held_lo, held_hi)
     q = thresholds(scores, alpha, len(new_lo), stratum=stratum, weight=weight)
     return _moved(new_lo, new_hi, q, bounds)
@@ -136,14 +140,14 @@ def cross_quantiles(
       y, lo, hi: [n] observed (NaN = unknown) and the model's own out-of-fold ends.
       fold, alpha, bounds: as in `cross_conformal`.
 
-    Raises:
-      DataError: one fold only, or a shape that differs.
+    Raises, warns: as `cross_conformal`.
     """
     y, lo, hi = (np.asarray(a, np.float64) for a in (y, lo, hi))
     fold = np.asarray(fold)
     _same_length(y, lo, hi, fold)
     scores, q = quantile_scores(y, lo, hi), np.empty_like(y)
     for f in _folds(fold):
+        check_size(len(known(scores[fold != f])), alpha, "calibration by the other folds")
         q[fold == f] = quantile(scores[fold != f], alpha)
     return _moved(lo, hi, q, bounds)
 
@@ -207,7 +211,11 @@ def cross_conformal(
       trained on everything.
 
     Raises:
-      DataError: one fold only, a shape that differs, or a scale that is not positive.
+      DataError: one fold only, a shape that differs, a scale that is not positive, or other folds
+        with too few scores for the level.
+
+    Warns:
+      CalibrationWarning: they have fewer than 50.
     """
     y, mean, fold = np.asarray(y, np.float64), np.asarray(mean, np.float64), np.asarray(fold)
     _same_length(y, mean, fold)
@@ -216,6 +224,7 @@ def cross_conformal(
     lo, hi = np.empty_like(mean), np.empty_like(mean)
     for f in _folds(fold):
         here = fold == f
+        check_size(len(known(signed[~here])), alpha, "calibration by the other folds")
         lo[here], hi[here] = interval(mean[here], unit[here], np.abs(signed[~here]), alpha, bounds)
     return lo, hi, np.abs(signed)
 
@@ -263,6 +272,18 @@ def _folds(fold: np.ndarray) -> np.ndarray:
             found=len(folds),
         )
     return folds
+
+
+def _finite(y: np.ndarray, *predicted: np.ndarray) -> None:
+    """NaN says of an observation that it is unknown; of a prediction it says nothing."""
+    bad = int(np.isinf(y).sum()), sum(int((~np.isfinite(p)).sum()) for p in predicted)
+    if any(bad):
+        raise DataError(
+            "numbers that calibrate nothing",
+            where="split calibration",
+            expected="observations that are finite or NaN, finite predictions",
+            found=f"{bad[0]} infinite observations, {bad[1]} predictions that are not finite",
+        )
 
 
 def _same_length(*arrays: np.ndarray) -> None:

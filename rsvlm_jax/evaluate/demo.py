@@ -152,7 +152,7 @@ def _demo(
     bare = ours(without_language(experiment), out=out / "folds_no_lm", name="no_lm")
     between()
     made = compare(experiment, folds, {"rsvlm": full, "no_lm": bare}, reporter)
-    reporter.say(rich_table(made.rows, f"{_words(folds)}, {split_words(experiment)}"))
+    reporter.say(rich_table(made.rows, f"{_words(folds)}, {split_words(experiment, points=False)}"))
 
     command = command_line(story, experiment, buffer, members)
     between()
@@ -276,7 +276,7 @@ def draw(
             "source": prepared.cube.title,
             "source_digest": prepared.cube.digest(),
             "interval": "90 %, cross-conformal",
-            "split": split_words(experiment),
+            "split": split_words(experiment, points=False),
             "model_steps": sorted({m.step for models in model.models.values() for m in models}),
         },
     )
@@ -308,7 +308,8 @@ def draw(
         row=row,
         table=made.rows,
         notes=(
-            f"{split_words(experiment)}; each window by models that trained on none of its pixels",
+            f"{split_words(experiment, points=False)}; "
+            "each window by models that trained on none of its pixels",
         ),
     )
     report = write_report(
@@ -319,7 +320,7 @@ def draw(
             target=words,
             unit=target.unit,
             cube=f"{prepared.cube.title}, {prepared.cube.digest()[:16]}",
-            split=split_words(experiment),
+            split=split_words(experiment, points=False),
             command=command,
             figure="../figure.png",
         ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from rich.console import Console
 
 from data_zarr.splits.tiles import tile_map
-from rsvlm_jax.config import ConfigError, DataError
+from rsvlm_jax.config import ConfigError, DataError, Experiment
 from rsvlm_jax.data.pipeline import eval_batches
 from rsvlm_jax.data.source import CubeSource
 from rsvlm_jax.metrics import (
@@ -112,11 +113,11 @@ def evaluate_run(
         folder,
         rows,
         ReportContext(
-            title=f"{experiment.name}: held-out fold {experiment.data.split.fold}",
+            title=f"{experiment.name}: {_held_out(experiment)}",
             target=target.long_name or target.name,
             unit=target.unit,
             cube=f"{prepared.cube.title}, {prepared.cube.digest()[:16]}",
-            split=split_words(experiment),
+            split=split_words(experiment, points=prepared.cube.points),
             command=f"rsvlm evaluate {path}"
             + (f" --cube {cube}" if another else "")
             + (" --reliance" if reliance else ""),
@@ -125,7 +126,9 @@ def evaluate_run(
     )
     for name, (found, _) in more.items():
         write_atomic(folder / f"{name}.json", json.dumps(found, indent=2) + "\n")
-    Console().print(rich_table(rows, f"{target.long_name or target.name}"))
+    Console(width=None if sys.stdout.isatty() else 140).print(
+        rich_table(rows, f"{target.long_name or target.name}")
+    )
     return {
         "step": loaded.step,
         "table": rows,
@@ -177,9 +180,20 @@ def _site(prepared: Prepared, source: CubeSource) -> np.ndarray:
     return np.unique(np.asarray(values), return_inverse=True)[1].reshape(-1)[table.y]
 
 
-def split_words(experiment: Any) -> str:
-    """How windows are held out, in words."""
+def _held_out(experiment: Experiment) -> str:
+    fold = experiment.data.split.fold
+    return "given test places" if fold is None else f"fold {fold}"
+
+
+def split_words(experiment: Experiment, *, points: bool) -> str:
+    """How windows are held out, in words; `points`: of a cube of places."""
     s = experiment.data.split
+    if s.given is not None:
+        return f"the places whose {s.given[0]} is {s.given[1]} held out"
+    if points:
+        return f"{s.folds} folds of places, " + (
+            f"values of {s.group!r} held out whole" if s.group else "each by itself"
+        )
     guard = f", guard of {s.buffer:g} windows" if s.buffer else ""
     return f"{s.folds} spatial folds of {s.block}-pixel tiles{guard}"
 
@@ -217,7 +231,7 @@ def _row(
     point = {k: float(v) for k, v in regression_table(y, mean).items()}
     known = {
         "model": name,
-        "split": f"fold {prepared.experiment.data.split.fold}",
+        "split": _held_out(prepared.experiment),
         **point,
         "n": len(y),
         "seconds": seconds,

@@ -72,6 +72,11 @@ def interval(
     return lo.astype(mean.dtype), hi.astype(mean.dtype)
 
 
+def least_size(alpha: float) -> int:
+    """The fewest scores of which one is large enough to miss a share of alpha only."""
+    return math.ceil(1 / alpha - 1 - 1e-9)
+
+
 def check_size(n: int, alpha: float, where: str = "calibration") -> None:
     """Whether so many scores can calibrate a level.
 
@@ -86,7 +91,7 @@ def check_size(n: int, alpha: float, where: str = "calibration") -> None:
     """
     if not 0 < alpha < 1:
         raise DataError("not a share", where="alpha", expected="0 < alpha < 1", found=alpha)
-    least = math.ceil(1 / alpha - 1 - 1e-9)
+    least = least_size(alpha)
     if n < least:
         raise DataError(
             "too few calibration samples for the level",

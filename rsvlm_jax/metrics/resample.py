@@ -120,8 +120,8 @@ def paired_bootstrap(
       root: compare roots of means (RMSE) rather than means.
 
     Returns:
-      `difference lo hi p`: negative where a is better; the interval by block bootstrap, p (two
-      sides) by sign flips of block sums.
+      `difference lo hi p`: negative where a is better; the interval by block bootstrap (NaN with
+      one block), p (two sides) by sign flips of block sums.
 
     Raises:
       DataError: as `bootstrap`.
@@ -159,7 +159,9 @@ def paired(
         d = sums[:, i] - sums[:, j]
         flipped, seen = np.abs(sign @ d), abs(d.sum())
         beyond = int((flipped >= seen - 1e-12 * max(seen, 1.0)).sum())
-        low, high = _middle(drawn[:, i] - drawn[:, j], LEVEL)
+        low = high = float("nan")
+        if len(size) > 1:  # of one block every draw is the same
+            low, high = _middle(drawn[:, i] - drawn[:, j], LEVEL)
         rows.append(
             {
                 "model": names[i],

@@ -63,7 +63,8 @@ def predict(
       dates: "fused": one map, [y, x]; "each": one of every acquisition date, [time, y, x], the
         model seeing that date of each band set alone (static layers always). Its interval is then
         calibrated on windows with all their dates, which promises nothing: the file says so.
-      since, until: only dates from the one to the other, YYYY-MM-DD, both included.
+      since, until: only dates from the one to the other, YYYY-MM-DD, both included; of a
+        month or a year the whole.
       overlap: shared pixels of neighbouring windows; None: half a window.
       block: edge of an independently computed block in pixels.
       progress: called with (finished blocks, all blocks).
@@ -145,7 +146,7 @@ def days_of(
             "sites have dates of their own", where=cube.path, expected='dates="fused"',
             found='"each"',
         )  # fmt: skip
-    first, last = _day(since, "since"), _day(until, "until")
+    first, last = _day(since, "since", 0), _day(until, "until", 1)
     if not dated:
         return []
     known = np.concatenate(dated)
@@ -160,11 +161,22 @@ def days_of(
     return list(kept)
 
 
-def _day(word: str | None, name: str) -> Day | None:
+def _day(word: str | None, name: str, end: Literal[0, 1]) -> Day | None:
+    """A day; of a month or a year its first (end 0) or its last."""
+    if word is None:
+        return None
     try:
-        return None if word is None else np.datetime64(word, "D")
-    except ValueError as e:
-        raise ConfigError("no date", where=name, expected="YYYY-MM-DD", found=word) from e
+        day = np.datetime64(word)
+        unit = np.datetime_data(day.dtype)[0]
+    except ValueError:
+        day, unit = np.datetime64("NaT"), ""
+    if np.isnat(day):
+        raise ConfigError(
+            "no date", where=name, expected="YYYY-MM-DD, YYYY-MM or YYYY", found=repr(word)
+        )
+    if unit not in ("Y", "M"):
+        return day.astype("datetime64[D]")
+    return (day + end).astype("datetime64[D]") - end
 
 
 def _windows(

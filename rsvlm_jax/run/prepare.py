@@ -254,7 +254,7 @@ def prepare(experiment: Experiment) -> Prepared:
         visual_tokens=visual_tokens(experiment, cube, specs),
         facts=facts(cube, specs, data.window, [i.dates for i in model.inputs]),
         also=tuple(target_spec(cube, data.target, name) for name in data.target.also),
-        number=_number(cube, data, target, train_table.take(folds.train)),
+        number=number_of(cube, data, target, train_table.take(folds.train)),
     )
     if (parts := experiment.mesh.context) > 1:  # which positions are split over
         length = -(-processor.length // parts) * parts
@@ -271,7 +271,7 @@ def prepare(experiment: Experiment) -> Prepared:
     )
 
 
-def _number(
+def number_of(
     cube: Cube, data: DataConfig, target: TargetSpec, windows: WindowTable
 ) -> NumberFormat | None:
     """How the decoder writes the target, by the training windows; None: a head gives it."""

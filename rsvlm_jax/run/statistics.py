@@ -126,12 +126,16 @@ def _set_target(head: Head, source: CubeSource, processor: Processor) -> list[np
 def _mean_tokens(
     model: VisionLanguageModel, source: CubeSource, processor: Processor
 ) -> np.ndarray:
-    """Mean visual token of every window of a source, before the first step: [n, Dv]."""
+    """Mean visual token of every window of a source, before the first step: [n, Dv].
+
+    NaN where a window has no valid token.
+    """
     graphdef, state = nnx.split(model)
 
     @jax.jit
     def mean(state: nnx.State, batch: Batch) -> jax.Array:
-        return mean_of_valid(*nnx.merge(graphdef, state).encode_visual(batch))
+        x, valid = nnx.merge(graphdef, state).encode_visual(batch)
+        return jnp.where(valid.any(axis=1)[:, None], mean_of_valid(x, valid), jnp.nan)
 
     with eval_batches(source, processor, batch_size=64) as batches:
         found = [np.asarray(mean(state, batch)) for batch in batches]

@@ -182,6 +182,33 @@ def test_bad_input_a_given_split_that_cuts_a_site(points: Experiment):
         deal(task, "given:is_test", options)
 
 
+@pytest.mark.parametrize(
+    ("values", "test"),
+    [([1.0, 0.0], "given:set"), ([True, False], "given:set"), ([7, 3], "given:set=7")],
+)
+def test_a_given_split_knows_its_test_places_by_their_value(points, values, test: str):
+    task = Task.of(points)
+    region = task.cube.labels["region"]
+    labels = {**task.cube.labels, "set": np.where(region == "region 1", *values)}
+    object.__setattr__(task.cube.grid, "labels", labels)
+    dealt = deal(task, test, dataclasses.replace(FOLDS, site="region"))
+    assert dealt.scored.tolist() == (region[task.evaluation.y] == "region 1").tolist()
+
+
+def test_bad_input_a_given_label_of_folds_or_years(points: Experiment):
+    with pytest.raises(DataError, match=r"does not say which .* --splits given:year=VALUE"):
+        deal(Task.of(points), "given:year", FOLDS)
+
+
+def test_bad_input_patches_of_an_atlas_that_are_cut(base: Experiment):
+    task = Task.of(base)
+    task.cube.attrs["patches"] = {"size": 12}
+    with pytest.raises(ConfigError, match=r"lie across two patches of 12 .*--block a multiple of"):
+        deal(task, "spatial", FOLDS)
+    task.cube.attrs["patches"] = {"size": 16}
+    assert not deal(task, "spatial", FOLDS).leaks
+
+
 def test_bad_input_one_site(points: Experiment):
     task = Task.of(points)
     labels = {**task.cube.labels, "one": np.zeros(60, np.int64)}
@@ -245,7 +272,14 @@ def test_bad_input_an_experiment_of_other_windows(base: Experiment, tmp_path: Pa
     [
         (("ridg",), {}, r"no such model in --models; .* did you mean 'ridge'\?"),
         (("rsvlm_sar",), {}, r"reads no sar in --models rsvlm_sar; .* found s2_l2a"),
+        ((), {}, r"no such model in --models; .* found no name"),
         (("mean",), {"seeds": 0}, r"no seed in --seeds"),
+        (("mean",), {"options": DealOptions(seed=-1)}, r"no seed in --seed; .* found -1"),
+        (
+            ("mean",),
+            {"splits": ("random",), "options": DealOptions(folds=0, force=True)},
+            r"impossible folds in --folds; expected 2 \.\. 36",
+        ),
         (("mean",), {"edges": (3.0, 1.0)}, r"no bins in --bins; .* found 3, 1"),
     ],
 )
@@ -261,6 +295,8 @@ def test_the_command(base: Experiment, tmp_path: Path, capsys: pytest.CaptureFix
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [r["model"] for r in result["table"]] == ["mean", "ridge_indices"]
     assert "rsvlm bench regression" in Path(result["report"]).with_name("report.md").read_text()
+    assert main([*words, "--window", "0"]) == 2
+    assert "no size in --window; expected >= 1; found 0" in capsys.readouterr().err
     assert main(["bench", "regresion", "x"]) == 2
     assert "did you mean 'bench regression'?" in capsys.readouterr().err
 

@@ -98,8 +98,8 @@ def test_ends_are_clipped_to_the_bounds_and_nan_stays_nan():
 
 
 def test_unknown_targets_get_an_interval_and_give_no_score():
-    y = np.array([0.0, 1.0, np.nan] * 20)
-    lo, hi, scores = cross_conformal(y, np.zeros(60), None, np.arange(60) % 4, 0.1)
+    y = np.array([0.0, 1.0, np.nan] * 40)
+    lo, hi, scores = cross_conformal(y, np.zeros(120), None, np.arange(120) % 4, 0.1)
     assert np.isfinite(lo).all()
     assert np.isfinite(hi).all()
     np.testing.assert_array_equal(np.isnan(scores), np.isnan(y))
@@ -263,6 +263,27 @@ def test_quantile_heads_across_folds_take_the_scores_of_the_others():
     for a, b in zip(found, alone, strict=True):
         np.testing.assert_array_equal(a[here], b)
     assert np.mean((found[0] <= y) & (y <= found[1])) == pytest.approx(0.9, abs=0.02)
+
+
+def test_bad_input_across_folds_too_few_scores_are_refused_and_few_are_told():
+    y, fold = np.random.default_rng(0).normal(size=40), np.arange(40) % 2
+    ends, few = (np.full(40, -1.0), np.full(40, 1.0)), r"20 calibration samples"
+    with pytest.warns(CalibrationWarning, match=few):
+        cross_conformal(y, np.zeros(40), None, fold, 0.1)
+    with pytest.warns(CalibrationWarning, match=few):
+        cross_quantiles(y, *ends, fold, 0.1)
+    with pytest.raises(DataError, match=r"too few .* other folds; expected at least 9 for 90 %"):
+        cross_conformal(y[:6], np.zeros(6), None, fold[:6], 0.1)
+    with pytest.raises(DataError, match=r"too few .* other folds"):
+        cross_quantiles(y[:6], ends[0][:6], ends[1][:6], fold[:6], 0.1)
+
+
+def test_bad_input_infinite_observations_and_predictions_that_are_none():
+    y, held = np.zeros(60), np.zeros(60)
+    with pytest.raises(DataError, match=r"calibrate nothing .* found 1 infinite observations, 0 "):
+        split_conformal(np.append(y[1:], np.inf), (held, held), None, 0.1)
+    with pytest.raises(DataError, match=r"found 0 infinite observations, 2 predictions"):
+        split_conformal(y, (np.append(held[1:], np.nan), np.append(held[1:], np.nan)), None, 0.1)
 
 
 # ---- what cannot be calibrated -------------------------------------------------------------------

@@ -119,3 +119,10 @@ def test_rows_that_cannot_be_drawn_are_refused(columns, block, words):
 
 def test_one_block_has_no_interval():
     assert np.isnan(coverage_interval(np.ones(9), np.zeros(9))).all()
+
+
+def test_one_block_has_no_interval_of_a_pair():
+    a, b = np.random.default_rng(0).normal(size=(2, 30)) ** 2
+    found = paired_bootstrap(a, b, np.zeros(30), root=True)
+    assert np.isnan([found["lo"], found["hi"]]).all()
+    assert found["p"] == 1.0

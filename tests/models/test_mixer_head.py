@@ -143,12 +143,13 @@ def test_a_readout_is_ridge_on_the_mean_token():
     x, slope = np.random.default_rng(1).normal(size=(60, DV)), np.arange(DV) / 4
     z = (x - x.mean(axis=0)) @ slope
     rows = np.arange(0, 60, 2)  # of the second target
-    model.set_readout(x, [z, z[rows]], [np.arange(60), rows])
+    unseen = np.concatenate([x, np.full((2, DV), np.nan)])  # and two windows without a token
+    model.set_readout(unseen, [np.append(z, [9, 9]), z[rows]], [np.arange(62), rows])
     shift = np.asarray(run_once(model, given).loc - plain.loc)
     token = np.asarray(mean_of_valid(given.visual, given.visual_valid)) - x.mean(axis=0)
     for k, at in enumerate((np.arange(60), rows)):
         penalty = 0.5 * x.var(axis=0).mean() * len(at)
-        ridge = Ridge(penalty, fit_intercept=False).fit((x - x.mean(axis=0))[at], z[at])
+        ridge = Ridge(penalty, fit_intercept=True).fit(x[at], z[at])
         np.testing.assert_allclose(shift[:3, k], token[:3] @ ridge.coef_, atol=1e-4)
     assert shift[3].tolist() == [0, 0]
     assert "readout" in nnx.to_pure_dict(nnx.split(model, nnx.Param, Stat)[2])

@@ -18,7 +18,7 @@ from rsvlm_jax.cli.main import main
 from rsvlm_jax.config import ConfigError, DataError, MeshConfig
 from rsvlm_jax.run.cubes import find_cube
 from rsvlm_jax.run.mapped import Map
-from rsvlm_jax.run.predict import predict
+from rsvlm_jax.run.predict import days_of, predict
 from rsvlm_jax.run.tiles import tiles
 from rsvlm_jax.run.trained import Loaded, load_run
 
@@ -114,7 +114,7 @@ def test_a_finished_map_is_not_made_again(each: Map, loaded: Loaded, cube):
 KILLED = """
 import os, signal, sys
 from rsvlm_jax.run.cubes import find_cube
-from rsvlm_jax.run.predict import predict
+from rsvlm_jax.run.predict import days_of, predict
 from rsvlm_jax.run.trained import load_run
 
 def die(done, total):
@@ -181,8 +181,18 @@ def test_a_period_without_an_acquisition(loaded: Loaded, cube, tmp_path: Path):
 
 
 def test_a_period_that_is_no_date(loaded: Loaded, cube, tmp_path: Path):
-    with pytest.raises(ConfigError, match="no date in until; expected YYYY-MM-DD; found soon"):
+    with pytest.raises(
+        ConfigError, match=r"no date in until; expected YYYY-MM-DD, .*; found 'soon'"
+    ):
         predict(loaded, cube, tmp_path, until="soon")
+
+
+def test_a_period_of_months_and_years_is_whole(loaded: Loaded, cube):
+    every = days_of(loaded, cube, "2015", "2015", each=True)
+    assert every == days_of(loaded, cube, None, None, each=True)
+    august = days_of(loaded, cube, "2015-08", "2015-08", each=True)
+    assert august == [d for d in every if str(d).startswith("2015-08")]
+    assert august != [d for d in august if str(d) <= "2015-08-01"]
 
 
 def test_an_output_of_another_map_or_grid(each: Map, loaded: Loaded, cube):

@@ -72,9 +72,13 @@ def bench_regression(
     """
     if request.seeds < 1:
         raise ConfigError("no seed", where="--seeds", expected=">= 1", found=request.seeds)
+    if request.options.seed < 0:
+        raise ConfigError("no seed", where="--seed", expected=">= 0", found=request.options.seed)
     _check_edges(request.edges)
     task = Task.of(request.experiments[0])
-    deals = [deal(task, name, request.options) for name in request.splits or _splits(task)]
+    deals = [
+        deal(task, name, request.options) for name in dict.fromkeys(request.splits or _splits(task))
+    ]
     models, left_out = models_of(task, request.models, request.experiments)
     for name, why in left_out.items():
         reporter.say(f"left out: {name}: {why}")

@@ -2,7 +2,8 @@
 
     spatial        tiles of a raster, blocks of places, with a guard      a new place nearby
     group:LABEL    values of a label dealt to folds whole                 a new site, region, year
-    given:LABEL    a label that says test (1, "test") or not: one test    somebody's own protocol
+    given:LABEL    a label of two values, one of them 1 or "test"         somebody's own protocol
+    given:LABEL=V  the places whose label is V are the test               likewise
     random         windows dealt one by one                               leaky: memory, not skill
 
 A given split has one test set and so no other fold to calibrate intervals on. Its training sites
@@ -101,7 +102,7 @@ def deal(task: Task, name: str, options: DealOptions) -> Deal:
         made = _given(task, name, label, options)
     else:
         made = _random(task, name, options)
-    leaks = _leaks(task, made, kind)
+    leaks = (*_leaks(task, made, kind), *_cut_patches(task, made))
     if leaks and not options.force:
         raise ConfigError(
             "a split that leaks",
@@ -162,15 +163,17 @@ def _of_folds(task: Task, name: str, label: str | None, options: DealOptions) ->
 
 
 def _given(task: Task, name: str, label: str, options: DealOptions) -> Deal:
-    value = _label(task, label)
-    words = np.array([str(v).strip().lower() for v in value])
-    test = np.isin(words, TEST_WORDS)
-    if test.all() or not test.any():
+    label, _, wanted = label.partition("=")
+    words = np.array([_word(v) for v in _label(task, label)])
+    values = sorted(set(words.tolist()))
+    test = words == _word(wanted) if wanted else np.isin(words, TEST_WORDS)
+    if test.all() or not test.any() or (not wanted and len(values) > 2):
         raise DataError(
-            "a given split says of every place the same",
+            "a label that does not say which places are the test",
             where=f"{task.cube.path}: label {label!r}",
-            expected="1 or test for some places, another value for others",
-            found=", ".join(sorted(set(words.tolist()))[:5]),
+            expected=f"{wanted or '1 or test'} for some places, another value for others",
+            found=", ".join(values[:5]) + (", ..." if len(values) > 5 else ""),
+            remedy=f"--splits given:{label}=VALUE",
         )
     site, site_training = _sites(task, None, options, None)
     rows = np.flatnonzero(~test)
@@ -185,6 +188,13 @@ def _given(task: Task, name: str, label: str, options: DealOptions) -> Deal:
 
 
 def _random(task: Task, name: str, options: DealOptions) -> Deal:
+    if not 2 <= options.folds <= len(task.y):
+        raise ConfigError(
+            "impossible folds",
+            where="--folds",
+            expected=f"2 .. {len(task.y)}, as many as windows at most",
+            found=options.folds,
+        )
     rng = np.random.default_rng(options.seed)
     fold = rng.permutation(np.arange(len(task.y)) % options.folds)
     same = _places_in(task.training, task.evaluation)  # the very windows of the other table
@@ -219,6 +229,25 @@ def _leaks(task: Task, made: Deal, kind: str) -> tuple[str, ...]:
     near = [r.min_distance_metres for r in made.reports if r.min_distance_metres is not None]
     if task.cube.points and kind != "group" and near and min(near) == 0 and not places:
         out.append("places of one position on both sides")
+    return tuple(out)
+
+
+def _cut_patches(task: Task, made: Deal) -> tuple[str, ...]:
+    """Of a cube that is an atlas of patches (`data_zarr.readers.atlas`): whether windows hold parts
+    of two, or two folds parts of one."""
+    patches: Any = task.cube.attrs.get("patches")
+    if task.cube.points or not isinstance(patches, dict) or "size" not in patches:
+        return ()
+    size, table = int(patches["size"]), task.evaluation
+    out = []
+    for name, windows in (("training", task.training), ("test", table)):
+        ends = [windows.y, windows.x]
+        if any((e // size != (e + windows.size - 1) // size).any() for e in ends):
+            out.append(f"{name} windows that lie across two patches of {size} pixels")
+    patch = table.y // size * (task.cube.grid.width // size) + table.x // size
+    pairs = np.unique(np.stack([patch, made.fold])[:, made.fold >= 0], axis=1)
+    if len(pairs[0]) > len(np.unique(pairs[0])):
+        out.append(f"patches of {size} pixels in two folds (--block a multiple of {size})")
     return tuple(out)
 
 
@@ -257,6 +286,18 @@ def _label(task: Task, label: str, where: str = "--splits") -> np.ndarray:
             remedy=near_miss(label, labels),
         )
     return np.asarray(labels[label])[task.evaluation.y]
+
+
+def _word(value: Any) -> str:
+    """A label's value as text, numbers by their value: 1, 1.0 and True are "1"."""
+    if isinstance(value, bool | np.bool_):
+        value = int(value)
+    text = str(value).strip().lower()
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() else text
 
 
 def _placed(task: Task) -> bool:

@@ -45,7 +45,7 @@ from rsvlm_jax.data.pipeline import eval_batches
 from rsvlm_jax.data.processor import Processor
 from rsvlm_jax.evaluate.demo import without_language
 from rsvlm_jax.run.fit import fit
-from rsvlm_jax.run.prepare import Prepared, prepare
+from rsvlm_jax.run.prepare import Prepared, number_of, prepare
 from rsvlm_jax.run.rundir import write_atomic
 from rsvlm_jax.run.trained import Numbers, load_run
 
@@ -255,7 +255,16 @@ def _predict(cell: Cell, prepared: Prepared, *, shuffled: bool) -> Guess:
     experiment = dataclasses.replace(experiment, train=train)
     split = Split(cell.train, cell.test)
     prepared = dataclasses.replace(prepared, experiment=experiment, split=split)
-    facts = [cell.task.identity, cell.deal.identity(cell.fold), to_json(experiment)]
+    if experiment.data.number != "head":  # the form of the numbers is learnt from training windows
+        number = number_of(
+            prepared.cube,
+            experiment.data,
+            prepared.processor.target,
+            prepared.train_table.take(cell.train),
+        )
+        processor = dataclasses.replace(prepared.processor, number=number)
+        prepared = dataclasses.replace(prepared, processor=processor)
+    facts = [cell.task.identity, cell.deal.identity(cell.fold), to_json(experiment), REVISION]
     out = cell.runs / f"{experiment.name}-f{cell.fold}-s{cell.seed}-{digest_of(facts)}"
     with _counted(out / "seconds.txt"):
         fit(experiment, out=out, progress=cell.progress, stop=cell.stop, work=prepared)

@@ -212,6 +212,7 @@ def _embeddings(task: Task, kind: str, table: WindowTable) -> np.ndarray:
     names = {s.name for s in specs}
     step = jax.jit(lambda obs: embed(model, obs, specs))
     source = task.prepared.source(table, np.arange(len(table)))
+    source.error_budget = 0.0  # every row is scored: one that cannot be read is an error
     found = []
     with eval_batches(source, task.prepared.processor, batch_size=64) as batches:
         for i, batch in enumerate(batches):

@@ -49,13 +49,13 @@ def models_of(
     every = list(names) == ["all"]
     wanted = list(NAMES if every else dict.fromkeys(names))
     unknown = [n for n in wanted if n not in NAMES]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], NAMES, n=1)
+    if unknown or not wanted:
+        near = difflib.get_close_matches(unknown[0], NAMES, n=1) if unknown else None
         raise ConfigError(
             "no such model",
             where="--models",
             expected=f"all, or some of {', '.join(NAMES)}",
-            found=unknown[0],
+            found=unknown[0] if unknown else "no name",
             remedy=f"did you mean {near[0]!r}?" if near else None,
         )
     table, made, left_out = Table(task), [], {}

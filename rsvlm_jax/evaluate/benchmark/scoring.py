@@ -26,6 +26,7 @@ from rsvlm_jax.metrics import (
     ratio,
     width,
 )
+from rsvlm_jax.metrics.conformal import known, least_size
 
 from .cells import LEVELS, Guess, Model
 from .deals import Deal
@@ -145,7 +146,10 @@ def scored(task: Task, deal: Deal, model: Model, made: Pooled) -> Scored:
     row |= metric_intervals(y, oof.mean, inside, deal.site[rows])
     row |= _own(y, made, rows) | _seeds(y, made, rows, bounds)
     calibration, reliability = [], {}
+    others = min(len(known(whole.scores[fold != f])) for f in np.unique(fold))
     for level in sorted({*CONFORMAL_LEVELS, *RELIABILITY}):
+        if others < least_size(1 - level):
+            continue  # no score is large enough: there is no such interval
         lo, hi, _ = cross_conformal(
             within(task.y, bounds)[held], whole.mean, whole.scale, fold, 1 - level, bounds
         )

@@ -123,18 +123,23 @@ class Head(nnx.Module):
         """Fit the readout by ridge (`HeadConfig.readout`).
 
         Args:
-          x: mean visual token of every training window [n, Dv].
-          z: of each target, its known values, standardised; of: their rows of `x`.
+          x: mean visual token of every training window [n, Dv]; NaN where it has none: such
+            windows take no part.
+          z: of each target, its known values, standardised; of: their rows of `x`. Slopes are those
+            of a ridge with an intercept, which the head itself learns.
         """
         if self.readout is None or self.readout_at is None:
             return
         x = x.astype(np.float64)
-        at, penalty = x.mean(axis=0), self.config.readout * max(float(x.var(axis=0).mean()), 1e-12)
+        seen = np.isfinite(x).all(axis=1)
+        at = x[seen].mean(axis=0)
+        penalty = self.config.readout * max(float(x[seen].var(axis=0).mean()), 1e-12)
         found = []
         for values, rows in zip(z, of, strict=True):
-            some = x[rows] - at
+            values, rows = values[seen[rows]], rows[seen[rows]]
+            some = x[rows] - x[rows].mean(axis=0)
             gram = some.T @ some + penalty * len(rows) * np.eye(x.shape[1])
-            found.append(np.linalg.solve(gram, some.T @ values))
+            found.append(np.linalg.solve(gram, some.T @ (values - values.mean())))
         self.readout[...] = jnp.asarray(np.stack(found, axis=1), jnp.float32)
         self.readout_at[...] = jnp.asarray(at, jnp.float32)
 
