@@ -10,14 +10,16 @@ to the training windows; the decoder and the head learn to correct that, as in `
 
 import dataclasses
 
-from experiments import demo_radar
 from rsvlm_jax.config import (
+    DataConfig,
     EncodersConfig,
     Experiment,
     GalileoConfig,
     GroupConfig,
     InputConfig,
     OptimizerConfig,
+    SplitConfig,
+    TargetConfig,
     TrainConfig,
     nano,
 )
@@ -27,11 +29,16 @@ READOUT = 0.3
 
 
 def experiment() -> Experiment:
-    demo = demo_radar.experiment()
     model = nano((InputConfig("s1_db", "galileo", dates=1),))
-    return dataclasses.replace(
-        demo,
+    return Experiment(
         name="spain_radar",
+        data=DataConfig(
+            cube="sample:spain_s1s2",
+            target=TargetConfig("ndvi", "greenness"),
+            window=16,
+            stride=8,
+            split=SplitConfig(block=64),
+        ),
         model=dataclasses.replace(
             model,
             encoders=EncodersConfig(galileo=GalileoConfig(patch_size=4, steps=1)),

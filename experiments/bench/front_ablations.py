@@ -131,19 +131,20 @@ def _encoded(
     base: Experiment, kind: Literal["galileo", "presto"], read: tuple[InputConfig, ...], steps: int
 ) -> Experiment:
     """All inputs by one pretrained encoder, frozen, and a readout of its mean token."""
-    made = _head(_inputs(base, read), readout=READOUT)
-    encoders = EncodersConfig(
-        galileo=GalileoConfig(patch_size=1, steps=steps), presto=PrestoConfig(steps=steps)
-    )
+    assert base.model.head is not None
     model = dataclasses.replace(
-        made.model,
-        encoders=encoders,
-        vision=dataclasses.replace(made.model.vision, width=128),  # type: ignore[arg-type]
-        temporal=dataclasses.replace(made.model.temporal, budget=1, token_dropout=0.0),
+        base.model,
+        inputs=read,
+        encoders=EncodersConfig(
+            galileo=GalileoConfig(patch_size=1, steps=steps), presto=PrestoConfig(steps=steps)
+        ),
+        vision=dataclasses.replace(base.model.vision, width=128),  # type: ignore[call-arg]
+        temporal=dataclasses.replace(base.model.temporal, budget=1, token_dropout=0.0),
+        head=dataclasses.replace(base.model.head, readout=READOUT),
     )
     source = {"galileo": "galileo_nano", "presto": "presto"}[kind]
     start = f"encoders/{kind}=asset:{source},{DECODER}"
-    return _starting(_tuned(dataclasses.replace(made, model=model), kind, 0.0), start)
+    return _starting(_tuned(dataclasses.replace(base, model=model), kind), start)
 
 
 def _tuned(base: Experiment, kind: str | None, scale: float = 0.0) -> Experiment:
