@@ -35,8 +35,8 @@
     regression  the shipped real cubes: the model beside the baselines (long)
 
 Without names: all but the last four; one part of `readout` and the last two: `regression:fuel`,
-`front_ablations:gpp`. `--short`: a smaller `data`, `predict_cube`, `trend_cube`, `trend_statistics` and
-`trend_coverage`.
+`front_ablations:gpp`. `--short`: a smaller `data`, `predict_cube`, `trend_cube`, `trend_statistics`
+and `trend_coverage`.
 On a GPU: `python -m experiments.bench.gpu generate`, `train` and `trend`.
 """
 
