@@ -85,9 +85,8 @@ def test_a_stopped_benchmark_goes_on_and_a_finished_one_is_read(
     again = bench_regression(asked, folder / "out", reporter=Quiet())
     assert again["cells"] == {"made": 0, "found": 8}
     assert json.dumps(again["table"]) == json.dumps(made["table"])
-    once = dataclasses.replace(asked, models=("quantile_forest",), seeds=2, once=asked.models)
-    found = bench_regression(once, folder / "out", reporter=Quiet())
-    assert found["cells"] == {"made": 0, "found": 2}
+    once = dataclasses.replace(asked, seeds=2, once=asked.models)
+    assert bench_regression(once, folder / "out", reporter=Quiet())["cells"] == again["cells"]
 
 
 def test_rows_have_the_stable_columns_and_honest_names(made: dict):
