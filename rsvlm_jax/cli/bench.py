@@ -67,6 +67,8 @@ class Regression:
     """Of the folds."""
     force: bool = False
     """Score a split that leaks, and say so in its name."""
+    calibration_folds: int = 3
+    """Of the training sites of a given split, for its intervals; too few make them too wide."""
 
 
 def run(args: Sequence[str]) -> dict[str, object]:

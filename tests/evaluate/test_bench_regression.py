@@ -85,6 +85,8 @@ def test_a_stopped_benchmark_goes_on_and_a_finished_one_is_read(
     again = bench_regression(asked, folder / "out", reporter=Quiet())
     assert again["cells"] == {"made": 0, "found": 8}
     assert json.dumps(again["table"]) == json.dumps(made["table"])
+    once = dataclasses.replace(asked, seeds=2, once=asked.models)
+    assert bench_regression(once, folder / "out", reporter=Quiet())["cells"] == again["cells"]
 
 
 def test_rows_have_the_stable_columns_and_honest_names(made: dict):
@@ -126,7 +128,8 @@ def test_the_report_is_whole(made: dict):
     table = list(csv.DictReader((page.parent / "table.csv").open()))
     assert float(table[1]["rmse_hi"]) == made["table"][1]["rmse_hi"]
     pairs = list(csv.DictReader((page.parent / "paired.csv").open()))
-    assert len(pairs) == 2 * 6
+    assert len(pairs) == 6 + 10, "by CRPS the forest's own quantiles are a fifth"
+    assert made["pairs"][-1]["reference"] == "quantile_forest, own"
     ridge = next(p for p in pairs if (p["model"], p["reference"]) == ("mean", "ridge"))
     assert float(ridge["difference"]) > 0
     assert float(ridge["lo"]) > 0
@@ -153,15 +156,17 @@ def test_a_given_split_scores_its_test_rows_and_calibrates_on_training_sites(poi
     labels = dict(task.cube.labels)
     labels["set"] = np.where(labels["region"] == "region 1", "test", "train")
     object.__setattr__(task.cube.grid, "labels", labels)
-    dealt = deal(task, "given:set", dataclasses.replace(FOLDS, site="region"))
+    dealt = deal(task, "given:set", dataclasses.replace(FOLDS, site="region", calibration_folds=4))
     assert dealt.scored.sum() == 10
-    assert len(dealt.splits) == 4
+    assert len(dealt.splits) == 5
     test = np.flatnonzero(dealt.scored)
     for split in dealt.splits:
         assert not np.intersect1d(split.train, test).size, "no model sees a test row"
         sides = (set(dealt.site[rows].tolist()) for rows in (split.train, split.test))
         assert not set.intersection(*sides), "a site is never cut"
     assert (dealt.fold >= 0).all()
+    with pytest.raises(ConfigError, match="no fold to calibrate on in --calibration-folds"):
+        deal(task, "given:set", dataclasses.replace(FOLDS, calibration_folds=1))
 
 
 def test_bad_input_a_random_split_is_refused_and_named_when_forced(base, points):

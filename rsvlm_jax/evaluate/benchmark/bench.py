@@ -28,6 +28,7 @@ from .deals import Deal, DealOptions, deal
 from .models import models_of
 from .report import write_bench_report
 from .scoring import Scored, pooled, scored
+from .tables import pair_rows
 from .task import Task
 
 
@@ -40,6 +41,7 @@ class BenchRequest:
       models: names of rows (`models.NAMES`), or ("all",).
       splits: names of splits (`deals`); empty: spatial, of places without positions by site_name.
       seeds: of every model that has one; they are mixed into one prediction.
+      once: names of models of one seed, whatever `seeds` says.
       edges: of the bins of the target; empty: five bins of as many windows each.
       command: that makes this again, for the report.
     """
@@ -51,6 +53,7 @@ class BenchRequest:
     options: DealOptions = dataclasses.field(default_factory=DealOptions)
     edges: tuple[float, ...] = ()
     command: str = ""
+    once: tuple[str, ...] = ()
 
 
 def bench_regression(
@@ -63,8 +66,9 @@ def bench_regression(
     """Do it in `out`, alone there.
 
     Returns:
-      {table, splits, left_out, cells {made, found}, report}; the rows of `table` are `COLUMNS` of
-      `evaluate.regression` and more, and begin with `rsvlm` where the decoder was passed through.
+      {table, pairs, splits, left_out, cells {made, found}, report}; the rows of `table` are
+      `COLUMNS` of `evaluate.regression` and more, and begin with `rsvlm` where the decoder was
+      passed through; those of `pairs` are `tables.pair_rows`.
 
     Raises:
       ConfigError: a wrong request, or `out` is in use. DataError, CubeError: the data.
@@ -91,6 +95,7 @@ def bench_regression(
         report = write_bench_report(out / "report", task, deals, results, facts)
     return {
         "table": [r.row for r in results],
+        "pairs": pair_rows(results),
         "splits": [
             {"name": d.name, "words": d.words, "leaks": list(d.leaks), "folds": len(d.splits)}
             for d in deals
@@ -122,7 +127,7 @@ def _compute(
         (d, m, fold, seed)
         for d in deals
         for m in models
-        for seed in range(request.seeds if m.seeded else 1)
+        for seed in range(request.seeds if m.seeded and m.name not in request.once else 1)
         for fold in range(len(d.splits))
     ]
     guesses: dict[tuple[str, str], dict[tuple[int, int], Guess]] = {}

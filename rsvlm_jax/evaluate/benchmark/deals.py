@@ -7,8 +7,10 @@
     random         windows dealt one by one                               leaky: memory, not skill
 
 A given split has one test set and so no other fold to calibrate intervals on. Its training sites
-are dealt to three more folds, trained and predicted within the training set, for calibration
-alone: their rows are not scored, and no model that is scored there has seen a test row.
+are dealt to more folds, trained and predicted within the training set, for calibration alone:
+their rows are not scored, and no model that is scored there has seen a test row. With few such
+folds the models that calibrate have seen fewer and farther sites than the one that is scored, and
+its intervals come out too wide (`DealOptions.calibration_folds`).
 """
 
 from __future__ import annotations
@@ -29,7 +31,6 @@ from rsvlm_jax.evaluate.cubefolds import CubeFolds, FoldsRequest, cube_folds
 from .task import Task, digest_of
 
 KINDS = ("spatial", "group", "given", "random")
-CALIBRATION_FOLDS = 3
 TEST_WORDS = ("1", "true", "test", "held out", "heldout")
 
 
@@ -41,6 +42,7 @@ class DealOptions:
       site: label whose rows belong together, in inner cross-validation and in the bootstrap; None:
         "site_name" if there is such a label, else the one that is held out, else the position.
       force: take splits that leak.
+      calibration_folds: of the training sites of a given split, each a model more.
     """
 
     block: Number | None = None
@@ -49,6 +51,7 @@ class DealOptions:
     site: str | None = None
     seed: int = 0
     force: bool = False
+    calibration_folds: int = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,13 +180,18 @@ def _given(task: Task, name: str, label: str, options: DealOptions) -> Deal:
         )
     site, site_training = _sites(task, None, options, None)
     rows = np.flatnonzero(~test)
-    inner = group_folds(site[rows], CALIBRATION_FOLDS, seed=options.seed)
+    n = options.calibration_folds
+    if n < 2:
+        raise ConfigError(
+            "no fold to calibrate on", where="--calibration-folds", expected=">= 2", found=n
+        )
+    inner = group_folds(site[rows], n, seed=options.seed)
     splits = [Split(rows, np.flatnonzero(test))]
-    splits += [Split(rows[inner != f], rows[inner == f]) for f in range(CALIBRATION_FOLDS)]
+    splits += [Split(rows[inner != f], rows[inner == f]) for f in range(n)]
     fold = np.zeros(len(task.y), np.int64)
     fold[rows] = 1 + inner
     report = _report(task, splits[0], site)
-    found = f"the test rows of label {label!r}; intervals from {CALIBRATION_FOLDS} folds of sites"
+    found = f"the test rows of label {label!r}; intervals from {n} folds of sites"
     return Deal(name, found, tuple(splits), fold, test, site, site_training, (report,))
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from rsvlm_jax.evaluate.regression import Row
-from rsvlm_jax.metrics import by_bin, paired
+from rsvlm_jax.metrics import by_bin, crps_quantiles, paired, ratio
 
+from .cells import LEVELS
 from .deals import Deal
 from .scoring import Scored
 from .task import Task
@@ -26,16 +27,30 @@ MAX_GROUPS = 200
 
 
 def pair_rows(results: Sequence[Scored]) -> list[Row]:
-    """Every pair of models of each split, by squared error and by CRPS."""
+    """Every pair of models of each split, by squared error and by CRPS.
+
+    A model with quantiles of its own stands there twice by CRPS: as calibrated, and as it is
+    ("NAME, own").
+    """
     rows = []
     for deal, mine in of_deals(results):
         site = deal.site[mine[0].rows]
         errors = {r.row["model"]: (r.oof.mean - r.y) ** 2 for r in mine}
         crps = {r.row["model"]: r.oof.crps for r in mine}
+        crps |= {f"{r.row['model']}, own": own for r in mine if (own := own_crps(r)) is not None}
         for metric, losses in (("rmse", errors), ("crps", crps)):
             for row in paired(losses, site, root=metric == "rmse"):
                 rows.append({"split": deal.name, "metric": metric, **row})
     return rows
+
+
+def own_crps(r: Scored) -> np.ndarray | None:
+    """CRPS [n] of the model's own quantiles; None: it has none."""
+    quantiles = r.pooled.quantiles
+    if quantiles is None:
+        return None
+    each = zip(r.y, quantiles[r.rows], strict=True)
+    return np.array([ratio(crps_quantiles(y, q, LEVELS)) for y, q in each])
 
 
 def bin_rows(results: Sequence[Scored], edges: Sequence[float]) -> list[Row]:
