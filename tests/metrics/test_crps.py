@@ -56,7 +56,7 @@ def test_a_chain_is_the_integral_with_its_tails_and_between_bounds(library, low,
             return inner
         first = mass * np.exp(np.minimum(X - knots[i, 0], 0) / length[i])
         last = 1 - mass * np.exp(-np.maximum(X - knots[i, -1], 0) / length[i])
-        return np.where(X < knots[i, 0], first, np.where(X > knots[i, -1], last, inner))
+        return np.where(knots[i, 0] > X, first, np.where(knots[i, -1] < X, last, inner))
 
     expected = [integral(y, cdf(i), low, high) for i, y in enumerate(Y)]
     given = [library.asarray(a.astype(np.float32)) for a in (Y, knots, below)]
