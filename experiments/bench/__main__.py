@@ -28,6 +28,7 @@
     talkdata  conversations: real tokens packed, grouped, padded; pictures a second
     predict_cube  `rsvlm predict` over 6,000 x 6,000 pixels: windows a second, and memory by size
     numbers   heads beside numbers as text at matched parameters, paired (long)
+    outputs   what a distribution is learned by: coverage, CRPS and RMSE of each output
     reo       our reading of REO-VLM: R2 after each stage, and what it answers
     readout   the penalty of the linear readout for carbon uptake, chosen on training folds
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
@@ -52,7 +53,7 @@ NAMES = (
     *("step", "attention", "roofline"),
     *("trend", "trend_power", "trend_statistics", "trend_series", "trend_cube"),
     *("trend_agreement", "trend_coverage"),
-    *("data", "predict_cube", "reo", "readout", "numbers", "biomass", "regression"),
+    *("data", "predict_cube", "reo", "readout", "outputs", "numbers", "biomass", "regression"),
 )
 
 

@@ -50,7 +50,6 @@ def experiment():
 """
 WORDS = ["--model.head.kind", "linear", "--model.head.output", "quantiles"]
 WORDS += ["--model.head.quantiles", "0.05", "0.25", "0.5", "0.75", "0.95"]
-WORDS += ["--loss.huber", "0", "--loss.scale", "1"]
 
 
 @pytest.fixture(scope="module")
