@@ -9,5 +9,6 @@ atlas         patches without a common grid, laid side by side
 
 A reader follows the layout that its data set documents, and says where that is documented; what
 does not look like it is refused by name. REO-Instruct (arXiv 2511.16853) documents no layout of
-files; its imagery and biomass are AGBD's (its README), for which `agbd` stands.
+files (its README: imagery and texts as archives to download, no word of what is in them), so it is
+refused by name; its imagery and biomass are AGBD's, for which `agbd` stands.
 """

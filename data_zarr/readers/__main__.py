@@ -24,7 +24,10 @@ def main(argv: list[str] | None = None) -> int:
     prints.add_argument("out")
     prints.add_argument("--tiles", help="names with commas between; all without")
     prints.add_argument("--footprints", type=int, help="the first so many")
-    for verb in (chips, prints):
+    reo = verbs.add_parser("reo_instruct", help="refused: its files are not documented")
+    reo.add_argument("source", nargs="+")
+    reo.add_argument("out")
+    for verb in (chips, prints, reo):
         verb.add_argument("--overwrite", action="store_true")
     args = parser.parse_args(argv)
     try:
@@ -33,6 +36,15 @@ def main(argv: list[str] | None = None) -> int:
                 args.source, args.out, split=args.split, chips=args.chips,
                 overwrite=args.overwrite,
             )  # fmt: skip
+        elif args.name == "reo_instruct":
+            raise CubeError(
+                "REO-Instruct documents no layout of its images and texts (arXiv 2511.16853), so "
+                "none is guessed",
+                where=args.source[0],
+                expected="a data set whose files are described: agbd, biomassters",
+                remedy="its imagery and biomass are AGBD's, which `agbd` reads; texts in LLaVA's "
+                "form are files of a ConversationConfig",
+            )
         else:
             tiles = None if args.tiles is None else args.tiles.split(",")
             out = agbd(

@@ -28,6 +28,7 @@
     talkdata  conversations: real tokens packed, grouped, padded; pictures a second
     predict_cube  `rsvlm predict` over 6,000 x 6,000 pixels: windows a second, and memory by size
     numbers   heads beside numbers as text at matched parameters, paired (long)
+    outputs   what a distribution is learned by: coverage, CRPS and RMSE of each output
     reo       our reading of REO-VLM: R2 after each stage, and what it answers
     readout   penalties of the linear readouts on frozen Galileo, chosen on training folds
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
@@ -53,7 +54,7 @@ NAMES = (
     *("step", "attention", "roofline"),
     *("trend", "trend_power", "trend_statistics", "trend_series", "trend_cube"),
     *("trend_agreement", "trend_coverage"),
-    *("data", "predict_cube", "reo", "readout"),
+    *("data", "predict_cube", "reo", "readout", "outputs"),
     *("numbers", "biomass", "front_ablations", "regression"),
 )
 

@@ -51,6 +51,11 @@ INIT_TOWERS = (
 BALANCE = 0.1
 """`LossConfig.balance` of a mixture of experts, where it is not given."""
 
+LOCSCALE = ("gaussian", "laplace")
+POINT_AND_SPREAD, WHOLE = (1.0, 0.1), (0.0, 1.0)
+"""`huber` and `scale` of `LossConfig` of these outputs, and of those whose score is of the whole
+distribution, where they are not given."""
+
 
 def init_sources(text: str) -> tuple[tuple[str | None, str], ...]:
     """`Experiment.init_from` as (tower, source); tower None: all that the source holds.
@@ -177,7 +182,7 @@ class Experiment:
         model = self.model
         if model.head is None and self.loss == LossConfig():
             object.__setattr__(self, "loss", LossConfig(text=1.0, huber=0.0, scale=0.0))
-        loss = self.loss
+        loss = self.losses
         if model.head is None and (loss.huber or loss.scale):
             raise ConfigError(
                 "a model without a head has no numbers to learn",
@@ -203,11 +208,21 @@ class Experiment:
 
     @property
     def losses(self) -> LossConfig:
-        """`loss` as it is learned: with the balance of a mixture of experts."""
-        gated = self.model.head is not None and self.model.head.kind == "experts"
-        if self.loss.balance is not None:
-            return self.loss
-        return dataclasses.replace(self.loss, balance=BALANCE if gated else 0.0)
+        """`loss` as it is learned: where it is None, what the head's output and trunk ask for.
+
+        Raises:
+          ConfigError: then nothing is learned.
+        """
+        head = self.model.head
+        if head is None:
+            huber, scale, balance = 0.0, 0.0, 0.0
+        else:
+            huber, scale = POINT_AND_SPREAD if head.output in LOCSCALE else WHOLE
+            balance = BALANCE if head.kind == "experts" else 0.0
+        known = {"huber": huber, "scale": scale, "balance": balance}
+        stated = {name: getattr(self.loss, name) for name in known}
+        known |= {name: value for name, value in stated.items() if value is not None}
+        return dataclasses.replace(self.loss, **known)
 
     def _check_targets(self) -> None:
         """The head predicts what the data hold."""

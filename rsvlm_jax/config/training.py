@@ -21,11 +21,13 @@ class LossConfig:
 
     Attributes:
       text: next-token cross-entropy over supervised positions.
-      huber: of the standardised target (the point prediction).
+      huber: of the standardised target (the point prediction). None: 1 of "gaussian" and "laplace",
+        0 of other outputs and without a head (`Experiment.losses`).
       scale: the proper score of the head's output (`rsvlm_jax.models.heads`): of "gaussian" and
         "laplace" the negative log-likelihood of the spread around the detached point, so that
         `huber` alone learns the point; of "quantiles", "histogram" and "ordinal" what learns the
-        whole distribution, which needs no `huber` beside it.
+        whole distribution, which needs no `huber` beside it. None: 0.1 of the former, 1 of the
+        latter, 0 without a head.
       balance: of a mixture of experts: cross-entropy of the gate to the equal shares of the
         training targets. None: 0.1 with such a head (`Experiment`), 0 without.
 
@@ -33,18 +35,17 @@ class LossConfig:
     """
 
     text: float = 0.0
-    huber: float = 1.0
-    scale: float = 0.1
+    huber: float | None = None
+    scale: float | None = None
     huber_delta: float = 1.0
     balance: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("text", "huber", "scale"):
-            in_range(self, name, least=0.0)
-        if self.balance is not None:
-            in_range(self, "balance", least=0.0)
+        for name in ("text", "huber", "scale", "balance"):
+            if getattr(self, name) is not None:
+                in_range(self, name, least=0.0)
         in_range(self, "huber_delta", least=1e-6)
-        if not (self.text or self.huber or self.scale):
+        if self.text == self.huber == self.scale == 0:
             raise ConfigError(
                 "nothing to learn",
                 where="LossConfig",

@@ -24,7 +24,6 @@ from rsvlm_jax.data.pipeline import eval_batches
 from rsvlm_jax.data.source import CubeSource
 from rsvlm_jax.metrics import (
     binomial_interval,
-    crps_gaussian,
     picp,
     ratio,
     regression_table,
@@ -54,7 +53,8 @@ def evaluate_run(
     """Score a run; prints the table and writes RUN/report/ (RUN/report_CUBE/ for another cube).
 
     Windows that cannot be read are left out of the run's row and counted under "unreadable".
-    Intervals are those of the run: conformal once it is calibrated, its own before.
+    Intervals are those of the run: conformal once it is calibrated, its own before. CRPS is that of
+    the distribution that its head (or the texts of its numbers) gives, whatever its form.
     Baselines have none here, because one held-out fold leaves nothing to calibrate them on.
 
     Args:
@@ -98,7 +98,7 @@ def evaluate_run(
     intervals = {
         "picp90": float(ratio((hits, n))),
         "width90": float(ratio(width(numbers.lo, numbers.hi))),
-        "crps": float(ratio(crps_gaussian(y, numbers.mean, numbers.scale))),
+        "crps": float(np.mean(numbers.crps)),
         "picp90_lo": low,
         "picp90_hi": high,
     }

@@ -25,6 +25,7 @@ from rsvlm_jax.core.shapes import Array, Float
 from rsvlm_jax.data.batch import Batch
 from rsvlm_jax.data.numbers import CHARACTERS, NumberFormat
 from rsvlm_jax.mesh.rules import RULES, batch_sharding, replicated, resolve
+from rsvlm_jax.metrics import crps_chain
 from rsvlm_jax.models.vlm import readable
 
 from .engine import read_prompt, read_token
@@ -59,6 +60,14 @@ class Drawn:
         that is sure of all its digits still has a scale that errors can be measured by."""
         half = (self.quantile(0.84) - self.quantile(0.16)) / 2
         return jnp.maximum(half, 1e-3 * jnp.maximum(jnp.abs(self.median), 1e-3))
+
+    def crps(self, y: Float[Array, "B 1"]) -> Float[Array, "B 1"]:
+        """With 1 / n of the probability at each draw."""
+        n = self.values.shape[1]
+        step = jnp.broadcast_to(jnp.arange(n + 1, dtype=jnp.float32) / n, (len(y), n + 1))
+        # Every draw is two knots, where the distribution function rises.
+        knots, below = jnp.repeat(self.values, 2, axis=1), jnp.repeat(step, 2, axis=1)[:, 1:-1]
+        return crps_chain(y[:, 0], knots, below)[:, None]
 
     def quantile(self, q: float) -> Float[Array, "B 1"]:
         """Linear between the draws, which stand at (i - 1/2) / n; `q` in (0, 1)."""

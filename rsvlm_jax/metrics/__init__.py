@@ -4,6 +4,7 @@ Contents:
   regression   `RegressionSums` (sums that add up over batches and devices), `regression_table`,
                `by_bin`
   calibration  coverage, width, interval score, pinball loss, CRPS, `binomial_interval`
+  crps         CRPS of each sample: normal, Laplace, or a chain of linear pieces, clipped to bounds
   conformal    intervals of new predictions from saved held-out scores (NumPy)
   resample     block bootstrap (`bootstrap`, `coverage_interval`), paired tests (NumPy)
   sums         `ratio` and the masking that all share
@@ -22,6 +23,7 @@ from .calibration import (
     pinball,
     width,
 )
+from .crps import Tail, crps_chain, crps_laplace, crps_normal
 from .regression import RegressionSums, by_bin, regression_sums, regression_table
 from .resample import (
     bootstrap,
@@ -35,12 +37,16 @@ from .sums import ratio
 
 __all__ = [
     "RegressionSums",
+    "Tail",
     "binomial_interval",
     "bootstrap",
     "by_bin",
     "coverage_interval",
+    "crps_chain",
     "crps_empirical",
     "crps_gaussian",
+    "crps_laplace",
+    "crps_normal",
     "crps_quantiles",
     "holm",
     "interval_score",

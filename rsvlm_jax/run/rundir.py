@@ -201,8 +201,11 @@ class RunDir:
             yield changed
 
     def _changed(self, experiment: Experiment) -> tuple[str, ...]:
-        old = _leaves(dataclasses.asdict(self.experiment()))
-        new = _leaves(dataclasses.asdict(experiment))
+        old, new = (
+            # Losses that are stated and the same ones by default are the same experiment.
+            _leaves(dataclasses.asdict(dataclasses.replace(e, loss=e.losses)))
+            for e in (self.experiment(), experiment)
+        )
         fields = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
         if all(HOW.fullmatch(field) for field in fields):
             return tuple(fields)

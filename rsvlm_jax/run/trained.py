@@ -66,12 +66,14 @@ MAX_ANSWER = 64
 @dataclasses.dataclass(frozen=True)
 class Numbers:
     """Predictions [n] in target units; `scale` is half the width of the central 68 % of what the
-    head predicts (one standard deviation of a Gaussian), before calibration and bounds."""
+    head predicts (one standard deviation of a Gaussian), before calibration and bounds; `crps` that
+    of the same distribution within bounds at the window's target, NaN where it is not known."""
 
     mean: np.ndarray
     scale: np.ndarray
     lo: np.ndarray
     hi: np.ndarray
+    crps: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Loaded:
         the head's own, which promises nothing.
         """
         self._needs_head()
-        return self._numbers(self._eval_step(self.params, self.stats, batch))[0]
+        return self._numbers(self._eval_step(self.params, self.stats, batch), batch)[0]
 
     def regress_source(
         self,
@@ -158,7 +160,7 @@ class Loaded:
         found: dict[str, list[list[np.ndarray]]] = {name: [] for name in names}
         with eval_batches(source, self.processor, batch_size=batch_size) as batches:
             for i, batch in enumerate(batches):
-                predicted = self._numbers(self._eval_step(self.params, self.stats, batch))
+                predicted = self._numbers(self._eval_step(self.params, self.stats, batch), batch)
                 unread, n = np.asarray(batch.sample) < 0, len(source) - i * batch_size
                 if not blind:
                     unread |= ~_sees(batch)
@@ -172,15 +174,16 @@ class Loaded:
             for name, parts in found.items()
         }
 
-    def _numbers(self, predictive: Standardised | Drawn) -> list[Numbers]:
+    def _numbers(self, predictive: Standardised | Drawn, batch: Batch) -> list[Numbers]:
         """Of every target; the first is calibrated where the run was."""
-        read = [np.asarray(x, np.float64) for x in _summary(predictive)]
+        y = np.where(batch.target_valid, batch.target, np.float32(np.nan))
+        read = [np.asarray(x, np.float64) for x in _summary(predictive, y)]
         found = [Numbers(*(x[:, k] for x in read)) for k in range(read[0].shape[1])]
         scores = self.processor.conformal
         if scores is not None:
             one, bounds = found[0], self.processor.target.bounds
             lo, hi = conformal.interval(one.mean, one.scale, scores, ALPHA, bounds)
-            found[0] = Numbers(one.mean, one.scale, lo, hi)
+            found[0] = dataclasses.replace(one, lo=lo, hi=hi)
         return found
 
     @functools.cached_property
@@ -210,7 +213,7 @@ class Loaded:
         known, has = self._knowledge(made, question, batch)
         assert made.hidden is not None  # `_speak` keeps them
         encoded = Encoded(made.hidden, visual, visual_valid, known, has)
-        numbers = self._numbers(_head(self.graphdef, self.params, self.stats, encoded))[0]
+        numbers = self._numbers(_head(self.graphdef, self.params, self.stats, encoded), batch)[0]
         answers = []
         for i, tokens in enumerate(np.asarray(made.tokens)):
             ids = tokens[: int(made.length[i])].tolist()
@@ -391,10 +394,12 @@ def _sees(batch: Batch) -> np.ndarray:
 
 
 @jax.jit
-def _summary(predictive: Standardised | Drawn) -> tuple[jax.Array, ...]:
-    """Mean, spread and the ends of the interval: [B,K] each."""
+def _summary(predictive: Standardised | Drawn, y: jax.Array) -> tuple[jax.Array, ...]:
+    """Mean, spread, the ends of the interval and the CRPS at `y`: [B,K] each."""
     ends = (predictive.quantile(q) for q in (ALPHA / 2, 1 - ALPHA / 2))
-    return predictive.mean, predictive.spread, *ends
+    # A source without targets has one column, of NaN.
+    crps = predictive.crps(jnp.broadcast_to(y, predictive.mean.shape))
+    return predictive.mean, predictive.spread, *ends, crps
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -39,6 +39,7 @@ def losses(
 
     Args:
       encoded: the model's forward pass over `batch`.
+      config: `Experiment.losses`, in which no weight is None.
       model: `.decoder.logits(hidden)` for text, `.head(encoded, rng=...)` for numbers.
       rng: for the head's dropout.
 

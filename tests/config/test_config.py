@@ -214,7 +214,7 @@ def test_text_without_a_decoder():
         Experiment("x", model=model, loss=LossConfig(text=1.0))
 
 
-@pytest.mark.parametrize("loss", [{"scale": 0.0}, {"huber": 0.0}])
+@pytest.mark.parametrize("loss", [{"scale": 0.1}, {"huber": 1.0}])
 def test_numbers_without_a_head(loss: dict[str, float]):
     model = dataclasses.replace(an_experiment().model, head=None)
     with pytest.raises(ConfigError, match=r"without a head has no numbers .* a HeadConfig"):
@@ -224,6 +224,23 @@ def test_numbers_without_a_head(loss: dict[str, float]):
 def test_a_model_without_a_head_learns_text_unless_told_otherwise():
     model = dataclasses.replace(an_experiment().model, head=None)
     assert Experiment("x", model=model).loss == LossConfig(text=1.0, huber=0.0, scale=0.0)
+
+
+def test_what_is_left_open_is_learned_by_the_score_of_the_output():
+    asked = an_experiment()
+
+    def learned(output: str, **stated: float) -> tuple[float | None, float | None]:
+        head = dataclasses.replace(asked.model.head, output=output)
+        model, loss = dataclasses.replace(asked.model, head=head), LossConfig(**stated)
+        found = dataclasses.replace(asked, model=model, loss=loss).losses
+        return found.huber, found.scale
+
+    assert learned("gaussian") == learned("laplace") == (1.0, 0.1)
+    assert {learned(o) for o in ("quantiles", "histogram", "ordinal")} == {(0.0, 1.0)}
+    assert learned("quantiles", huber=0.5) == (0.5, 1.0)
+    assert learned("gaussian", scale=0.0) == (1.0, 0.0)
+    with pytest.raises(ConfigError, match=r"^nothing to learn in LossConfig; .* found 0, 0 and 0"):
+        learned("ordinal", scale=0.0)
 
 
 def test_losses_of_nothing():

@@ -36,7 +36,7 @@ class Guess(Loaded):
         value = source.target.astype(np.float64)
         mean = np.clip(value + (0.02 if vars(self)["seed"] == 0 else 0.3), 0, 1)
         scale = np.full(len(value), 0.1)
-        return Numbers(mean, scale, mean - scale, mean + scale)
+        return Numbers(mean, scale, mean - scale, mean + scale, scale)
 
 
 @pytest.mark.parametrize("members", [1, 2])

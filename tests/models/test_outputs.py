@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -23,6 +24,9 @@ OUTPUTS = ("gaussian", "laplace", "quantiles", "histogram", "ordinal")
 B, K = 3, 2
 LEVELS = np.linspace(0.003, 0.997, 61)
 STEP = 1e-3
+DENSE = (np.arange(1000) + 0.5) / 1000
+BOUNDS = 1.8, 2.3
+Y = jnp.asarray([[1.5, 2.2], [2.0, 2.6], [3.0, -1.0]])
 TRAINING = np.random.default_rng(7).normal(size=(K, 500))
 
 
@@ -47,7 +51,8 @@ def made(raw, output: str, transform: str = "zscore", std: float = 0.3):
 
 @functools.cache
 def summary(output: str, transform: str):
-    """One program: quantiles, their density and slope, mean, spread, draws."""
+    """One program: quantiles, their density and slope, mean, spread, draws; dense quantiles and the
+    CRPS at `Y`, of the distribution and of the same between `BOUNDS`."""
 
     def read(raw, key):
         one = made(raw, output, transform)
@@ -58,7 +63,10 @@ def summary(output: str, transform: str):
             return y, one.nll(y), jnp.log(slope)
 
         found = jax.lax.map(at, jnp.asarray(LEVELS, jnp.float32))
-        return *found, one.mean, one.spread, one.sample(key, 2000)
+        low, high = (jnp.full((K,), x) for x in BOUNDS)
+        scores = one.crps(Y), dataclasses.replace(one, low=low, high=high).crps(Y)
+        dense = jax.vmap(one.quantile)(jnp.asarray(DENSE, jnp.float32))
+        return *found, one.mean, one.spread, one.sample(key, 2000), dense, scores
 
     return jax.jit(read, compiler_options=FAST)
 
@@ -89,9 +97,8 @@ def test_quantiles_rise_and_agree_with_density_mean_and_draws(output, transform,
     raw = raw_of(seed, output, size)
     if output in ("gaussian", "laplace"):  # the mean of exp(u) is finite
         raw = jnp.clip(raw, -2, 2)
-    quantiles, nll, slope, mean, spread, draws = map(
-        np.asarray, summary(output, transform)(raw, jax.random.key(0))
-    )
+    *found, scores = summary(output, transform)(raw, jax.random.key(0))
+    quantiles, nll, slope, mean, spread, draws, dense = map(np.asarray, found)
     span = quantiles[-1] - quantiles[0]
     assert np.isfinite(quantiles).all()
     assert (np.diff(quantiles, axis=0) >= -1e-6 * span).all()
@@ -104,6 +111,11 @@ def test_quantiles_rise_and_agree_with_density_mean_and_draws(output, transform,
             assert stats.kstest(u, stats.uniform.cdf).statistic < 0.06
     error = draws.std(axis=0) / np.sqrt(len(draws))
     assert (np.abs(draws.mean(axis=0) - mean) < 5 * error + 1e-4 * span).all()
+    # The CRPS is twice the pinball loss over all levels.
+    for score, q in zip(scores, (dense, np.clip(dense, *BOUNDS)), strict=True):
+        level, off = DENSE[:, None, None], np.asarray(Y)[None] - q
+        expected = 2 * np.maximum(level * off, (level - 1) * off).mean(axis=0)
+        np.testing.assert_allclose(score, expected, rtol=5e-3, atol=5e-3)
 
 
 @pytest.mark.parametrize("output", ["gaussian", "laplace"])

@@ -28,7 +28,7 @@ class Lawful(Loaded):
     def regress(self, batch):
         obs = batch.obs["s2_l1c"]
         found = np.where(obs.valid, obs.pixels, 0).mean(axis=(1, 2, 3, 4), dtype=np.float64)
-        return Numbers(found, found, found, found)
+        return Numbers(found, found, found, found, found)
 
     def chat(self, question, batch):
         mean = self.regress(batch).mean

@@ -50,7 +50,6 @@ def experiment():
 """
 WORDS = ["--model.head.kind", "linear", "--model.head.output", "quantiles"]
 WORDS += ["--model.head.quantiles", "0.05", "0.25", "0.5", "0.75", "0.95"]
-WORDS += ["--loss.huber", "0", "--loss.scale", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +131,7 @@ def test_numbers_are_those_of_the_quantiles_and_calibration_is_of_the_first(load
     np.testing.assert_array_equal(again["height"].hi, found["height"].hi)
 
 
-def test_predict_and_evaluate_read_quantiles(run: Path, page: Path, capsys):
+def test_predict_and_evaluate_read_quantiles(run: Path, page: Path, loaded: Loaded, capsys):
     out = page.parent / "map"
     cube = str(page.parent / "two.zarr")
     assert main(["predict", str(run), "--cube", cube, "--out", str(out)]) == 0
@@ -145,6 +144,10 @@ def test_predict_and_evaluate_read_quantiles(run: Path, page: Path, capsys):
     table = json.loads(capsys.readouterr().out.splitlines()[-1])["table"]
     assert [row["model"] for row in table] == ["mean", "no_lm"]
     assert np.isfinite(table[1]["rmse"])
+    source = prepare(loaded.experiment).test
+    found = loaded.regress_targets(source)
+    assert table[1]["crps"] == pytest.approx(found["agb"].crps.mean(), rel=1e-5)
+    np.testing.assert_array_equal(np.isfinite(found["height"].crps), source.has_targets[:, 1])
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_weights_follow_from_the_batch_alone():
     data = batch([1, 5, -3, 2], [True, True, False, True], [0, -1, 2, 3])
     text = jnp.ones_like(data.weight).at[0, 1].set(0.25)
     data = dataclasses.replace(data, weight=text)
-    found = weights(data, LossConfig(text=1.0))
+    found = weights(data, dataclasses.replace(CONFIG, text=1.0))
     # Of two positions the first supervises nothing; row 1 is a slot without a sample.
     assert {k: float(x) for k, x in found.items()} == {"text": 2.25, "huber": 2, "scale": 2}
     assert set(weights(data, LossConfig(huber=0.0, scale=0.0, text=1.0))) == {"text"}

@@ -237,7 +237,9 @@ def experiment_model(name: str, about: str, experiment: Experiment, task: Task) 
             found=mine.window,
         )
     data = dataclasses.replace(mine, cube=theirs.cube, target=theirs.target, stride=theirs.stride)
-    experiment = without_folds(dataclasses.replace(experiment, data=data))
+    # Losses by default are stated: a cell depends on what was learned.
+    loss = dataclasses.replace(experiment.losses, balance=experiment.loss.balance)
+    experiment = without_folds(dataclasses.replace(experiment, data=data, loss=loss))
     prepared = prepare(experiment)
     prepared = dataclasses.replace(prepared, train_table=task.training, eval_table=task.evaluation)
     shuffled = name.endswith("text_shuffled")

@@ -12,8 +12,8 @@ locscale     Gaussian, Laplace
 piecewise    Quantiles, Histogram (HL-Gauss), Ordinal
 support      bins and shares of the training targets
 
-What each output learns by: `LossConfig.huber` pulls its `point` at the standardised target,
-`LossConfig.scale` weighs its proper score::
+What each output learns by: `LossConfig.huber` pulls its `point` at the standardised target, by
+default of the first two only; `LossConfig.scale` weighs its proper score::
 
     gaussian    log scale + (z - loc)^2 / (2 scale^2), loc detached      point: loc
     laplace     log scale + |z - loc| / scale, loc detached              point: loc

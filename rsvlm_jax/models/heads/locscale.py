@@ -14,6 +14,7 @@ from jax.scipy.special import ndtr, ndtri
 
 from rsvlm_jax.core import pytree_dataclass
 from rsvlm_jax.core.shapes import Array, Float
+from rsvlm_jax.metrics import crps_laplace, crps_normal
 
 from .predictive import CENTRAL, Standardised, inverse, log_slope
 
@@ -62,6 +63,13 @@ class Gaussian(Standardised):
     def free_quantile(self, q: Float[Array, "*levels"]) -> Float[Array, "B K"]:
         """Exact."""
         return inverse(self._unstandardise(self.loc + self.scale * ndtri(q)), self.transform)
+
+    def crps(self, y: Float[Array, "B K"]) -> Float[Array, "B K"]:
+        """In closed form under "zscore"."""
+        if self.transform != "zscore":
+            return super().crps(y)
+        loc, scale = self._unstandardise(self.loc), self.scale * self.target_std[None]
+        return crps_normal(y, loc, scale, self.low[None], self.high[None])
 
     def nll(self, y: Float[Array, "B K"]) -> Float[Array, "B K"]:
         """Change of variables included."""
@@ -114,6 +122,13 @@ class Laplace(Standardised):
     def free_quantile(self, q: Float[Array, "*levels"]) -> Float[Array, "B K"]:
         """Exact."""
         return inverse(self._unstandardise(self.loc + self.scale * _deviate(q)), self.transform)
+
+    def crps(self, y: Float[Array, "B K"]) -> Float[Array, "B K"]:
+        """In closed form under "zscore"."""
+        if self.transform != "zscore":
+            return super().crps(y)
+        loc, scale = self._unstandardise(self.loc), self.scale * self.target_std[None]
+        return crps_laplace(y, loc, scale, self.low[None], self.high[None])
 
     def nll(self, y: Float[Array, "B K"]) -> Float[Array, "B K"]:
         """Change of variables included."""

@@ -21,6 +21,7 @@ from jax.scipy.special import ndtr
 
 from rsvlm_jax.core import pytree_dataclass
 from rsvlm_jax.core.shapes import Array, Float
+from rsvlm_jax.metrics import Tail, crps_chain
 
 from .predictive import Standardised, inverse
 
@@ -81,6 +82,14 @@ class Piecewise(Standardised):
         if high:
             found = found + jnp.maximum(y - knots[..., -1], 0.0) / (high * above)
         return found
+
+    def crps(self, y: Float[Array, "B K"]) -> Float[Array, "B K"]:
+        """Exact."""
+        knots, c = self._chain()
+        tails = tuple(
+            Tail(mass, mass * slope) for mass, slope in zip(self.tails, self._slopes(), strict=True)
+        )
+        return crps_chain(y, knots, c, (tails[0], tails[1]), self.low[None], self.high[None])
 
     def _chain(self) -> tuple[Float[Array, "B K n"], Float[Array, "B K n"]]:
         """Knots in target units, and the mass below each."""

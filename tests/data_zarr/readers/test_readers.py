@@ -126,6 +126,14 @@ def test_the_command(chips, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert "error: no chips of BioMassters" in capsys.readouterr().err
 
 
+def test_bad_input_a_data_set_without_a_documented_layout(tmp_path: Path, capsys):
+    assert main(["reo_instruct", "train.json", str(tmp_path / "x.zarr")]) == 3
+    error = capsys.readouterr().err
+    assert error.startswith("error: REO-Instruct documents no layout of its images and texts")
+    assert "`agbd` reads" in error
+    assert error.count("\n") == 1
+
+
 # ---- what does not look like the documents -------------------------------------------------------
 
 
