@@ -131,12 +131,12 @@ class Head(nnx.Module):
         if self.readout is None or self.readout_at is None:
             return
         x = x.astype(np.float64)
-        seen = np.isfinite(x).all(axis=1)
-        at = x[seen].mean(axis=0)
-        penalty = self.config.readout * max(float(x[seen].var(axis=0).mean()), 1e-12)
+        at = np.nanmean(x, axis=0)
+        penalty = self.config.readout * max(float(np.nanvar(x, axis=0).mean()), 1e-12)
         found = []
         for values, rows in zip(z, of, strict=True):
-            values, rows = values[seen[rows]], rows[seen[rows]]
+            seen = np.isfinite(x[rows, 0])
+            values, rows = values[seen], rows[seen]
             some = x[rows] - x[rows].mean(axis=0)
             gram = some.T @ some + penalty * len(rows) * np.eye(x.shape[1])
             found.append(np.linalg.solve(gram, some.T @ (values - values.mean())))
