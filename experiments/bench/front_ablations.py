@@ -6,6 +6,7 @@
 Every change is one model more on the same folds of sites, of one seed, beside the experiment of one
 seed (`base`) and of several members, averaged. Differences of RMSE are paired over sites and in
 brackets 95 % of a bootstrap: a change that ends above `base` says what was lost without the part.
+What single seeds differ by (`rmse_seed_sd`) is chance that the bootstrap of sites does not know.
 Fuel moisture is dealt to three folds of all its places, not as in `regression:fuel`. For knowledge
 alone: no experiment was changed by what is found here. Restartable, under `RSVLM_BENCH_RUNS`.
 """
@@ -81,6 +82,9 @@ def _figures(story: str) -> Iterator[Figure]:
         what = f"front_ablations.{story}." + ("members" if name == "rsvlm" else name)
         for key in ("r2", "rmse", "crps"):
             yield Figure(f"{what}.{key}", row[key])
+        if name == "rsvlm":
+            yield Figure(f"{what}.rmse_seed", row["rmse_seed"])
+            yield Figure(f"{what}.rmse_seed_sd", row["rmse_seed_sd"])
     for row in pairs:
         other, sign = row["reference"], -1
         if other == "rsvlm_base":
