@@ -6,6 +6,7 @@
 Every change is one model more on the same folds of sites, of one seed, beside the experiment of one
 seed (`base`) and of several members, averaged. Differences of RMSE are paired over sites and in
 brackets 95 % of a bootstrap: a change that ends above `base` says what was lost without the part.
+What single seeds differ by (`rmse_seed_sd`) is chance that the bootstrap of sites does not know.
 Fuel moisture is dealt to three folds of all its places, not as in `regression:fuel`. For knowledge
 alone: no experiment was changed by what is found here. Restartable, under `RSVLM_BENCH_RUNS`.
 """
@@ -81,6 +82,9 @@ def _figures(story: str) -> Iterator[Figure]:
         what = f"front_ablations.{story}." + ("members" if name == "rsvlm" else name)
         for key in ("r2", "rmse", "crps"):
             yield Figure(f"{what}.{key}", row[key])
+        if name == "rsvlm":
+            yield Figure(f"{what}.rmse_seed", row["rmse_seed"])
+            yield Figure(f"{what}.rmse_seed_sd", row["rmse_seed_sd"])
     for row in pairs:
         other, sign = row["reference"], -1
         if other == "rsvlm_base":
@@ -114,17 +118,17 @@ def _fuel() -> dict[str, Experiment]:
     plain = tuple(dataclasses.replace(i, bins=0, lags=False) for i in base.model.inputs)
     none = dataclasses.replace(base.model.temporal, token_dropout=0.0)
     all_tokens = dataclasses.replace(base.model, temporal=none)
-    made = {
-        "base": base,
-        "without_bins_and_lags": _inputs(base, plain),
-        "without_token_dropout": dataclasses.replace(base, model=all_tokens),
-        "without_average": _average(base, None),
-    }
+    made = {"base": base}
     for kind in ("presto", "galileo"):
         read = tuple(InputConfig(i.bandset, kind, dates=i.dates) for i in base.model.inputs)
         made[kind] = _encoded(base, kind, read, 3)
-    made["presto_fine_tuned"] = _tuned(made["presto"], "presto", FINE)
-    return made
+    return {
+        **made,
+        "presto_fine_tuned": _tuned(made["presto"], "presto", FINE),
+        "without_average": _average(base, None),
+        "without_bins_and_lags": _inputs(base, plain),
+        "without_token_dropout": dataclasses.replace(base, model=all_tokens),
+    }
 
 
 def _encoded(

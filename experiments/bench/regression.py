@@ -22,10 +22,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from data_zarr.splits import Split
+from data_zarr.splits.report import distances_of
 from experiments import demo_treecover, fuel_moisture, hls_gpp, spain_radar
 from rsvlm_jax.config import DataError, Experiment, to_dict
 from rsvlm_jax.evaluate.benchmark.bench import BenchRequest, bench_regression
-from rsvlm_jax.evaluate.benchmark.deals import DealOptions
+from rsvlm_jax.evaluate.benchmark.deals import DealOptions, deal
+from rsvlm_jax.evaluate.benchmark.task import Task
 
 from .figure import Figure
 
@@ -33,8 +38,8 @@ RUNS = Path(os.environ.get("RSVLM_BENCH_RUNS", "runs/bench"))
 BASELINES = ("mean", "ridge", "random_forest", "boosting")
 FORESTS = (*BASELINES, "quantile_forest")
 TEN_FOLDS = DealOptions(calibration_folds=10)
-"""By positions alone: the given test places lie 50 km (median) from the next training place, those
-that three folds of training places hold out 71 km, and ten 59 km."""
+"""By positions alone, which `nearest` figures say: the given test places lie nearer to training
+places than what three folds of those hold out, and ten folds hold out nearer ones than three do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +92,24 @@ def figures(story: str | None = None) -> Iterator[Figure]:
         yield from _figures(name, STORIES[name])
 
 
+def _nearness(name: str, story: Story) -> Iterator[Figure]:
+    """Of a given split, the median distance (km) of held-out rows to the next training place: of
+    the test places, and of what three and as many folds as are used hold out of the others."""
+    task = Task.of(story.experiment)
+    for folds in (3, story.deal.calibration_folds):
+        dealt = deal(task, story.split, DealOptions(calibration_folds=folds))
+        near = [_nearest(task, split) / 1000 for split in dealt.splits]
+        if folds == 3:
+            yield Figure(f"{name}.nearest.test", float(np.median(near[0])), "km")
+        found = float(np.median(np.concatenate(near[1:])))
+        yield Figure(f"{name}.nearest.{folds}_folds", found, "km")
+
+
+def _nearest(task: Task, split: Split) -> np.ndarray:
+    train, test = task.training.take(split.train), task.evaluation.take(split.test)
+    return distances_of(train, test, task.cube.grid)
+
+
 def _figures(name: str, story: Story) -> Iterator[Figure]:
     made = story.experiment
     kept: dict[str, Any] = {"members": story.members, "experiment": to_dict(made)}
@@ -115,6 +138,8 @@ def _figures(name: str, story: Story) -> Iterator[Figure]:
     yield Figure(f"{name}.coverage90_lo", ours["picp90_site_lo"], "-", at_most=0.9)
     yield Figure(f"{name}.coverage90_hi", ours["picp90_site_hi"], "-", at_least=0.9)
     yield Figure(f"{name}.width90", ours["width90"])
+    if story.split.startswith("given:"):
+        yield from _nearness(name, story)
     for row in pairs:
         if row["metric"] == "crps":
             what = f"{name}.crps.rsvlm_minus.{row['reference'].replace(', ', '_')}"

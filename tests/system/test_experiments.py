@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_zarr.samples import QUESTIONS, sample_questions
+from experiments.bench.front_ablations import experiments
 from rsvlm_jax.cli.main import main
 from rsvlm_jax.cli.options import experiments_folder, load_experiment
 from rsvlm_jax.config import Experiment, from_json, to_json
@@ -34,6 +35,18 @@ def test_is_a_page_that_imports_the_configuration_only(file: Path):
             assert node.module in ("rsvlm_jax.config", "typing", "__future__")
         if isinstance(node, ast.Import):
             assert {n.name for n in node.names} <= {"dataclasses"}
+
+
+@pytest.mark.parametrize("story", ["gpp", "fuel"])
+def test_front_ablations_differ_from_their_base(story: str):
+    made = experiments(story)
+    base = made.pop("base")
+    assert len({*made.values()}) == len(made) >= 6
+    for name, one in made.items():
+        assert one.name == name
+        assert one.data == base.data
+        changed = (one.model, one.optimizer, one.init_from)
+        assert changed != (base.model, base.optimizer, base.init_from)
 
 
 @pytest.fixture
