@@ -155,7 +155,7 @@ def harmonic_fit(
             "too few observations for the coefficients", where="least", found=least,
             expected=f"{fitted + 1} or more",
         )  # fmt: skip
-    if not penalty >= 0:
+    if not 0 <= penalty < np.inf:
         raise ConfigError("no penalty", where="penalty", expected="0 or more", found=penalty)
     if covariance and method == "lasso":
         raise ConfigError(
