@@ -22,7 +22,7 @@
     trend_statistics  false positives, coverage of intervals and forecasts on simulated series
     trend_agreement  breaks on the shipped Landsat pixels that are pyxccd's within 30 days
     trend_coverage  how often intervals of slopes hold, where errors remember
-    trend_cube  `rsvlm trend` over 2,000 x 2,000 pixels and 60 dates: rate and memory
+    trend_cube  `rsvlm trend` over 2,000 x 2,000 pixels and 60 dates: rate and memory; also :image
     trend_series  STL beside statsmodels; LandTrendr-like segments; forecasts: pixels a second
     data      cubes: readers and the pipeline beside xarray, xbatcher, a memory map (needs xbatcher)
     talkdata  conversations: real tokens packed, grouped, padded; pictures a second

@@ -4,6 +4,7 @@
                           included, in a process of its own; compilation too
     trend_cube.memory     its largest resident memory, less what it had before the first block
 
+A part names the layout: `trend_cube` is of chunks for series, `trend_cube:image` of whole scenes.
 The cube has 2,000 x 2,000 pixels and 60 dates of two bands, a quarter of it masked; --short: 256 x
 256. It is kept beside other synthetic cubes (`rsvlm_jax.run.cubes.cache_folder`).
 """
@@ -17,11 +18,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from data_zarr import BandSetData, Grid, create_cube
 from data_zarr.format import MANIFEST
+from data_zarr.layout import Layout
 from data_zarr.sensors import BANDSETS
 from rsvlm_jax.run.cubes import cache_folder
 
@@ -32,13 +35,13 @@ DRIFT, NOISE, CLOUDY = 3, 120, 0.25
 """Of stored numbers, reflectance x 10000, from date to date; and the share that is masked."""
 
 MEASURED = """
-import json, resource, sys, jax
+import json, sys, jax
+from experiments.bench.memory import peak
 from data_zarr import open_cube
 from rsvlm_jax.run.series_choice import choose
 from rsvlm_jax.run.trend import trend_cube
 from rsvlm_jax.run.trend_options import Options
 jax.devices()
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 source = choose(open_cube(sys.argv[1]), index="ndvi")
 before = peak()
 report = trend_cube(source, Options(), sys.argv[2], geotiff=True).report
@@ -47,9 +50,9 @@ print(json.dumps({"rate": report.pixels_per_second, "memory": peak() - before,
 """
 
 
-def make(size: int) -> Path:
+def make(size: int, layout: Layout) -> Path:
     """The cube, written on first use; a killed writing goes on."""
-    path = cache_folder() / f"bench_trend_{size}.zarr"
+    path = cache_folder() / f"bench_trend_{layout}_{size}.zarr"
     if (path / MANIFEST).is_file():
         return path
     row = BANDSETS["landsat_sr6"]
@@ -58,7 +61,7 @@ def make(size: int) -> Path:
     grid = Grid.from_epsg(32633, (30.0, 0.0, 5e5, 0.0, -30.0, 5.1e6), size, size)
     data = BandSetData("landsat", "optical", bands, dates, "landsat-7", scale=1e-4)
     with create_cube(
-        path, grid=grid, bandsets=[data], shard=SHARD, layout="series", title="bench",
+        path, grid=grid, bandsets=[data], shard=SHARD, layout=layout, title="bench",
         license="CC0-1.0", provenance="experiments.bench.trend_cube", level=1,
     ) as writer:  # fmt: skip
         for y, x in writer.regions():
@@ -76,13 +79,17 @@ def make(size: int) -> Path:
     return path
 
 
-def figures() -> Iterator[Figure]:
+def figures(part: str = "series") -> Iterator[Figure]:
+    layout = next((one for one in get_args(Layout) if one == part), None)
+    if layout is None:
+        raise SystemExit(f"error: no layout {part!r}; expected {', '.join(get_args(Layout))}")
     size = 256 if os.environ.get("RSVLM_BENCH_SHORT") else 2000
-    path = make(size)
+    path = make(size, layout)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", MEASURED, str(path), str(Path(folder) / "out")]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     found = json.loads(done.stdout.splitlines()[-1])
-    yield Figure("trend_cube.pixels", found["pixels"], "pixels")
-    yield Figure("trend_cube.rate", found["rate"], "pixels/s")
-    yield Figure("trend_cube.memory", found["memory"] / GIB, "GiB", at_most=2.0)
+    name = "trend_cube" if layout == "series" else f"trend_cube.{layout}"
+    yield Figure(f"{name}.pixels", found["pixels"], "pixels")
+    yield Figure(f"{name}.rate", found["rate"], "pixels/s")
+    yield Figure(f"{name}.memory", found["memory"] / GIB, "GiB", at_most=2.0)

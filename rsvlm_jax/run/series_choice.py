@@ -199,6 +199,14 @@ def _bands_of(
     )
 
 
+def _day_of_year(text: Any) -> np.datetime64:
+    """MM-DD, in a leap year."""
+    try:
+        return day(f"2000-{text}", "--season")
+    except ConfigError:
+        raise ConfigError("no date", where="--season", expected="MM-DD", found=text) from None
+
+
 def _taken(
     cube: Cube, info: BandSetInfo, dates: tuple[str, str] | None, season: tuple[str, str] | None,
     platforms: Sequence[str],
@@ -207,10 +215,15 @@ def _taken(
     keep = ~np.isnat(info.dates)
     if dates is not None:
         first, last = (day(d, "--dates") for d in dates)
+        if first > last:
+            raise ConfigError(
+                "dates that end before they begin", where="--dates", found=f"{first} {last}",
+                expected="the first and the last day",
+            )  # fmt: skip
         keep &= (info.dates >= first) & (info.dates < last + np.timedelta64(1, "D"))
     if season is not None:
         # Counted as in a leap year, so that the end of February is where it is.
-        first, last = (day(f"2000-{d}", "--season") for d in season)
+        first, last = (_day_of_year(d) for d in season)
         if first > last:
             raise ConfigError(
                 "a season that ends before it begins", where="--season", found=" ".join(season),

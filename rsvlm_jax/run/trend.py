@@ -82,7 +82,8 @@ def trend(
 
     Args:
       data: a cube, its path or name; or an `xarray.DataArray` with an axis "time" of dates, in any
-        order, and NaN for what is missing.
+        order, and NaN for what is missing. A coordinate "platform" of dates says who took them;
+        `breaks` and the multivariate tests take an axis "band" together.
       method, alpha, more: fields of `rsvlm_jax.run.trend_options.Options`: test, harmonics ...
       index, bands, bandset, dates, season, platforms, window: of a cube; see `choose` in
         `rsvlm_jax.run.series_choice`.

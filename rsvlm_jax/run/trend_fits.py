@@ -34,7 +34,9 @@ def harmonic(series: Series, options: Options, spread: Spread) -> dict[str, np.n
     n, code = np.asarray(fit[3]), np.asarray(fit[4])
     freedom = np.maximum(n - (2 + 2 * options.harmonics), 1)
     half = stdtrit(freedom, 1 - options.alpha / 2) * error
-    p = 2 * stdtr(freedom, -np.abs(slope / np.where(error > 0, error, np.nan)))
+    p = 2 * stdtr(freedom, -np.abs(slope) / np.where(error > 0, error, np.nan))
+    # A fit without errors is sure of its slope, and of none.
+    p = np.where(error == 0, np.where(slope == 0, 1.0, 0.0), p)
     return {
         "slope": slope, "intercept": level - slope * start, "slope_lo": slope - half,
         "slope_hi": slope + half, "p": p, "n": n, "code": code,

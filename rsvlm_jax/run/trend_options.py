@@ -6,6 +6,7 @@ Not where and of what: that is `series.py`. A method heeds the fields that `HEED
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
 import re
 from typing import Any, Literal, get_args
@@ -132,7 +133,7 @@ class Options:
                 found=self.threshold,
             )  # fmt: skip
         for name, (low, high) in {"confirm": (2, 12), "penalty": (0, float("inf"))}.items():
-            if not low <= getattr(self, name) <= high:
+            if not low <= getattr(self, name) <= high or math.isinf(getattr(self, name)):
                 raise ConfigError(
                     f"no such {name}", where=f"--{name}", expected=f"{low} to {high}",
                     found=getattr(self, name),

@@ -110,7 +110,8 @@ def detect_breaks(
     Args:
       values: [pixels, T, C], float32 or float64 (the latter under `jax.enable_x64`). A date counts
         where all bands are finite.
-      times: decimal years, in any order; of equal ones the first counts. See `harmonic_fit`.
+      times: decimal years, in any order; of equal ones that of the least value, of the first band
+        in which they differ, counts. See `harmonic_fit`.
       mask: True = a clear look; None = everything finite.
       bands: those that are tested (COLD: green, red, near and short-wave infrared); None: all.
       screen: green and the first short-wave infrared, by which clouds that the mask has missed are
@@ -213,7 +214,7 @@ def _detect(
 
 
 def _in_order(x: Float[Any, "T C B"], t: Float[Any, "T 1 Bt"], rows: int) -> _Series:
-    """What is there, by time, in the first `rows`; of equal times the first."""
+    """What is there, by time, in the first `rows`; of equal times that of the least values."""
     there = jnp.all(x == x, axis=1)
     inf = jnp.asarray(jnp.inf, x.dtype)
     t = jnp.where(there, jnp.broadcast_to(t[:, 0], there.shape), inf)
@@ -224,8 +225,13 @@ def _in_order(x: Float[Any, "T C B"], t: Float[Any, "T 1 Bt"], rows: int) -> _Se
 
     t, x = by_time(t, x)
     again = jnp.concatenate([jnp.zeros_like(t[:1], bool), (t[1:] == t[:-1]) & (t[1:] < inf)])
-    t = jnp.where(again, inf, t)
-    t, x = lax.cond(jnp.any(again), by_time, lambda t, x: (t, x), t, x)
+
+    def once(t: Any, x: Any) -> tuple[Any, Any]:
+        bands = (x[:, band] for band in reversed(range(x.shape[1])))
+        order = jnp.lexsort((*bands, t), axis=0)
+        return by_time(jnp.where(again, inf, t), jnp.take_along_axis(x, order[:, None], 0))
+
+    t, x = lax.cond(jnp.any(again), once, lambda t, x: (t, x), t, x)
     t, x = t[:rows], x[:rows]
     return _Series(t, x.transpose(1, 0, 2), (t < inf).sum(0, dtype=jnp.int32))
 

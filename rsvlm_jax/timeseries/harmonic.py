@@ -24,7 +24,7 @@ from rsvlm_jax.core.shapes import Bool, Float, Int
 
 from .blocks import LEAST, Numbers, counted, in_blocks, refuse
 from .estimators import Fit, huber, lasso, least_squares
-from .products import least_squares_shared, sums
+from .products import least_squares_shared
 from .regressors import columns, nearby, seasons
 from .result import Code
 from .rows import in_rows
@@ -155,7 +155,7 @@ def harmonic_fit(
             "too few observations for the coefficients", where="least", found=least,
             expected=f"{fitted + 1} or more",
         )  # fmt: skip
-    if not penalty >= 0:
+    if not 0 <= penalty < np.inf:
         raise ConfigError("no penalty", where="penalty", expected="0 or more", found=penalty)
     if covariance and method == "lasso":
         raise ConfigError(
@@ -191,8 +191,6 @@ def _fit(
     values: Any, times: Any, mask: Any, origin: Any, *, harmonics: int, trend: bool, method: str,
     penalty: float, covariance: bool, least: int,
 ) -> Harmonic:  # fmt: skip
-    x, times = counted(values, times, mask)
-
     def model(t: Any) -> tuple[Any, Any, Any]:
         centre, span = extent(t)
         line = (t - centre[None]) / span[None] if trend else None
@@ -214,16 +212,12 @@ def _fit(
             fit = lasso(design, y, weight, penalty)
         return answer(fit, level, n, code_of(x, n, least), centre, span)
 
-    def shared(x: Any) -> Harmonic:
-        design, centre, span = model(times[:, None])
-        there = x == x
-        weight = there.astype(x.dtype)
-        count = sums(weight)
-        level = sums(jnp.where(there, x, 0)) / jnp.maximum(count, 1)
-        y = jnp.where(there, x - level[:, None], 0)
-        fit = least_squares_shared(design[:, :, 0], y, weight)
-        n = count.astype(jnp.int32)
-        return answer(fit, level, n, code_of(x.T, n, least), centre, span)
+    def shared(values: Any, mask: Any = None) -> Harmonic:
+        x, t = counted(values, times, mask)
+        design, centre, span = model(t[:, None])
+        fit, level, n = least_squares_shared(design[:, :, 0], x, x == x)
+        n = n.astype(jnp.int32)
+        return answer(fit, level, n, code_of(x, n, least, axis=1), centre, span)
 
     def answer(fit: Fit, level: Any, n: Any, code: Any, centre: Any, span: Any) -> Harmonic:
         freedom = jnp.maximum(n - fit.beta.shape[0], 1).astype(level.dtype)
@@ -231,29 +225,32 @@ def _fit(
         code = jnp.where((code == 0) & ~fit.definite, int(Code.UNDEFINED), code)
         off = (origin - centre) / span
         beta = fit.beta.at[0].add(level)
-        beta, spread = from_centre(beta, fit.covariance, off, span, trend)
         ok = code == 0
 
         def known(a: Any) -> Any:
             return jnp.where(ok.reshape(-1, *(1,) * (a.ndim - 1)), a, jnp.nan)
 
         stderr, kept = None, None
-        if spread is not None:
-            own = jnp.arange(spread.shape[0])
-            stderr = known(jnp.sqrt(jnp.maximum(spread[own, own], 0)).T)
-            kept = known(spread.transpose(2, 0, 1)) if covariance else None
+        if fit.covariance is not None:
+            own = variances(fit.covariance, off, span, trend)
+            stderr = known(jnp.sqrt(jnp.maximum(own, 0)).T)
+        if covariance:
+            kept = known(spread(fit.covariance, off, span, trend).transpose(2, 0, 1))
+        beta = from_centre(beta, off, span, trend)
         rmse = known(jnp.sqrt(fit.ssr / freedom))
         return Harmonic(known(beta.T), rmse, stderr, kept, n, code.astype(jnp.int32))
 
     if method == "ols" and times.ndim == 1:
-        return in_rows(shared, (x,), max(BLOCK // max(x.shape[1], 1), LEAST))
+        series = (values,) if mask is None else (values, mask)
+        return in_rows(shared, series, max(BLOCK // max(values.shape[1], 1), LEAST))
+    x, times = counted(values, times, mask)
     return in_blocks(body, x[:, :, None], times, numbers=BLOCK)
 
 
-def code_of(x: Float[Any, "T B"], n: Int[Any, " B"], least: int) -> Int[Any, " B"]:
-    """`Code` by what there is, before a fit."""
-    low = jnp.min(jnp.where(x == x, x, jnp.asarray(jnp.inf, x.dtype)), axis=0)
-    high = jnp.max(jnp.where(x == x, x, -jnp.asarray(jnp.inf, x.dtype)), axis=0)
+def code_of(x: Float[Any, "R C"], n: Int[Any, " B"], least: int, axis: int = 0) -> Int[Any, " B"]:
+    """`Code` by what there is, before a fit; dates along an axis of x."""
+    low = jnp.min(jnp.where(x == x, x, jnp.asarray(jnp.inf, x.dtype)), axis=axis)
+    high = jnp.max(jnp.where(x == x, x, -jnp.asarray(jnp.inf, x.dtype)), axis=axis)
     code = jnp.where(low == high, int(Code.CONSTANT), int(Code.OK))
     code = jnp.where(n < least, int(Code.TOO_FEW), code)
     return jnp.where(n == 0, int(Code.ALL_MASKED), code)
@@ -270,26 +267,32 @@ def extent(t: Float[Any, "T Bt"]) -> tuple[Float[Any, " Bt"], Float[Any, " Bt"]]
     return centre, jnp.where(some, half * (high - low), 1)
 
 
-def from_centre(
-    beta: Float[Any, "p B"], covariance: Any, off: Any, span: Any, trend: bool
-) -> tuple[Any, Any]:
-    """Coefficients (and covariance) of (t - centre) / span as those of (t - origin).
+def from_centre(beta: Float[Any, "p ..."], off: Any, span: Any, trend: bool) -> Any:
+    """Coefficients of (t - centre) / span as those of (t - origin).
 
     Args:
+      beta: [p, B], or rows of a covariance [p, p, B].
       off: [B or 1], the origin less the centre, over the span.
       trend: where False, a slope of 0 is put in.
     """
     if not trend:
-        beta = jnp.insert(beta, 1, 0, axis=0)
-        if covariance is not None:
-            covariance = jnp.insert(jnp.insert(covariance, 1, 0, axis=0), 1, 0, axis=1)
-        return beta, covariance
-    beta = beta.at[0].add(beta[1] * off)
-    beta = beta.at[1].divide(span)
-    if covariance is not None:
-        for axis in (0, 1):
-            c = covariance if axis == 0 else covariance.transpose(1, 0, 2)
-            c = c.at[0].add(c[1] * off[None])
-            covariance = c.at[1].divide(jnp.broadcast_to(span, c.shape[2:])[None])
-        covariance = covariance.transpose(1, 0, 2)
-    return beta, covariance
+        return jnp.insert(beta, 1, 0, axis=0)
+    off, span = (a.reshape(*(1,) * (beta.ndim - 2), -1) for a in (off, span))
+    return jnp.concatenate([(beta[0] + beta[1] * off)[None], (beta[1] / span)[None], beta[2:]])
+
+
+def variances(covariance: Float[Any, "p p B"], off: Any, span: Any, trend: bool) -> Any:
+    """The diagonal of `spread`, [p B]."""
+    own = jnp.arange(covariance.shape[0])
+    found = covariance[own, own]
+    if not trend:
+        return jnp.insert(found, 1, 0, axis=0)
+    level = found[0] + off * (2 * covariance[0, 1] + off * found[1])
+    return jnp.concatenate([level[None], (found[1] / span**2)[None], found[2:]])
+
+
+def spread(covariance: Float[Any, "p p B"], off: Any, span: Any, trend: bool) -> Any:
+    """The covariance of what `from_centre` gives."""
+    for _ in range(2):
+        covariance = from_centre(covariance, off, span, trend).transpose(1, 0, 2)
+    return covariance

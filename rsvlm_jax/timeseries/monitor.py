@@ -230,11 +230,16 @@ def _monitor(
 
 
 def _by_time(x: Float[Any, "T B"], t: Float[Any, "T Bt"]) -> tuple[Any, Any]:
-    """Both in the order of time."""
+    """Both in the order of time; of equal times, in that of the values."""
     order = jnp.argsort(t, axis=0, stable=True)
-    return jnp.take_along_axis(x, jnp.broadcast_to(order, x.shape), 0), jnp.take_along_axis(
-        t, order, 0
-    )
+    x = jnp.take_along_axis(x, jnp.broadcast_to(order, x.shape), 0)
+    t = jnp.take_along_axis(t, order, 0)
+
+    def by_value(x: Any) -> Any:
+        order = jnp.lexsort((x, jnp.broadcast_to(t, x.shape)), axis=0)
+        return jnp.take_along_axis(x, order, 0)
+
+    return lax.cond(jnp.any(t[1:] == t[:-1]), by_value, lambda x: x, x), t
 
 
 def _moving(

@@ -179,7 +179,17 @@ OPTIONS = {
     "two bands of one series": (
         ["--bands", "nir08", "red"], 2, "a method of one series in --bands",
     ),
-    "no season": (["--index", "ndvi", "--season", "june", "july"], 2, "no date in --season"),
+    "no season": (
+        ["--index", "ndvi", "--season", "02-30", "03-01"], 2,
+        "no date in --season; expected MM-DD; found 02-30",
+    ),
+    "dates the wrong way round": (
+        ["--index", "ndvi", "--dates", "2020-01-01", "2010-01-01"], 2,
+        "dates that end before they begin",
+    ),
+    "an endless penalty": (
+        ["--index", "ndvi", "--method", "lasso", "--penalty", "inf"], 2, "no such penalty",
+    ),
     "no such test": (["--test", "magic"], 2, ""),
 }  # fmt: skip
 
@@ -282,12 +292,56 @@ def test_what_attributes_call_missing_is_missing(attribute: str):
         rsvlm_jax.trend(data.assign_attrs({attribute: "none"}), devices=1)
 
 
+@pytest.mark.parametrize("fill", [1e20, -9999.9])
+def test_a_fill_value_is_that_of_the_type(fill: float):
+    values = (0.1 * np.arange(8)).astype(np.float32)
+    gone = values.copy()
+    gone[[2, 5]] = fill  # which float32 rounds
+    expected = rsvlm_jax.trend(array(values=np.where(gone == values, values, np.nan)), devices=1)
+    found = rsvlm_jax.trend(array(values=gone)[:, :1].assign_attrs(_FillValue=fill), devices=1)
+    assert found["n"].item() == 6
+    assert found["slope"].item() == expected["slope"].values[0]
+
+
+@pytest.mark.parametrize("method", ["sen", "forecast"])
+def test_doubles_far_from_zero_keep_their_digits(method: str):
+    t = np.array([f"{y}-{m:02}-15" for y in range(2010, 2014) for m in (1, 4, 7, 10)], "M8[ns]")
+    values = np.random.default_rng(0).normal(size=(3, len(t))) + 0.1 * np.arange(len(t))
+    values[1] += 1e8  # in steps of 8, as float32
+    values[2, 3] = np.nan
+    data = xr.DataArray(values, dims=("place", "time"), coords={"time": t}, name="x")
+    more = {"harmonics": 1} if method == "forecast" else {}
+    found = rsvlm_jax.trend(data, method=method, devices=1, **more)
+    far = np.array([0, 1e8, 0])
+    near = rsvlm_jax.trend(data - far[:, None], method=method, devices=1, **more)
+    for name, got in found.data_vars.items():
+        level = far if name in ("intercept", "forecast", "forecast_lo", "forecast_hi") else 0 * far
+        np.testing.assert_allclose(
+            got - level, near[name], rtol=2e-5, atol=max(1e-6, level.max() * 1e-7)
+        )
+
+
+def test_breaks_of_an_array_take_its_bands_together():
+    t = np.arange("2012-01-05", "2016-01-01", 16, dtype="M8[D]").astype("M8[ns]")
+    x = np.random.default_rng(0).normal(0.3, 0.01, (2, 1, len(t)))
+    x[:, 0, 45:] += 0.2
+    data = xr.DataArray(
+        x, dims=("band", "place", "time"), coords={"time": t, "band": ["red", "nir08"]}
+    )
+    found = rsvlm_jax.trend(data, method="breaks", devices=1)
+    assert found["break_date"].dims == ("place",)
+    assert found["break_date"].values[0] == t[45]
+
+
 def test_two_platforms_of_an_array_may_share_an_instant():
     times = array()["time"].values.copy()
     times[4] = times[3]
     whose = ["landsat-8"] * 4 + ["landsat-9"] * 4
     data = array(times).assign_coords(platform=("time", whose))
-    assert (rsvlm_jax.trend(data, devices=1)["n"] == 8).all()
+    expected = rsvlm_jax.trend(data, test="hamed_rao", devices=1)
+    assert (expected["n"] == 8).all()
+    mixed = rsvlm_jax.trend(data[::-1], test="hamed_rao", devices=1)
+    xr.testing.assert_identical(mixed, expected)
     with pytest.raises(DataError, match="a date twice"):
         rsvlm_jax.trend(data.assign_coords(platform="landsat-8"), devices=1)
 

@@ -101,6 +101,12 @@ def test_order_gaps_and_pieces_do_not_matter(whole):
     same(jax.tree.map(lambda a: a[: len(X)][::-1], twice), whole)
 
 
+def test_of_two_of_one_time_the_order_does_not_tell():
+    years = np.repeat(YEARS[::2], 2)[:T]
+    order = np.random.default_rng(1).permutation(T)
+    same(detect(X[:, order], years[order]), detect(X, years))
+
+
 def test_twice_the_values_have_twice_the_magnitude(whole):
     two = detect(2 * X, YEARS, penalty=40.0)
     for name in ("magnitude", "coefficients", "rmse"):

@@ -177,6 +177,8 @@ def test_every_pixel_without_a_fit_has_a_code():
     assert np.asarray(found.code)[:3].tolist() == [Code.ALL_MASKED, Code.TOO_FEW, Code.CONSTANT]
     assert np.isnan(np.asarray(found.coefficients)[:3]).all()
     assert np.isnan(found.rmse[:3]).all()
+    x[3], x[3, 5] = 0, 1  # all but one are met: their spread says nothing of that one
+    assert int(fit(x, YEARS, method="huber").code[3]) == Code.NOT_CONVERGED
     one_day = np.floor(YEARS) + 0.5
     assert (np.asarray(fit(X32, one_day).code) == Code.UNDEFINED).all()
 
@@ -190,6 +192,7 @@ def test_every_pixel_without_a_fit_has_a_code():
         (lambda: fit(X32, YEARS, method="other"), ConfigError, "huber"),
         (lambda: fit(X32, YEARS, least=6), ConfigError, "7 or more"),
         (lambda: fit(X32, YEARS, penalty=-1.0), ConfigError, "penalty"),
+        (lambda: fit(X32, YEARS, penalty=np.inf), ConfigError, "penalty"),
         (lambda: fit(X32, YEARS, method="lasso", covariance=True), ConfigError, "covariance"),
     ],
 )

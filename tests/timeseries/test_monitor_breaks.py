@@ -130,6 +130,14 @@ def test_order_gaps_and_padding_do_not_matter():
     np.testing.assert_array_equal(two.magnitude, 2 * np.asarray(whole.magnitude))
 
 
+def test_two_of_one_time_may_be_in_either_order():
+    x = np.nan_to_num(X, nan=X[np.isfinite(X)].mean()).astype(np.float32)
+    years = np.repeat(YEARS[::2], 2)[:T]  # all but the last are twice
+    order = np.random.default_rng(1).permutation(T)
+    whole = monitor_breaks(x, years, since=SINCE)
+    same(monitor_breaks(x[:, order], years[order], since=SINCE), whole, 1e-6)
+
+
 def test_every_pixel_that_is_not_monitored_has_a_code():
     x = np.tile(X[:1].astype(np.float32), (PIXELS, 1))  # a shape that is compiled already
     x[0] = np.nan
