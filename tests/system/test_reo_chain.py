@@ -70,7 +70,7 @@ PAGE = "reo_vlm_7b"
 
 
 def started(page: str) -> str | None:
-    return _parsed([page, "--tiny", "--out", "unused"]).experiment.init_from
+    return _parsed([page, "--tiny", "--out", "unused"]).config.init_from
 
 
 def configured(name: str, run: Path) -> None:
