@@ -3,12 +3,12 @@
     rsvlm train experiments/reo_vlm_7b.py --out runs/reo_vlm_7b/stage1    (--dry-run or --tiny)
     rsvlm train experiments/reo_vlm_7b.py:warmup --out runs/reo_vlm_7b/warmup    (then stage2)
 
-The stages are those of `reo_vlm_nano`; true colour starts from LLaVA-1.5, the decoder joins in
-stage 2 by LoRA. Four dates of four optical frames and one of radar, each 3 depths x 576 patches of
-the frozen CLIP-L/14-336, are 34,560 tokens; the 2,048 of the highest score are fused to 256.
-
-Published are base, inputs, two stages and the names of the parts. Rates, steps, depths, counts and
-the warm-up are ours: `experiments/REO_VLM.md` has each statement and each gap, with its knob.
+The stages are those of `reo_vlm_nano`, each from the run before it (with --tiny where it is there);
+true colour starts from LLaVA-1.5, the decoder joins in stage 2 by LoRA. Four dates of four optical
+frames and one of radar, each 3 depths x 576 patches of the frozen CLIP, are 34,560 tokens; the
+2,048 of the highest score are fused to 256. Published are base, inputs, two stages and the names of
+the parts; rates, steps, depths, counts and the warm-up are ours: `experiments/REO_VLM.md` has each
+statement and each gap, with its knob.
 
 Yours: the paths, to llava-hf/llava-1.5-7b-hf and a cube of `s2_l2a`, `s1_db` (there ALOS-2), `agb`.
 """

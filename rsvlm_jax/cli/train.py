@@ -15,8 +15,16 @@ from typing import Annotated
 
 import tyro
 
-from rsvlm_jax.config import ConfigError, Experiment, Preempted, RsvlmError, to_json
-from rsvlm_jax.config.experiment import BASES
+from rsvlm_jax.config import (
+    ConfigError,
+    Experiment,
+    Preempted,
+    RsvlmError,
+    from_json,
+    to_json,
+)
+from rsvlm_jax.config.experiment import BASES, init_sources
+from rsvlm_jax.config.tiny import is_large
 
 from .options import load_experiment, parse, say, say_unreadable, stop_on_sigterm
 from .sweep import Run, combinations, sweep, without
@@ -109,7 +117,7 @@ def _parsed(args: Sequence[str]) -> Options:
             expected="rsvlm train EXPERIMENT.py[:STAGE] --out RUN [overrides]",
         )
     if "--tiny" in rest:
-        experiment = _based(experiment, rest).tiny()
+        experiment = _after(_based(experiment, rest).tiny(), experiment.init_from)
     return parse(Options, rest, prog="rsvlm train EXPERIMENT.py", default=Options(None, experiment))
 
 
@@ -259,6 +267,32 @@ class RunEnded(RsvlmError):
     def __init__(self, line: str, code: int, *, told: bool) -> None:
         super().__init__(line)
         self.exit_code, self.told = code, told
+
+
+def _after(tiny: Experiment, page: str | None) -> Experiment:
+    """Start a tiny stage from the run of the stage before it that its page names, where that run
+    is there and tiny; what the page takes from weights of yours is then that run's too.
+
+    Args:
+      page: `init_from` before it was made tiny.
+    """
+    if page is None or tiny.init_from == page:
+        return tiny
+    sources = init_sources(page)
+    before = [source for _, source in sources if _is_tiny_run(source)]
+    if not before:
+        return tiny
+    chained = [
+        ("" if tower is None else f"{tower}=")
+        + (source if source in before or source.startswith("asset:") else before[0])
+        for tower, source in sources
+    ]
+    return dataclasses.replace(tiny, init_from=",".join(chained))
+
+
+def _is_tiny_run(source: str) -> bool:
+    file = Path(source, "config.json")
+    return file.is_file() and not is_large(from_json(Experiment, file.read_text()).model)
 
 
 def _based(experiment: Experiment, args: Sequence[str]) -> Experiment:

@@ -1,4 +1,4 @@
-"""Parts of the benchmark by hand: leaf weights, series statistics."""
+"""Parts of the benchmark by hand: leaf weights, series statistics, tables of the page."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 
 from rsvlm_jax.evaluate.benchmark.cells import LEVELS
 from rsvlm_jax.evaluate.benchmark.features import series_statistics
+from rsvlm_jax.evaluate.benchmark.page import VALUES, _by_label
 from rsvlm_jax.evaluate.benchmark.tabular import (
     boosting,
     leaf_weights,
@@ -75,3 +76,17 @@ def test_series_statistics_by_hand():
     assert np.isnan(np.delete(second, 9)).all()
     few = np.where(np.arange(5)[:, None] < 3, series, np.nan)
     assert np.isnan(series_statistics(few, days)[-3:]).all()
+
+
+def test_labels_of_few_values_have_a_table_each():
+    def row(model: str, label: str, value: int, rmse: float) -> dict:
+        return {"model": model, "label": label, "value": str(value), "n": 3, "rmse": rmse,
+                "observed": 1.5}  # fmt: skip
+
+    groups = [row(m, "year", v, 0.25 * v) for v in (2019, 2020) for m in ("ridge", "rsvlm")]
+    groups += [row("ridge", "site", v, 1.0) for v in range(VALUES + 1)]
+    groups += [row("ridge", "product", 7, 1.0)]
+    (table,) = _by_label(groups)
+    assert "RMSE by year" in table
+    assert table.count("<tr>") == 3
+    assert "<td>2020</td><td>3</td><td>1.5</td><td>505</td><td>505</td>" in table

@@ -99,6 +99,8 @@ def test_rows_have_the_stable_columns_and_honest_names(made: dict):
     assert rows["ridge"]["r2"] > 0.9 > rows["mean"]["r2"]
     assert 0 < rows["quantile_forest"]["own_crps"] < rows["mean"]["crps"]
     assert np.isnan(rows["ridge"]["own_picp90"])
+    assert rows["rsvlm"]["own_crps"] > 0
+    assert np.isnan(rows["ridge"]["own_crps"])
 
 
 def test_only_rows_that_pass_through_a_decoder_begin_with_rsvlm(base: Experiment):
@@ -125,6 +127,9 @@ def test_the_report_is_whole(made: dict):
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 6
     assert not re.search(r"(src|href)=\"(?!data:)", text), "nothing comes from elsewhere"
+    assert "<caption>What models say of themselves, before calibration</caption>" in text
+    assert "<caption>RMSE by tile</caption>" in text
+    assert "No map of residuals" not in text
     table = list(csv.DictReader((page.parent / "table.csv").open()))
     assert float(table[1]["rmse_hi"]) == made["table"][1]["rmse_hi"]
     pairs = list(csv.DictReader((page.parent / "paired.csv").open()))

@@ -12,7 +12,8 @@ import pytest
 from experiments.reo_ablations import AXES, WORDS
 from rsvlm_jax.cli.main import main
 from rsvlm_jax.cli.options import load_experiment
-from rsvlm_jax.config import Experiment, Preempted, from_json
+from rsvlm_jax.cli.train import _parsed
+from rsvlm_jax.config import Experiment, Preempted, from_json, to_json
 from rsvlm_jax.core import flat
 from rsvlm_jax.run.fit import describe, fit
 from rsvlm_jax.run.trained import load_run
@@ -63,6 +64,56 @@ def test_a_stage_goes_on_where_it_was_stopped(folder: Path, tmp_path: Path):
     losses = [[json.loads(x)["loss"] for x in p.read_text().splitlines()] for p in (again, whole)]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 6
+
+
+PAGE = "reo_vlm_7b"
+
+
+def started(page: str) -> str | None:
+    return _parsed([page, "--tiny", "--out", "unused"]).config.init_from
+
+
+def configured(name: str, run: Path) -> None:
+    """What says that a run of an experiment is there."""
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(to_json(load_experiment(name).tiny()))
+
+
+def test_a_tiny_stage_of_a_large_page_starts_from_a_tiny_run(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    alone = "decoder=asset:stories260k"
+    assert [started(f"{PAGE}:{stage}") for stage in STAGES] == [alone] * 3
+    assert started("llava15_stage2") == alone
+    for stage in STAGES[:2]:
+        configured(f"{PAGE}:{stage}", Path("runs", PAGE, stage))
+    configured("llava15_stage1", Path("runs/llava15_stage1"))
+    before = f"runs/{PAGE}/stage1"
+    assert [started(f"{PAGE}:{stage}") for stage in STAGES] == [
+        alone,
+        f"vision={before},connector={before},decoder={before}",
+        f"runs/{PAGE}/warmup",
+    ]
+    before = "runs/llava15_stage1"
+    assert started("llava15_stage2") == f"vision={before},connector={before},decoder={before}"
+    whole = to_json(load_experiment(f"{PAGE}:warmup"))
+    Path("runs", PAGE, "warmup/config.json").write_text(whole)
+    assert started(f"{PAGE}:stage2") == alone, "a run of the real size"
+
+
+@pytest.mark.slow
+def test_the_large_page_in_its_stages(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for stage in STAGES:
+        out = f"runs/{PAGE}/{stage}"
+        assert main(["train", f"{PAGE}:{stage}", "--tiny", "--out", out]) == 0
+    stage1, warmup, stage2 = (flat(load_run(f"runs/{PAGE}/{s}").params) for s in STAGES)
+    for tower in ("vision", "decoder"):
+        kept = [p for p in stage1 if p.startswith(f"{tower}/")]
+        assert kept
+        assert all(np.array_equal(stage1[p], warmup[p]) for p in kept)
+    kept = [p for p in warmup if p.startswith("vision/")]
+    assert all(np.array_equal(warmup[p], stage2[p]) for p in kept)
+    assert any(not np.array_equal(warmup[p], stage2[p]) for p in warmup if p.startswith("decoder/"))
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -38,6 +38,7 @@ class Guess:
       scale: f64 [m], a spread that is larger where errors are; None: the model has none.
       quantiles: f64 [m, 10] at `LEVELS`, the model's own; None: it has none.
       lo, hi: f64 [m], the model's own 90 % interval before any calibration; None: it has none.
+      crps: f64 [m], of its own whole distribution; None: it has none, or gives quantiles of it.
       train_seconds, predict_seconds: of this fold and seed, features not counted.
       parameters: numbers that were fitted.
     """
@@ -47,6 +48,7 @@ class Guess:
     quantiles: np.ndarray | None = None
     lo: np.ndarray | None = None
     hi: np.ndarray | None = None
+    crps: np.ndarray | None = None
     train_seconds: float = 0.0
     predict_seconds: float = 0.0
     parameters: int = 0
@@ -161,7 +163,7 @@ def _write(file: Path, guess: Guess) -> None:
 def _checked(model: Model, cell: Cell, guess: Guess) -> Guess:
     n = len(cell.test)
     where = f"{model.name}, fold {cell.fold} of {cell.deal.name}, seed {cell.seed}"
-    for name in ("mean", "scale", "quantiles", "lo", "hi"):
+    for name in ("mean", "scale", "quantiles", "lo", "hi", "crps"):
         values = getattr(guess, name)
         if values is None:
             continue

@@ -289,6 +289,7 @@ def _predict(cell: Cell, prepared: Prepared, *, shuffled: bool) -> Guess:
         scale=numbers.scale,
         lo=numbers.lo,
         hi=numbers.hi,
+        crps=numbers.crps if np.isfinite(numbers.crps).all() else None,
         train_seconds=float((out / "seconds.txt").read_text()),
         predict_seconds=time.perf_counter() - start,
         parameters=sum(int(np.size(x)) for x in flat(loaded.params).values()),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ HEADS = {"rmse": "RMSE [95 %]", "r2": "R² [95 %]", "picp90": "PICP90 [95 %]", "
          "mae": "MAE", "width90": "width90", "seconds": "s", "n": "n", "bias": "bias"}  # fmt: skip
 PAIRS = 40
 """Rows of pairs on the page; all are in paired.csv."""
+VALUES = 24
+"""Labels of more values have no table on the page; all are in groups.csv."""
 
 
 def html_page(
@@ -43,11 +46,12 @@ def html_page(
 ) -> str:
     """The page as text."""
     facts = [
-        ("Target", f"{context.target} ({task.target.unit})"),
+        ("Target", f"{context.target} ({_unit(task.target.unit)})"),
         ("Data", context.cube),
         ("Windows", f"{task.evaluation.size} pixels; {len(task.y_training)} to train on, "
          f"{len(task.y)} to score"),
-        ("Inputs", ", ".join(f"{s.name} ({len(s.bands)} bands)" for s in task.prepared.specs)),
+        ("Inputs", ", ".join(f"{s.name} ({len(s.bands)} band{'s' * (len(s.bands) > 1)})"
+                             for s in task.prepared.specs)),
         ("Made by", context.command),
     ]  # fmt: skip
     parts = [f"<h1>{html.escape(context.title)}</h1>", "<ul>"]
@@ -63,8 +67,15 @@ def html_page(
             data = base64.b64encode(path.read_bytes()).decode()
             parts.append(f'<p><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
                          f"<br><small>{html.escape(caption)}</small></p>")  # fmt: skip
-        pairs = [r for r in side["paired"] if r["split"] == deal.name and _about_us(r)]
+        if not any(path.name.startswith("residuals") for _, path in pictures[deal.name]):
+            parts.append("<p><small>No map of residuals: the places have no positions.</small></p>")
+        parts += _by_label([r for r in side["groups"] if r["split"] == deal.name])
+        pairs = [r for r in side["paired"] if r["split"] == deal.name]
+        pairs = [r for r in pairs if _about_us(r)] or pairs
         parts.append(_table(pairs[:PAIRS], "Pairs: negative is better for the first", _PAIR))
+        own = [r.row for r in mine if any(math.isfinite(r.row[k]) for k in _OWN)]
+        parts.append(_table(own, "What models say of themselves, before calibration",
+                            ["model", *_OWN]))  # fmt: skip
         for name, caption in (
             ("cost", "Cost: one seed, all folds"),
             ("splits", "What the folds share"),
@@ -80,12 +91,32 @@ def html_page(
     )
 
 
+_OWN = ("own_picp90", "own_width90", "own_crps")
 _PAIR = ["metric", "model", "reference", "difference", "lo", "hi", "p", "p_holm"]
 
 
 def _about_us(row: Row) -> bool:
     """Pairs with a row of ours on one side, on the page."""
     return row["model"].startswith("rsvlm") or row["reference"].startswith("rsvlm")
+
+
+def _unit(unit: str) -> str:
+    return "a share, 0 to 1" if unit in ("", "1") else unit
+
+
+def _by_label(groups: Sequence[Row]) -> list[str]:
+    """A table of every label of few values, a region or a year: RMSE of each model in each."""
+    parts = []
+    for label in dict.fromkeys(r["label"] for r in groups):
+        mine = [r for r in groups if r["label"] == label]
+        rows: dict[str, Row] = {}
+        for r in mine:
+            row = rows.setdefault(r["value"], {label: r["value"], "n": r["n"],
+                                               "mean observed": r["observed"]})  # fmt: skip
+            row[r["model"]] = r["rmse"]
+        if 2 <= len(rows) <= VALUES:
+            parts.append(_table([*rows.values()], f"RMSE by {label}", [*next(iter(rows.values()))]))
+    return parts
 
 
 def _scores(results: Sequence[Scored]) -> str:

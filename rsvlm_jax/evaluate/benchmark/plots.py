@@ -72,9 +72,9 @@ def draw(
     label = "site_name" if any(g["label"] == "site_name" for g in groups) else label
     mine = [g for g in groups if g["label"] == label]
     if mine:
-        made.append(
-            (f"RMSE by {label}", _sites(path("sites"), chosen(results, MAPS), mine, label, name))
-        )
+        order = ", numbered along rows from the upper left" if label == "tile" else ""
+        sites = _sites(path("sites"), chosen(results, MAPS), mine, label, name)
+        made.append((f"RMSE by {label}{order}", sites))
     return made
 
 
@@ -131,15 +131,15 @@ def _scatter(path: Path, results: Sequence[Scored], name: str) -> Path:
     low, high = np.quantile(values, [0.001, 0.999])
     pad = 0.04 * (high - low)
     ends = low - pad, high + pad
+    dense, shown = len(results[0].y) >= DENSE, None
+    norm = LogNorm(vmin=1, vmax=max(2, len(results[0].y) / 50))
     for ax, r in zip(axes, results, strict=False):
-        if len(r.y) >= DENSE:
-            norm = LogNorm(vmin=1, vmax=max(2, len(r.y) / 50))
+        if dense:
             edges = np.linspace(*ends, 41)
             count = np.histogram2d(r.y, r.oof.mean, bins=[edges, edges])[0].T
-            shown = np.where(count > 0, count, np.nan)
-            ax.imshow(
-                shown, extent=(*ends, *ends), origin="lower", cmap="viridis", norm=norm,
-                interpolation="nearest",
+            shown = ax.imshow(
+                np.where(count > 0, count, np.nan), extent=(*ends, *ends), origin="lower",
+                cmap="viridis", norm=norm, interpolation="nearest",
             )  # fmt: skip
         else:
             ax.plot(r.y, r.oof.mean, "o", color=FOLD_COLORS[0], markersize=3, alpha=0.5,
@@ -149,6 +149,10 @@ def _scatter(path: Path, results: Sequence[Scored], name: str) -> Path:
         ax.set_ylim(*ends)
         ax.set_aspect("equal")
         _style(ax, "observed", "predicted", f"{r.row['model']}, R² {r.row['r2']:.3f}")
+    if shown is not None:
+        bar = figure.colorbar(shown, ax=axes, shrink=0.7, extend="max")
+        bar.set_label("windows in a cell", fontsize=8, color=SOFT)
+        bar.ax.tick_params(labelsize=7, colors=SOFT)
     figure.suptitle(name, fontsize=11, color=INK)
     return save(figure, path)
 

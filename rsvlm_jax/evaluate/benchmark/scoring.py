@@ -41,6 +41,7 @@ class Pooled:
     """Out-of-fold predictions of a model [n], NaN where a row is in no fold; see `Guess`.
 
     Attributes:
+      crps: mean over seeds, which is no less than that of their mixture.
       singles: [seeds, n], means of the single seeds.
       train_seconds, predict_seconds: sums over folds, means over seeds.
     """
@@ -50,6 +51,7 @@ class Pooled:
     quantiles: np.ndarray | None
     lo: np.ndarray | None
     hi: np.ndarray | None
+    crps: np.ndarray | None
     singles: np.ndarray
     train_seconds: float
     predict_seconds: float
@@ -101,6 +103,7 @@ def pooled(deal: Deal, guesses: Mapping[tuple[int, int], Guess]) -> Pooled:
         quantiles=parts.get("quantiles"),
         lo=parts.get("lo"),
         hi=parts.get("hi"),
+        crps=parts.get("crps"),
         singles=singles,
         train_seconds=train,
         predict_seconds=predict,
@@ -111,7 +114,7 @@ def pooled(deal: Deal, guesses: Mapping[tuple[int, int], Guess]) -> Pooled:
 def _mixed(made: list[Guess]) -> dict[str, np.ndarray]:
     means = np.stack([g.mean for g in made])
     out = {"mean": means.mean(axis=0)}
-    for name in ("quantiles", "lo", "hi"):
+    for name in ("quantiles", "lo", "hi", "crps"):
         if all(getattr(g, name) is not None for g in made):
             out[name] = np.mean([getattr(g, name) for g in made], axis=0)
     scales = [g.scale for g in made if g.scale is not None]
@@ -187,6 +190,8 @@ def _own(y: np.ndarray, made: Pooled, rows: np.ndarray) -> dict[str, float]:
         out["own_width90"] = float(ratio(width(lo, hi)))
     if made.quantiles is not None:
         out["own_crps"] = float(ratio(crps_quantiles(y, made.quantiles[rows], LEVELS)))
+    elif made.crps is not None:
+        out["own_crps"] = float(made.crps[rows].mean())
     return out
 
 
