@@ -295,7 +295,7 @@ class Processor:
             target_valid=target_valid,
             sample=sample.astype(np.int32),
             answer=text.answer if self.knowledge != "reg" else None,
-            target_map=self._target_map(target_map, b, k),
+            target_map=self._target_map(target_map, *target.shape),
         )
 
     def _target_map(self, given: np.ndarray | None, b: int, k: int) -> np.ndarray | None:

@@ -2,7 +2,7 @@
 
     rsvlm_pixels       what the head says of each pixel (no_lm_pixels without a decoder)
     rsvlm_means        the mean of its own map, said of every pixel of a window
-    true_means         the target's mean, said of every pixel: no answer by window has a smaller error
+    true_means         the target's own mean, said so: no answer by window has a smaller error
 
 Rows are of known pixels. `picp90` is of intervals calibrated on the other half of the held-out
 tiles, `own90` of the head's own. Pixels of a window err together: the windows are the sample, so
@@ -58,8 +58,8 @@ def pixel_rows(
     fold = np.broadcast_to(half[:, None, None], y.shape)
     mine |= {"picp90": np.nan, "width90": np.nan}
     if len(np.unique(half)) > 1:
-        flat = (x[ok] for x in (y, numbers.mean, numbers.scale, fold))
-        lo, hi, _ = cross_conformal(*flat, ALPHA, loaded.processor.target.bounds)
+        mean, scale, bounds = numbers.mean[ok], numbers.scale[ok], loaded.processor.target.bounds
+        lo, hi, _ = cross_conformal(y[ok], mean, scale, fold[ok], ALPHA, bounds)
         mine |= {
             "picp90": float(ratio(picp(y[ok], lo, hi))),
             "width90": float(ratio(width(lo, hi))),

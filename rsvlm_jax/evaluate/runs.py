@@ -68,8 +68,8 @@ def evaluate_run(
         of answers come from them from then on.
 
     Raises:
-      ConfigError: an unknown baseline, a run that held nothing out, less than no window, a
-        calibration on another cube, or of numbers as text.
+      ConfigError: an unknown baseline, a run that held nothing out, less than no window, or a
+        calibration on another cube.
       DataError: a cube whose bands or target are not those of the run.
       CheckpointError, DataError, CubeError: as `load` and `prepare`.
     """

@@ -70,10 +70,10 @@ class Head(nnx.Module):
             self.reverse = Mlp(d_language, width, d_out=width, length=None, rngs=rngs)
         self.blocks: Any = self._make_blocks(tokens, width, rngs)
         self.norm = LayerNorm(width, rngs=rngs)
-        self.pixels = None
-        if config.dense != "no":
-            assert planes is not None  # `VisionLanguageModel` counts them
-            self.pixels = PixelTrunk(planes, width, remat=remat, rngs=rngs)
+        assert planes is not None or config.dense == "no"  # `VisionLanguageModel` counts them
+        dense = planes if config.dense != "no" else None
+        # Assigned once: NNX tells modules from constants at the first assignment.
+        self.pixels = None if dense is None else PixelTrunk(dense, width, remat=remat, rngs=rngs)
         k = config.targets
         self.out = Linear(width, numbers(config) * k, init=normal(0.01), rngs=rngs)
         self.target_mean = Stat(jnp.zeros((k,), jnp.float32))
