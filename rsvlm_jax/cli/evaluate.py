@@ -31,6 +31,9 @@ class Options:
     answers: int = 4
     """Held-out windows that a run which learned to answer is asked about, in words that it never
     saw: numbers and refusals are counted in RUN/report/answers.json. 0: none."""
+    calibrate: bool = False
+    """Keep the errors on the held-out windows with the run: the intervals of its maps, numbers and
+    answers come from them from then on. Of a dense head the errors of single pixels."""
     batch_size: int = 64
     """Windows at a time."""
 
@@ -47,6 +50,7 @@ def run(args: Sequence[str]) -> dict[str, object]:
         step=options.step,
         reliance=options.reliance,
         answers=options.answers,
+        calibrate=options.calibrate,
     )
     say_unreadable(result["unreadable"])
     return result

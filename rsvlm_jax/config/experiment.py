@@ -172,6 +172,13 @@ class Experiment:
                 expected=f"none, with DataConfig.number={kind!r}",
                 found=", ".join(self.data.target.also),
             )
+        if model.is_dense:
+            raise ConfigError(
+                "a text of one number is no map",
+                where="HeadConfig.dense",
+                expected=f'"no", with DataConfig.number={kind!r}',
+                found=model.head and model.head.dense,
+            )
         if model.head is not None:
             loss = LossConfig(text=1.0, huber=0.0, scale=0.0)
             object.__setattr__(self, "model", dataclasses.replace(model, head=None))

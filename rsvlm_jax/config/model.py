@@ -171,6 +171,9 @@ class HeadConfig:
         split before the first step and then fixed: what is trained corrects it. In variances of a
         channel a sample; 0: none. For fronts that start pretrained, whose tokens say something
         before any training; of "gaussian" and "laplace".
+      dense: "no": one answer a window; else one for each of its pixels, by any kind and output:
+        what the trunk says of the window is added to all pixels, and each of them reads, beside its
+        neighbours, the "visual" tokens, or the decoder's states at the "places" of the image.
     """
 
     kind: Literal["mixer", "mlp", "linear", "experts"] = "mixer"
@@ -190,9 +193,17 @@ class HeadConfig:
     bin_sigma: float = 0.75
     experts: int = 4
     readout: float = 0.0
+    dense: Literal["no", "visual", "places"] = "no"
 
     def __post_init__(self) -> None:
         choices(self)
+        if self.readout and self.dense != "no":
+            raise ConfigError(
+                "a readout is fitted to the means of windows",
+                where="HeadConfig.readout",
+                expected='0, or HeadConfig.dense "no"',
+                found=f"{self.readout:g} with dense {self.dense!r}",
+            )
         in_range(self, "readout", least=0.0)
         if self.readout and self.output not in ("gaussian", "laplace"):
             raise ConfigError(
@@ -280,7 +291,32 @@ class VLMConfig:
             raise ConfigError(
                 "nothing to train", where="VLMConfig", expected="a decoder, a head, or both"
             )
+        self._check_dense()
         _ = self.frame_tokens  # the resampler fits the tower, or this says why not
+
+    def _check_dense(self) -> None:
+        """A map has pixels to be drawn from, and places only in a decoder's text."""
+        if self.head is None or self.head.dense == "no" or not self.inputs:
+            return
+        if not any(i.front in ("rgb", "pixel") for i in self.inputs):
+            raise ConfigError(
+                "a dense head draws its map from pixels, which an encoder of series does not show",
+                where="HeadConfig.dense",
+                expected='"no", or an input by the front "rgb" or "pixel"',
+                found=", ".join(i.front for i in self.inputs),
+            )
+        if self.head.dense == "places" and self.decoder is None:
+            raise ConfigError(
+                "without a decoder there are no places",
+                where="HeadConfig.dense",
+                expected='"visual", or a language model in VLMConfig.decoder',
+                found="places",
+            )
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it answers with a map a window."""
+        return self.head is not None and self.head.dense != "no"
 
     @property
     def frame_width(self) -> int:

@@ -97,6 +97,8 @@ class Batch:
       images: of a model without inputs; N is then I x P', image by image.
       answer: the position at which the answer of a row's first example begins, -1 where there is
         none; only for heads that read it (`HeadConfig.knowledge`).
+      target_map: the target of each pixel of the window, NaN where it is not known; only for dense
+        heads (`HeadConfig.dense`).
     """
 
     obs: dict[str, Observation]
@@ -110,6 +112,7 @@ class Batch:
     sample: Int[Array, " B"]
     images: Images | None = None
     answer: Int[Array, " B"] | None = None
+    target_map: Float[Array, "B K H W"] | None = None
 
 
 def to_days(dates: np.ndarray) -> np.ndarray:

@@ -244,6 +244,7 @@ class Processor:
         sample: np.ndarray | None = None,
         target: np.ndarray | None = None,
         target_valid: np.ndarray | None = None,
+        target_map: np.ndarray | None = None,
         teach: bool = False,
     ) -> Batch:
         """A batch of all inputs.
@@ -253,6 +254,7 @@ class Processor:
           sample: i32 [B], -1 for a slot to be ignored; None: 0 .. B-1.
           target, target_valid: [B,K]; None: no sample has a target. The text of a sample without
             a valid target, or with `sample` -1, carries no loss.
+          target_map: [B,K,H,W], NaN where not known, of a dense head; None: no pixel has a target.
           teach: for training: where numbers are text, that of the sample's target stands in place
             of the `<reg>` block, and carries loss. Otherwise the block stays, to be written.
 
@@ -293,7 +295,17 @@ class Processor:
             target_valid=target_valid,
             sample=sample.astype(np.int32),
             answer=text.answer if self.knowledge != "reg" else None,
+            target_map=self._target_map(target_map, *target.shape),
         )
+
+    def _target_map(self, given: np.ndarray | None, b: int, k: int) -> np.ndarray | None:
+        """Of a dense head a map, whether any pixel has a target or none: a step has one shape."""
+        if not self.config.is_dense:
+            return None
+        if given is not None:
+            return given.astype(np.float32)
+        window = self.data.window
+        return np.full((b, k, window, window), np.nan, np.float32)
 
     def predict_batch(
         self,

@@ -23,6 +23,9 @@ from .text import Text
 
 Sample = dict[str, Any]
 
+MAP = "target_map"
+"""Key of the targets of pixels, which only samples for dense heads have."""
+
 
 @dataclasses.dataclass(frozen=True)
 class BadSample:
@@ -82,6 +85,7 @@ def merged(
     return {
         "obs": obs,
         **{k: whole([p[k] for p in parts]) for k in ("target", "target_valid", "sample")},
+        **({MAP: whole([p[MAP] for p in parts])} if MAP in parts[0] else {}),
         "unread": [bad for p in parts for bad in p["unread"]],
     }
 
@@ -101,6 +105,7 @@ def assemble(
         sample=reads["sample"],
         target=reads["target"],
         target_valid=reads["target_valid"],
+        target_map=reads.get(MAP),
         teach=teach,
     )
 
@@ -111,5 +116,6 @@ def collate(samples: Sequence[Sample], processor: Processor, text: Text | None =
         name: {k: np.stack([s["obs"][name][k] for s in samples]) for k in entry}
         for name, entry in samples[0]["obs"].items()
     }
-    rest = {k: np.stack([s[k] for s in samples]) for k in ("target", "target_valid", "sample")}
+    keys = ("target", "target_valid", "sample", *([MAP] if MAP in samples[0] else ()))
+    rest = {k: np.stack([s[k] for s in samples]) for k in keys}
     return assemble({"obs": obs, **rest}, processor, text)

@@ -5,7 +5,8 @@
 
 A sample holds, under "obs" and for each band set, `pixels [T,C,H,W]` (stored numbers),
 `valid [T,1|C,H,W]`, `date [T]` (days since 2000-01-01, NaN when static), `platform [T]`,
-`lonlat [2]`, `gsd []` and `year_known []`; then `target [K]`, `target_valid [K]`, `sample []`.
+`lonlat [2]`, `gsd []` and `year_known []`; then `target [K]`, `target_valid [K]`, `sample []`; for
+a dense head also `target_map [K,H,W]`, NaN where it is not known.
 
 A window that cannot be read keeps its slot, with `sample` -1 and nothing valid, and is recorded
 in `bad`: the order of all others, and so a resumed run, does not change. Not here: one band set
@@ -28,6 +29,7 @@ from data_zarr.errors import CubeError
 from data_zarr.sampling import WindowTable, target_means
 from rsvlm_jax.config import BandSetSpec, DataError, InputConfig, TargetConfig
 
+from .maps import target_maps
 from .processor import Processor
 from .samples import BadSample, Sample
 from .specs import bandset_specs, target_spec
@@ -47,6 +49,7 @@ class CubeSource:
       table: all windows; `rows` i64 [n]: those of this split, `sample` numbers of a batch.
       targets, has_targets: f32 and bool [n, K], mean over each window (0 where there is none).
       bad: why a row could not be read, by row of `table`.
+      maps: of the targets pixel by pixel, where samples hold them.
       windows: of each input, by name.
       buckets: lengths of a series that batches are padded to; see `level`.
     """
@@ -64,6 +67,7 @@ class CubeSource:
         error_budget: float = 0.1,
         buckets: Sequence[int] = (),
         period: tuple[float, float] | None = None,
+        dense: bool = False,
     ) -> None:
         """Look everything up, read the target once; pixels are read later.
 
@@ -78,9 +82,11 @@ class CubeSource:
           error_budget: share of unreadable windows that is borne; 0: the first one is an error.
           buckets: ascending.
           period: days since 2000-01-01, both included, outside which no date is read; None: all.
+          dense: samples hold the target of each pixel (`target_map`) beside its mean.
 
         Raises:
-          DataError: no windows, no finite target in any of them, or an input that is not there.
+          DataError: no windows, no finite target in any of them, an input that is not there, or
+            a dense target of sites.
           CubeError: the cube cannot be opened.
         """
         cube = cube if isinstance(cube, Cube) else open_cube(cube)
@@ -108,6 +114,7 @@ class CubeSource:
                 found=f"{table.size} x {table.size} at {int(y[first])}, {int(x[first])}",
             )
         self.targets, self.has_targets = self._targets(cube, target)
+        self.maps = target_maps(cube, target) if dense and target is not None else None
         centre = cube.grid.lonlat(y + table.size / 2, x + table.size / 2)
         self._lonlat = np.stack(centre, -1).astype(np.float32)
         infos = {s.name: cube.bandsets[s.name] for s in self.specs}
@@ -155,6 +162,7 @@ class CubeSource:
             error_budget=error_budget,
             buckets=buckets,
             period=period,
+            dense=processor.config.is_dense,
         )
 
     def __len__(self) -> int:
@@ -169,6 +177,12 @@ class CubeSource:
     def has_target(self) -> np.ndarray:
         """Of the first target, bool [n]."""
         return self.has_targets[:, 0]
+
+    def known(self, k: int) -> np.ndarray:
+        """Known values of target `k`, f64 [m]: of windows; with `dense` of pixels under them."""
+        if self.maps is not None:
+            return self.maps.known(self.table, self.rows[self.has_target], k)
+        return self.targets[self.has_targets[:, k], k].astype(np.float64)
 
     def __getitem__(self, i: SupportsIndex) -> Sample:
         reads = self.read(np.array([range(len(self))[i]]))
@@ -220,13 +234,17 @@ class CubeSource:
         read = sample >= 0
         for entry in obs.values():
             entry["valid"][~read] = False
-        return {
+        found = {
             "obs": obs,
             "target": self.targets[index],
             "target_valid": self.has_targets[index] & read[:, None],
             "sample": sample,
             "unread": list(unread.values()),
         }
+        if self.maps is not None:
+            maps = self.maps.read(self.table, self.rows[index], turns)
+            found["target_map"] = np.where(read[:, None, None, None], maps, np.float32(np.nan))
+        return found
 
     @functools.cached_property
     def level(self) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Evaluation: baselines, the benchmark, calibrated intervals, reports and plots.
 
 Contents (import the submodules; scikit-learn and matplotlib load on first use):
+  pixels      maps of a dense head, pixel by pixel; the scores that calibrate a run
   conformal   intervals from held-out errors: split, across folds, per stratum, for shifted places
   baselines   window features; training mean, ridge, random forest
   regression  `regression_benchmark`: models x folds -> rows of the table

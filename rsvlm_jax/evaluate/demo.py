@@ -29,8 +29,9 @@ from data_zarr.splits import split
 from rsvlm_jax.config import ConfigError, Experiment, Preempted, strict_json
 from rsvlm_jax.metrics import conformal
 from rsvlm_jax.run.fit import fit
+from rsvlm_jax.run.regressed import ALPHA
 from rsvlm_jax.run.rundir import RunDir, locked, other_owner, write_atomic
-from rsvlm_jax.run.trained import ALPHA, Answer, load_run
+from rsvlm_jax.run.trained import Answer, load_run
 
 from .baselines import BASELINES, features, fold_model
 from .crossval import AGAIN, Folds, HeldOut, cross_validate, held_out_map
@@ -87,11 +88,19 @@ def demo(
       {story, seconds, table, coverage90, artifacts {map_zarr, map_tif, figure, report}, answers}
 
     Raises:
-      ConfigError: `out` is in use, cannot be written, or holds another demo.
+      ConfigError: `out` is in use, cannot be written, or holds another demo; or a dense head.
       As `fit`, `cross_validate` and `data_zarr.schema.Report.raise_if_bad`.
     """
     if members < 1:
         raise ConfigError("no model to train", where="members", expected=">= 1", found=members)
+    if experiment.model.is_dense:
+        raise ConfigError(
+            "the demo's map, calibration and picture are of windows",
+            where="HeadConfig.dense",
+            expected='"no"',
+            found=experiment.model.head and experiment.model.head.dense,
+            remedy="rsvlm train, rsvlm evaluate --calibrate, rsvlm predict",
+        )
     data = experiment.data
     data = dataclasses.replace(data, split=dataclasses.replace(data.split, buffer=buffer))
     experiment = dataclasses.replace(experiment, data=data)

@@ -33,8 +33,8 @@ from rsvlm_jax.run.prepare import Prepared, prepare
 from rsvlm_jax.run.rundir import RunDir, Which, write_atomic
 from rsvlm_jax.run.trained import Loaded, Numbers, load_run
 
+from . import pixels, spoken
 from . import reliance as reliances
-from . import spoken
 from .baselines import BASELINES, features
 from .regression import COLUMNS, EXTRA_COLUMNS, Row
 from .report import ReportContext, plain, rich_table, write_report
@@ -49,12 +49,16 @@ def evaluate_run(
     step: Which = None,
     reliance: bool = False,
     answers: int = 0,
+    calibrate: bool = False,
 ) -> dict[str, Any]:
     """Score a run; prints the table and writes RUN/report/ (RUN/report_CUBE/ for another cube).
 
     Windows that cannot be read are left out of the run's row and counted under "unreadable".
-    Intervals are those of the run: conformal once it is calibrated, its own before. CRPS is that of
-    the distribution that its head (or the texts of its numbers) gives, whatever its form.
+    Intervals are the head's own; on another cube those that the run was calibrated to, if it was
+    (on its own cube that would be scored by what it was calibrated on). A dense head is also
+    scored pixel by pixel (`rsvlm_jax.evaluate.pixels`), under "pixels" and in pixels.json.
+    CRPS is that of the distribution that the head (or the texts of its numbers) gives, whatever its
+    form; a dense head gives none of means of windows.
     Baselines have none here, because one held-out fold leaves nothing to calibrate them on.
 
     Args:
@@ -62,9 +66,12 @@ def evaluate_run(
         the report's reliance.json.
       answers: windows that are asked about in words, of a run that learned to answer
         (`rsvlm_jax.evaluate.spoken`); under "answers" and in answers.json.
+      calibrate: keep the errors on these windows in RUN: intervals of `regress`, of `predict` and
+        of answers come from them from then on.
 
     Raises:
-      ConfigError: an unknown baseline, a run that held nothing out, or less than no window.
+      ConfigError: an unknown baseline, a run that held nothing out, less than no window, or a
+        calibration on another cube.
       DataError: a cube whose bands or target are not those of the run.
       CheckpointError, DataError, CubeError: as `load` and `prepare`.
     """
@@ -73,6 +80,11 @@ def evaluate_run(
         raise ConfigError("unknown baseline", expected=" | ".join(BASELINES), found=unknown[0])
     if answers < 0:
         raise ConfigError("less than no window", where="--answers", expected=">= 0", found=answers)
+    if calibrate and cube is not None:
+        raise ConfigError(
+            "a run is calibrated on what it held out", where="--calibrate",
+            expected="no --cube", found=cube,
+        )  # fmt: skip
     loaded = load_run(path, step=step)
     experiment = loaded.experiment
     if experiment.data.split.fold is None:
@@ -83,6 +95,8 @@ def evaluate_run(
     if another:
         data = dataclasses.replace(experiment.data, cube=cube)
         experiment = dataclasses.replace(experiment, data=data)
+    else:
+        loaded = pixels.uncalibrated(loaded)
     prepared = prepare(experiment)
     _same_unit(loaded, prepared)
     test = prepared.source_for(loaded.processor, prepared.eval_table, prepared.split.test)
@@ -129,6 +143,9 @@ def evaluate_run(
     Console(width=None if sys.stdout.isatty() else 140).print(
         rich_table(rows, f"{target.long_name or target.name}")
     )
+    if calibrate:
+        scores = pixels.calibration_scores(loaded, test, batch_size=batch_size)
+        loaded.processor.calibrated(scores).save(RunDir(Path(path)).processor)
     return {
         "step": loaded.step,
         "table": rows,
@@ -153,6 +170,12 @@ def _more(
       rows: of the evaluation table, those of `test` that could be read.
     """
     made: dict[str, tuple[Any, str]] = {}
+    if loaded.experiment.model.is_dense:
+        readable = prepared.source_for(loaded.processor, test.table, rows)
+        found = pixels.pixel_rows(
+            loaded, readable, _site(prepared, readable), batch_size=batch_size
+        )
+        made["pixels"] = plain(found), pixels.markdown(found)
     if relies:
         readable = prepared.source_for(loaded.processor, test.table, rows)
         found = reliances.reliance(

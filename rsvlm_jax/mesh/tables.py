@@ -158,6 +158,15 @@ TABLE: tuple[Rule, ...] = (
     Rule(r"^head/experts/fc1/kernel$", ("fsdp", "tensor"), optional=True),
     Rule(r"^head/experts/fc2/kernel$", ("tensor", "fsdp"), optional=True),
     Rule(r"^head/(experts/fc[12]/bias|rough/(kernel|bias)|gate)$", optional=True),
+    # Of a dense head: what pixels show has an odd count of planes.
+    Rule(r"^head/pixels/enter/kernel$", (None, "fsdp"), optional=True),
+    Rule(r"^head/pixels/blocks/near/fc1/kernel$", ("fsdp", "tensor"), optional=True),
+    Rule(r"^head/pixels/blocks/near/fc2/kernel$", ("tensor", "fsdp"), optional=True),
+    Rule(r"^head/pixels/blocks/far/attention/[qkv]/kernel$", ("fsdp", "tensor"), optional=True),
+    Rule(r"^head/pixels/blocks/far/attention/o/kernel$", ("tensor", "fsdp"), optional=True),
+    Rule(r"^head/pixels/blocks/far/mlp/fc1/kernel$", ("fsdp", "tensor"), optional=True),
+    Rule(r"^head/pixels/blocks/far/mlp/fc2/kernel$", ("tensor", "fsdp"), optional=True),
+    Rule(r"^head/pixels/.*(bias|scale)$", optional=True),
     Rule(r"^head/out/(kernel|bias)$"),
 )
 """Every axis that may split a parameter."""

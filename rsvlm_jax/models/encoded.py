@@ -19,6 +19,8 @@ class Encoded:
       knowledge: of `hidden`, as `rsvlm_jax.models.knowledge` reads it, 0 where `has_knowledge` is
         False; Q = 0 without a decoder or a head.
       has_knowledge: whether the text of a sample holds all Q `<reg>` tokens.
+      planes: with a dense head, what each pixel of a window shows (`rsvlm_jax.models.planes`).
+      placed: of `hidden` at the place of each visual token, where a dense head reads it.
     """
 
     hidden: Float[Array, "B L D"]
@@ -26,3 +28,5 @@ class Encoded:
     visual_valid: Bool[Array, "B N"]
     knowledge: Float[Array, "B Q D"]
     has_knowledge: Bool[Array, " B"]
+    planes: Float[Array, "B H W F"] | None = None
+    placed: Float[Array, "B N D"] | None = None

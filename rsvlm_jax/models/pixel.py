@@ -24,6 +24,7 @@ from rsvlm_jax.core.shapes import Array, Bool, Float
 from rsvlm_jax.data.batch import Observation
 from rsvlm_jax.nn import Linear, Stat
 
+from .planes import composite, plane_count
 from .spectral.plan import index_slots
 from .spectral.recombine import slot_values
 
@@ -82,6 +83,18 @@ class PixelFront(nnx.Module):
             valid = jnp.concatenate([valid, there], axis=2)
         count = valid.sum(axis=(3, 4), dtype=jnp.float32)
         return values.sum(axis=(3, 4)) / jnp.maximum(count, 1.0), count > 0
+
+    @property
+    def plane_count(self) -> int:
+        """F of `planes`."""
+        return plane_count(len(self.spec.bands), len(self.spec.bands))
+
+    def planes(self, obs: Observation) -> Float[Array, "B H W F"]:
+        """The bands as a dense head reads them, pixel by pixel."""
+        values = obs.physical(self.spec)
+        c = values.shape[2]
+        mean, std = (x[...][:c][None, None, :, None, None] for x in (self.mean, self.std))
+        return composite((values - mean) / std, jnp.broadcast_to(obs.valid, values.shape))
 
     def __call__(self, obs: Observation) -> tuple[Float[Array, "B T Dv"], Bool[Array, "B T"]]:
         mean, there = self.values(obs)

@@ -42,6 +42,7 @@ from .frames import Known, known, shuffled, token_valid, undated
 from .heads import make_head
 from .language import language_model
 from .pixel import PixelFront
+from .planes import fitted
 from .resampler import build_resampler
 from .selection import TokenSelection
 from .spectral import SpectralFront
@@ -60,6 +61,7 @@ class VisionLanguageModel(nnx.Module):
       image_token, reg_token: ids of `<image>` and `<reg>`; the latter only where there is a head.
       visual_tokens: N (`connector.token_count`); needed only where there is a head and no
         temporal budget, because the head's token mixing has a weight for each token.
+      window: edge in pixels of what a dense head answers about; needed only with one.
       segments: that a row of text has at most, where that is known (`rsvlm_jax.nn.Mask`).
       remat: what of each layer's activations is kept for the backward pass (`TrainConfig.remat`).
 
@@ -75,6 +77,7 @@ class VisionLanguageModel(nnx.Module):
         image_token: int,
         reg_token: int | None = None,
         visual_tokens: int | None = None,
+        window: int | None = None,
         segments: int | None = None,
         remat: Remat = "none",
         rngs: nnx.Rngs,
@@ -89,7 +92,7 @@ class VisionLanguageModel(nnx.Module):
             )
         self.config, self.bandsets = config, bandsets
         self.image_token, self.reg_token = image_token, reg_token
-        self.segments = segments
+        self.segments, self.window = segments, window
         self.dtype = compute_dtype(config.dtype)
         width = config.frame_width
 
@@ -152,7 +155,20 @@ class VisionLanguageModel(nnx.Module):
                     expected="TemporalConfig.budget, or visual_tokens",
                     found="neither",
                 )
-            self.head = make_head(config.head, count, width, d_language, remat=remat, rngs=rngs)
+            planes = None
+            if config.is_dense:
+                if window is None:
+                    raise ConfigError(
+                        "the size of the map is unknown",
+                        where="VisionLanguageModel",
+                        expected="window, with HeadConfig.dense",
+                        found=None,
+                    )
+                fronts = (*self.spectral.values(), *self.pixel.values())
+                planes = sum(front.plane_count for front in fronts)
+            self.head = make_head(
+                config.head, count, width, d_language, planes, remat=remat, rngs=rngs
+            )
 
     def __call__(self, batch: Batch, *, rng: Array | None = None) -> Encoded:
         """The forward pass. `rng` is given in training: it hides dates (`date_dropout`)."""
@@ -169,7 +185,35 @@ class VisionLanguageModel(nnx.Module):
             seen = None if self.temporal is None else readable(slot, visual_valid)
             mask = Mask.rows(segment, seen, segments=self.segments)
             hidden = self.decoder(x, mask, position)
-        return Encoded(hidden, visual, visual_valid, *self._knowledge(hidden, batch))
+        read = self._knowledge(hidden, batch)
+        placed = self.placed(hidden, slot, visual.shape[1])
+        return Encoded(hidden, visual, visual_valid, *read, self.planes(batch), placed)
+
+    def planes(self, batch: Batch) -> Float[Array, "B H W F"] | None:
+        """What each pixel of a window shows; None where no dense head reads it."""
+        if not self.config.is_dense or self.window is None:
+            return None
+        shown = [
+            fitted((self.spectral if i.front == "rgb" else self.pixel)[i.bandset].planes(
+                self._observation(batch, i.bandset)
+            ), self.window)
+            for front in ("rgb", "pixel")
+            for i in self.config.inputs
+            if i.front == front
+        ]  # fmt: skip
+        return constrain(jnp.concatenate(shown, axis=-1), "batch", None, None, None)
+
+    def placed(
+        self, hidden: Float[Array, "B L D"], image_slot: Int[Array, "B L"], count: int
+    ) -> Float[Array, "B N D"] | None:
+        """States of the decoder at the places of the `count` visual tokens, 0 where it has none."""
+        head = self.config.head
+        if head is None or head.dense != "places":
+            return None
+        own = image_slot[:, None] == jnp.arange(count, dtype=image_slot.dtype)[None, :, None]
+        at = jnp.argmax(own, axis=2)
+        found = jnp.take_along_axis(hidden, at[:, :, None], axis=1)
+        return jnp.where(own.any(axis=2)[:, :, None], found, jnp.zeros_like(found))
 
     def encode_visual(
         self, batch: Batch, *, rng: Array | None = None

@@ -90,6 +90,7 @@ def abstract_step(
         image_token=0,  # ids are numbers in the program, not shapes
         reg_token=None if experiment.model.head is None else 1,
         visual_tokens=visual_tokens,
+        window=experiment.data.window if experiment.model.is_dense else None,
         lora=experiment.lora,
         stored=experiment.base,
         remat=experiment.train.remat,

@@ -25,8 +25,9 @@ from rsvlm_jax.config import ConfigError
 from rsvlm_jax.metrics import conformal
 
 from .blocks import Blocks
+from .regressed import ALPHA
 from .tiles import TilesReport
-from .trained import ALPHA, Loaded
+from .trained import Loaded
 
 ZARR = "map.zarr"
 
@@ -160,6 +161,8 @@ def write(
             variables[spec.name + end] = (
                 [one[end] for one in layers], {"long_name": text, "units": spec.unit},
             )  # fmt: skip
+    if loaded.experiment.model.is_dense:
+        kind += ", of a single pixel"
     described: dict[str, object] = {
         "title": f"{words}, predicted by {loaded.experiment.name}",
         "source": cube.title,

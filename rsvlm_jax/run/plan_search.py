@@ -199,6 +199,7 @@ def ranked(
         image_token=0,
         reg_token=None if experiment.model.head is None else 1,
         visual_tokens=shapes.visual_tokens,
+        window=experiment.data.window if experiment.model.is_dense else None,
         lora=experiment.lora,
         stored=experiment.base,
     )

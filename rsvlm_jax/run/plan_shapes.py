@@ -166,6 +166,7 @@ def _of_tables(experiment: Experiment, dates: int | None, length: int | None) ->
         target_valid=array(bool, b, targets),
         sample=array(np.int32, b),
         answer=array(np.int32, b) if head and head.knowledge != "reg" else None,
+        target_map=array(np.float32, b, targets, w, w) if model.is_dense else None,
     )
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     return Shapes(batch, tuple(specs), visual, tuple(assumed))

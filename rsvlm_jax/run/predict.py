@@ -55,9 +55,9 @@ def predict(
 ) -> Map:
     """Predict every pixel of a cube from overlapping windows, blended linearly.
 
-    Mean and spread are blended, then the interval is taken from the run's calibration. A window of
-    which no date shows a valid pixel has no answer: its pixels take those of the windows over it,
-    and are NaN where there are none.
+    Mean and spread are blended (of a dense head those of pixels), then the interval is taken from
+    the run's calibration. A window of which no date shows a valid pixel has no answer: its pixels
+    take those of the windows over it, and are NaN where there are none.
 
     Args:
       dates: "fused": one map, [y, x]; "each": one of every acquisition date, [time, y, x], the
@@ -182,7 +182,8 @@ def _day(word: str | None, name: str, end: Literal[0, 1]) -> Day | None:
 def _windows(
     loaded: Loaded, cube: Cube, size: int, batch_size: int, period: tuple[Day, Day] | None
 ) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
-    """The window function of `mosaic`: mean, spread and interval of every target."""
+    """The window function of `mosaic`: mean, spread and interval of every target, of a dense head
+    pixel by pixel."""
     span = None
     if period is not None:
         first, last = to_days(np.array(period))
@@ -191,7 +192,7 @@ def _windows(
     def fn(y: np.ndarray, x: np.ndarray) -> dict[str, np.ndarray]:
         table = WindowTable(y, x, size)
         source = CubeSource.of(loaded.processor, cube, table, error_budget=0.0, period=span)
-        found = loaded.regress_targets(source, batch_size=batch_size, blind=False)
+        found = loaded.regress_maps(source, batch_size=batch_size, blind=False)
         one, *others = found.values()
         layers = {"mean": one.mean, "scale": one.scale, "lo": one.lo, "hi": one.hi}
         for i, other in enumerate(others, 1):

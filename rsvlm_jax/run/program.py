@@ -98,6 +98,7 @@ def program(
     image_token: int,
     reg_token: int | None = None,
     visual_tokens: int | None = None,
+    window: int | None = None,
     lora: LoraConfig | None = None,
     stored: Stored = "float",
     remat: Remat = "none",
@@ -109,7 +110,7 @@ def program(
     Args:
       lora, stored: `Experiment.lora` and `Experiment.base`.
       remat, attention: as in `TrainConfig`.
-      segments: as `VisionLanguageModel`.
+      window, segments: as `VisionLanguageModel`.
 
     Raises:
       ConfigError: a LoRA that takes no layer of it (see `rsvlm_jax.nn.add_lora`), or layers that
@@ -123,6 +124,7 @@ def program(
             image_token=image_token,
             reg_token=reg_token,
             visual_tokens=visual_tokens,
+            window=window,
             segments=segments,
             remat=remat,
             rngs=nnx.Rngs(key),
@@ -223,6 +225,7 @@ def program_of(
         image_token=processor.tokenizer.image,
         reg_token=processor.tokenizer.reg,
         visual_tokens=processor.visual_tokens,
+        window=processor.data.window if processor.config.is_dense else None,
         lora=lora,
         stored=stored,
         remat=remat,

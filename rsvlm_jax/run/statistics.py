@@ -108,7 +108,7 @@ def _set_target(head: Head, source: CubeSource, processor: Processor) -> list[np
     names, specs = processor.data.target.names, (processor.target, *processor.also)
     found = []
     for k, name in enumerate(names):
-        y = source.targets[source.has_targets[:, k], k].astype(np.float64)
+        y = source.known(k)
         found.append(_transformed(y, head.config.transform, f"{source.path}: target {name!r}"))
     bounds = [spec.bounds or (-np.inf, np.inf) for spec in specs]
     mean, std = np.array([u.mean() for u in found]), np.array([u.std() for u in found])

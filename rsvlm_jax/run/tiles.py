@@ -31,7 +31,8 @@ from rsvlm_jax.config import ConfigError, DataError
 from .blocks import Blocks, Box
 
 WindowFn = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
-"""(y int64[n], x int64[n]) -> {variable: float [n]}: one value a window."""
+"""(y int64[n], x int64[n]) -> {variable: float}: [n], a value a window; or [n, tile, tile], one for
+each of its pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,13 +100,14 @@ def mosaic(
 
     Args:
       shape: (height, width) of the grid in pixels.
-      fn: one value a window for each variable; called once a block that has windows.
+      fn: for each variable one value a window, or one for each of its pixels; called once a block
+        that has windows.
       out: directory of the finished blocks; kept until the caller removes it.
       key: identifies what is computed (model, cube, options); blocks of another key are refused.
       tile, overlap: window edge and shared pixels of neighbours.
       windows: upper left pixels (y, x) [n] instead of the raster that `overlap` gives.
-      gaps: a window with a NaN makes its pixels NaN ("spread"), or leaves them to the other windows
-        that cover them ("bridged").
+      gaps: a window with a NaN anywhere makes its pixels NaN ("spread"), or leaves them to the
+        other windows that cover them ("bridged"). With values of pixels "spread" is by pixel.
       block: edge of an output block in pixels.
       progress: called with (finished blocks, all blocks).
 
@@ -179,14 +181,16 @@ def _blend(
     tile = len(weights)
     total = np.zeros((y1 - y0, x1 - x0))
     sums = {name: np.zeros_like(total) for name in values}
-    missing = np.any([np.isnan(v) for v in values.values()], axis=0) & bridged
+    gone = [np.isnan(v).reshape(len(v), -1).any(axis=1) for v in values.values()]
+    missing = np.any(gone, axis=0) & bridged
     for i in np.flatnonzero(~missing):
         top, left = max(y[i], y0), max(x[i], x0)
         bottom, right = min(y[i] + tile, y1), min(x[i] + tile, x1)
-        w = weights[top - y[i] : bottom - y[i], left - x[i] : right - x[i]]
         at = np.s_[top - y0 : bottom - y0, left - x0 : right - x0]
+        own = np.s_[top - y[i] : bottom - y[i], left - x[i] : right - x[i]]
+        w = weights[own]
         total[at] += w
         for name, v in values.items():
-            sums[name][at] += w * float(v[i])
+            sums[name][at] += w * (float(v[i]) if v.ndim == 1 else v[i][own].astype(np.float64))
     total[total == 0] = np.nan  # no window lies there
     return {name: (s / total).astype(np.float32) for name, s in sums.items()}

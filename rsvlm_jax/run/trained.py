@@ -1,6 +1,7 @@
 """`load_run(RUN) -> Loaded`: a trained model with its processor, ready to answer.
 
     loaded.regress(batch)            numbers with their 90 % interval
+    loaded.regress_maps(source)      the same of every pixel, of a dense head
     loaded.chat(question, batch)     the decoder's own words, the number filled by the head
     loaded.generate(question, batch) token ids and hidden states
     loaded.logits(batch)             [B,L,V]
@@ -42,7 +43,6 @@ from rsvlm_jax.data.source import CubeSource
 from rsvlm_jax.generate import Generated, generate, reg_block
 from rsvlm_jax.generate.numbers import Drawn, make_number_step
 from rsvlm_jax.mesh.build import make_mesh
-from rsvlm_jax.metrics import conformal
 from rsvlm_jax.models import knowledge
 from rsvlm_jax.models.encoded import Encoded
 from rsvlm_jax.models.heads import Standardised
@@ -53,27 +53,12 @@ from rsvlm_jax.train.step import make_eval_step
 
 from .directory import is_pretrained
 from .program import program_of
+from .regressed import Numbers, numbers_of
 from .restore import restore
 from .rundir import RunDir, Which
 
-ALPHA = 0.1
-"""Missed share of the intervals: 90 %."""
-
 MAX_ANSWER = 64
 """Tokens of an answer at most."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Numbers:
-    """Predictions [n] in target units; `scale` is half the width of the central 68 % of what the
-    head predicts (one standard deviation of a Gaussian), before calibration and bounds; `crps` that
-    of the same distribution within bounds at the window's target, NaN where it is not known."""
-
-    mean: np.ndarray
-    scale: np.ndarray
-    lo: np.ndarray
-    hi: np.ndarray
-    crps: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,13 +108,12 @@ class Loaded:
     # ---- numbers -------------------------------------------------------------------------------
 
     def regress(self, batch: Batch) -> Numbers:
-        """The first target of each sample, with its 90 % interval.
+        """The first target of each sample, with its 90 % interval (`rsvlm_jax.run.regressed`).
 
-        The interval is conformal where the run was calibrated (`Processor.conformal`), otherwise
-        the head's own, which promises nothing.
+        Of a dense head the means of its maps.
         """
         self._needs_head()
-        return self._numbers(self._eval_step(self.params, self.stats, batch), batch)[0]
+        return self._numbers(self._eval_step(self.params, self.stats, batch), batch)[0].of_windows
 
     def regress_source(
         self,
@@ -155,6 +139,18 @@ class Loaded:
         Args:
           blind: also answer about windows of which no dated input shows a valid pixel; False: NaN.
         """
+        found = self.regress_maps(source, batch_size=batch_size, blind=blind, progress=progress)
+        return {name: numbers.of_windows for name, numbers in found.items()}
+
+    def regress_maps(
+        self,
+        source: CubeSource,
+        *,
+        batch_size: int = 64,
+        blind: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, Numbers]:
+        """`regress_targets` as the head answers: of a dense one, maps [n,H,W]."""
         self._needs_head()
         names = self.processor.data.target.names
         found: dict[str, list[list[np.ndarray]]] = {name: [] for name in names}
@@ -166,7 +162,8 @@ class Loaded:
                     unread |= ~_sees(batch)
                 for name, numbers in zip(names, predicted, strict=True):
                     values = dataclasses.astuple(numbers)
-                    found[name].append([np.where(unread, np.nan, x)[:n] for x in values])
+                    gone = unread.reshape(-1, *[1] * (values[0].ndim - 1))
+                    found[name].append([np.where(gone, np.nan, x)[:n] for x in values])
                 if progress is not None:
                     progress(min((i + 1) * batch_size, len(source)), len(source))
         return {
@@ -175,16 +172,7 @@ class Loaded:
         }
 
     def _numbers(self, predictive: Standardised | Drawn, batch: Batch) -> list[Numbers]:
-        """Of every target; the first is calibrated where the run was."""
-        y = np.where(batch.target_valid, batch.target, np.float32(np.nan))
-        read = [np.asarray(x, np.float64) for x in _summary(predictive, y)]
-        found = [Numbers(*(x[:, k] for x in read)) for k in range(read[0].shape[1])]
-        scores = self.processor.conformal
-        if scores is not None:
-            one, bounds = found[0], self.processor.target.bounds
-            lo, hi = conformal.interval(one.mean, one.scale, scores, ALPHA, bounds)
-            found[0] = dataclasses.replace(one, lo=lo, hi=hi)
-        return found
+        return numbers_of(predictive, batch, self.processor)
 
     @functools.cached_property
     def _eval_step(self) -> Callable[[Any, Any, Batch], Standardised | Drawn]:
@@ -212,8 +200,11 @@ class Loaded:
             return [self._written(question, made, i) for i in range(len(batch.sample))]
         known, has = self._knowledge(made, question, batch)
         assert made.hidden is not None  # `_speak` keeps them
-        encoded = Encoded(made.hidden, visual, visual_valid, known, has)
-        numbers = self._numbers(_head(self.graphdef, self.params, self.stats, encoded), batch)[0]
+        encoded = Encoded(
+            made.hidden, visual, visual_valid, known, has, *self._shown(question, batch)
+        )
+        predictive = _head(self.graphdef, self.params, self.stats, encoded)
+        numbers = self._numbers(predictive, batch)[0].of_windows
         answers = []
         for i, tokens in enumerate(np.asarray(made.tokens)):
             ids = tokens[: int(made.length[i])].tolist()
@@ -288,6 +279,14 @@ class Loaded:
         said = jnp.arange(made.tokens.shape[1])[None] < made.length[:, None]
         begins = jnp.zeros(len(batch.sample), jnp.int32)
         return knowledge.read(made.hidden, (made.tokens == token) & said, count, kind, begins)
+
+    def _shown(self, question: str, batch: Batch) -> tuple[jax.Array | None, jax.Array | None]:
+        """What a dense head reads beside the answer: pixels, and the places of the question."""
+        head = self.experiment.model.head
+        if head is None or head.dense == "no":
+            return None, None
+        encoded = _encoded(self.graphdef, self.params, self.stats, self._asked(question, batch)[0])
+        return encoded.planes, encoded.placed
 
     @property
     def _reg(self) -> tuple[int, int]:
@@ -393,13 +392,9 @@ def _sees(batch: Batch) -> np.ndarray:
     return np.any([v.reshape(len(v), -1).any(axis=1) for v in valid], axis=0)
 
 
-@jax.jit
-def _summary(predictive: Standardised | Drawn, y: jax.Array) -> tuple[jax.Array, ...]:
-    """Mean, spread, the ends of the interval and the CRPS at `y`: [B,K] each."""
-    ends = (predictive.quantile(q) for q in (ALPHA / 2, 1 - ALPHA / 2))
-    # A source without targets has one column, of NaN.
-    crps = predictive.crps(jnp.broadcast_to(y, predictive.mean.shape))
-    return predictive.mean, predictive.spread, *ends, crps
+@functools.partial(jax.jit, static_argnums=0)
+def _encoded(graphdef: Any, params: Tree, stats: Tree, batch: Batch) -> Encoded:
+    return merge(graphdef, params, stats)(batch)
 
 
 @functools.partial(jax.jit, static_argnums=0)

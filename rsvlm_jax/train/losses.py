@@ -5,7 +5,8 @@
     scale   the proper score of the head's output at z (`rsvlm_jax.models.heads`)
     balance of a mixture of experts: minus the log share of the expert whose value range z is in
 
-A target that is not finite counts as not valid.
+A target that is not finite counts as not valid. With a dense head (`Batch.target_map`) each pixel
+counts as a target by itself: rows are pixels, in the order of the head's.
 Weights follow from the batch alone (`weights`), so that parts of a batch can be divided by the
 weight of the whole.
 """
@@ -52,7 +53,7 @@ def losses(
         parts["text"] = text_loss(model.decoder, encoded.hidden, tokens, weight)
     if config.huber or config.scale:
         predictive, valid = model.head(encoded, rng=rng), _valid_targets(batch)
-        z = predictive.standardise(jnp.where(valid, jnp.asarray(batch.target), 0.0))
+        z = predictive.standardise(jnp.where(valid, _targets(batch), 0.0))
         if config.huber:
             off = jnp.abs(predictive.point - z)
             parts["huber"] = _over_targets(_huber(off, config.huber_delta), valid)
@@ -90,9 +91,25 @@ def _text_weight(batch: Batch) -> Float[Array, "B L"]:
     return jnp.where((batch.sample >= 0)[:, None], batch.weight, 0.0)
 
 
-def _valid_targets(batch: Batch) -> Bool[Array, "B K"]:
-    there = jnp.asarray(batch.target_valid & (batch.sample >= 0)[:, None])
-    return there & jnp.isfinite(jnp.asarray(batch.target))
+def known_targets(batch: Batch) -> Float[Array, "R K"]:
+    """The target of each window, or of each pixel for a dense head, NaN where it is not known."""
+    return jnp.where(_valid_targets(batch), _targets(batch), jnp.nan)
+
+
+def _targets(batch: Batch) -> Float[Array, "R K"]:
+    """The target of each window; of a dense head that of each pixel, R = B * H * W."""
+    if batch.target_map is None:
+        return jnp.asarray(batch.target)
+    by_pixel = jnp.moveaxis(jnp.asarray(batch.target_map), 1, -1)
+    return by_pixel.reshape(-1, by_pixel.shape[-1])
+
+
+def _valid_targets(batch: Batch) -> Bool[Array, "R K"]:
+    targets, real = _targets(batch), jnp.asarray(batch.sample) >= 0
+    finite = jnp.isfinite(targets)
+    if batch.target_map is None:
+        return finite & jnp.asarray(batch.target_valid) & real[:, None]
+    return finite & jnp.repeat(real, len(targets) // len(real))[:, None]
 
 
 def _over_targets(

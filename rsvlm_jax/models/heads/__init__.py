@@ -6,6 +6,7 @@ head         Head: which tokens are read, the last layer, statistics of the targ
 mixer        MixerHead: the four-layer MLP-mixer over visual and knowledge tokens
 pooled       LinearHead, MlpHead: of the mean token
 experts      ExpertsHead: a mixture gated by target and value range
+dense        PixelTrunk: features of every pixel of a window, for a map in place of one answer
 outputs      from the last layer's numbers to a distribution
 predictive   Predictive (what every head returns), Standardised (what every output shares)
 locscale     Gaussian, Laplace
@@ -51,13 +52,14 @@ def make_head(
     visual_tokens: int,
     width: int,
     d_language: int | None,
+    planes: int | None = None,
     *,
     remat: Remat = "none",
     rngs: nnx.Rngs,
 ) -> Head:
     """The head of `config.kind` and `config.output`; arguments as of `Head`."""
     made = KINDS[config.kind]
-    return made(config, visual_tokens, width, d_language, remat=remat, rngs=rngs)
+    return made(config, visual_tokens, width, d_language, planes, remat=remat, rngs=rngs)
 
 
 __all__ = [

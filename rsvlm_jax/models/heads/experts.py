@@ -44,11 +44,12 @@ class ExpertsHead(MlpHead):
         visual_tokens: int,
         width: int,
         d_language: int | None,
+        planes: int | None = None,
         *,
         remat: Remat = "none",
         rngs: nnx.Rngs,
     ) -> None:
-        super().__init__(config, visual_tokens, width, d_language, remat=remat, rngs=rngs)
+        super().__init__(config, visual_tokens, width, d_language, planes, remat=remat, rngs=rngs)
         k, e = config.targets, config.experts
         self.experts = stack(
             lambda r: Mlp(width, config.channel_dim, "gelu", length=None, rngs=r), e, rngs

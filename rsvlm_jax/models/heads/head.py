@@ -28,6 +28,7 @@ from rsvlm_jax.mesh.constraints import constrain
 from rsvlm_jax.models.encoded import Encoded
 from rsvlm_jax.nn import LayerNorm, Linear, Mlp, Stat
 
+from .dense import PixelTrunk
 from .locscale import Gaussian, Laplace
 from .outputs import distribution, has_bins, numbers
 from .predictive import Standardised
@@ -44,6 +45,8 @@ class Head(nnx.Module):
       visual_tokens: N.
       width: Dv.
       d_language: D; None without a language model (visual tokens only).
+      planes: F, what each pixel shows; only of a dense head, which answers about every pixel:
+        B * H * W rows in place of B, windows first, then rows and columns.
       remat: what of each block's activations is kept for the backward pass.
     """
 
@@ -53,6 +56,7 @@ class Head(nnx.Module):
         visual_tokens: int,
         width: int,
         d_language: int | None,
+        planes: int | None = None,
         *,
         remat: Remat = "none",
         rngs: nnx.Rngs,
@@ -66,6 +70,10 @@ class Head(nnx.Module):
             self.reverse = Mlp(d_language, width, d_out=width, length=None, rngs=rngs)
         self.blocks: Any = self._make_blocks(tokens, width, rngs)
         self.norm = LayerNorm(width, rngs=rngs)
+        assert planes is not None or config.dense == "no"  # `VisionLanguageModel` counts them
+        dense = planes if config.dense != "no" else None
+        # Assigned once: NNX tells modules from constants at the first assignment.
+        self.pixels = None if dense is None else PixelTrunk(dense, width, remat=remat, rngs=rngs)
         k = config.targets
         self.out = Linear(width, numbers(config) * k, init=normal(0.01), rngs=rngs)
         self.target_mean = Stat(jnp.zeros((k,), jnp.float32))
@@ -144,7 +152,10 @@ class Head(nnx.Module):
         self.readout_at[...] = jnp.asarray(at, jnp.float32)
 
     def __call__(self, encoded: Encoded, *, rng: Array | None = None) -> Standardised:
-        """The prediction, in float32. `rng` is given in training, for dropout."""
+        """The prediction, in float32. `rng` is given in training, for dropout.
+
+        Of a dense head, with a row for each pixel (see `planes` above).
+        """
         x = constrain(encoded.visual, "batch", None, "embed")
         valid = constrain(encoded.visual_valid, "batch", None)
         if self.reverse is not None:
@@ -152,7 +163,11 @@ class Head(nnx.Module):
             known = jnp.broadcast_to(encoded.has_knowledge[:, None], knowledge.shape[:2])
             x = jnp.concatenate([x, knowledge], axis=1)
             valid = jnp.concatenate([valid, known], axis=1)
-        made = self._predict(self._features(x, valid), rng)
+        features = self._features(x, valid)
+        if self.pixels is not None:
+            assert encoded.planes is not None
+            features = self.pixels(encoded.planes, *self._read(encoded), features)
+        made = self._predict(features, rng)
         if self.readout is None or self.readout_at is None:
             return made
         assert isinstance(made, Gaussian | Laplace)
@@ -161,6 +176,14 @@ class Head(nnx.Module):
         return dataclasses.replace(
             made, loc=made.loc + jnp.where(some, mean @ self.readout[...], 0.0)
         )
+
+    def _read(self, encoded: Encoded) -> tuple[Float[Array, "B N Dv"], Bool[Array, "B N"]]:
+        """The tokens that pixels read (`HeadConfig.dense`)."""
+        if self.config.dense == "visual":
+            return encoded.visual, encoded.visual_valid
+        assert self.reverse is not None  # `VLMConfig` checks
+        assert encoded.placed is not None
+        return self.reverse(encoded.placed).astype(encoded.visual.dtype), encoded.visual_valid
 
     def _predict(self, features: Float[Array, "B Dv"], rng: Array | None) -> Standardised:
         raw = self.out(self._dropped(features, rng))

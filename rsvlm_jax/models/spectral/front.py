@@ -17,6 +17,7 @@ from rsvlm_jax.config import (
 )
 from rsvlm_jax.core.shapes import Array, Bool, Float
 from rsvlm_jax.data.batch import Observation
+from rsvlm_jax.models.planes import composite, plane_count
 from rsvlm_jax.nn import Stat
 
 from .encoder_input import FrameStats, patch_valid, to_encoder
@@ -61,6 +62,19 @@ class SpectralFront(nnx.Module):
         valid = patch_valid(frames, vision.image_size, cell_size(vision))
         b, t, g, _ = valid.shape
         return images.reshape(b, t * g, *images.shape[1:]), valid
+
+    @property
+    def plane_count(self) -> int:
+        """F of `planes`."""
+        return plane_count(3 * len(self.plan.groups), len(self.plan.groups))
+
+    def planes(self, obs: Observation) -> Float[Array, "B H W F"]:
+        """The recombined pixels as a dense head reads them, unstretched, in their own size."""
+        frames = recombine(obs, self.plan)
+        mean, std = (x[...][None, None, :, None, None] for x in (self.mean, self.std))
+        z = jnp.moveaxis((frames.pixels - mean) / std, 5, 3)
+        b, t, g, _, h, w = z.shape
+        return composite(z.reshape(b, t, g * 3, h, w), frames.valid)
 
 
 def cell_size(vision: VisionConfig) -> int:
