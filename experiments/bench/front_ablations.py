@@ -115,9 +115,6 @@ def _gpp() -> dict[str, Experiment]:
 
 def _fuel() -> dict[str, Experiment]:
     base = fuel_moisture.experiment("all")
-    plain = tuple(dataclasses.replace(i, bins=0, lags=False) for i in base.model.inputs)
-    none = dataclasses.replace(base.model.temporal, token_dropout=0.0)
-    all_tokens = dataclasses.replace(base.model, temporal=none)
     made = {"base": base}
     for kind in ("presto", "galileo"):
         read = tuple(InputConfig(i.bandset, kind, dates=i.dates) for i in base.model.inputs)
@@ -126,8 +123,6 @@ def _fuel() -> dict[str, Experiment]:
         **made,
         "presto_fine_tuned": _tuned(made["presto"], "presto", FINE),
         "without_average": _average(base, None),
-        "without_bins_and_lags": _inputs(base, plain),
-        "without_token_dropout": dataclasses.replace(base, model=all_tokens),
     }
 
 
