@@ -50,7 +50,7 @@ print(json.dumps({"rate": report.pixels_per_second, "memory": peak() - before,
 """
 
 
-def make(size: int, layout: Layout) -> Path:
+def make(size: int, layout: Layout = "series") -> Path:
     """The cube, written on first use; a killed writing goes on."""
     path = cache_folder() / f"bench_trend_{layout}_{size}.zarr"
     if (path / MANIFEST).is_file():

@@ -64,7 +64,8 @@ def trend_array(data: Any, options: Options, spread: Spread) -> xarray.Dataset:
             "too few dates for a trend", where=data.name, expected=f"{LEAST_DATES} or more",
             found=len(dates),
         )  # fmt: skip
-    order = np.lexsort((np.zeros(len(dates)) if platforms is None else platforms, dates))
+    whose = np.unique(platforms or [""] * len(dates), return_inverse=True)[1]
+    order = np.lexsort(np.stack([whose, dates.astype(np.int64)]))
     if "multivariate" in options.test and "band" not in data.dims:
         raise DataError(
             "no axis of bands",

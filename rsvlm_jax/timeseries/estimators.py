@@ -102,9 +102,10 @@ def huber(x: Float[Any, "T p Bt"], y: Float[Any, "T B"], weight: Float[Any, "T B
     start = (first, scale, ~definite | ~(scale > 0), jnp.int32(0))
     beta, scale, done, _ = lax.while_loop(unfinished, reweighted, start)
     r = residual(beta)
-    # Where half of them are met and not all, a scale of 0 says nothing of the others.
+    # Where half of them are met and not all, a scale of rounding says nothing of the others.
     far, reach = (jnp.max(jnp.abs(a) * weight, axis=0) for a in (r, y))
-    done &= (scale > 0) | (far <= 100 * jnp.finfo(dtype).eps * reach)
+    least = jnp.finfo(dtype).eps * reach
+    done &= ~definite | (scale > 4 * least) | (far <= 100 * least)
     z = r / jnp.where(scale > 0, scale, 1)[None]
     n = weight.sum(0)
     inside = jnp.where(jnp.abs(z) <= bend, weight, 0)
