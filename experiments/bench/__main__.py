@@ -30,7 +30,7 @@
     numbers   heads beside numbers as text at matched parameters, paired (long)
     reo       our reading of REO-VLM: R2 after each stage, and what it answers
     readout   the penalty of the linear readout for carbon uptake, chosen on training folds
-    biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
+    biomass   the synthetic world: R2 and bias beside the oracle, and RGB alone (long)
     regression  the shipped real cubes: the model beside the baselines (long)
 
 Without names: all but `numbers`, `biomass` and `regression`; one part of the last:
