@@ -7,10 +7,8 @@
 Two optical platform families on different dates, speckled dual-polarisation radar, an elevation
 model; clouds, haze and saturation. The oracle knows the law and sees the same noisy pixels.
 
-`series()` reads window means of every date, by bins, instead of frames: a step is much cheaper, and
-a window of 8 pixels is no wider than the fields are smooth. It was tried on another world,
-"world:full:1", before it was scored on this one; biomass learned as its root was tried once on
-halves of this one, and was worse.
+`series()` reads window means of every date, by bins, instead of frames. It was tried on another
+world, "world:full:1", before this one; biomass as its root, tried on this one's halves, was worse.
 """
 
 import dataclasses
