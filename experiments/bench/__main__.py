@@ -31,7 +31,7 @@
     outputs   what a distribution is learned by: coverage, CRPS and RMSE of each output
     reo       our reading of REO-VLM: R2 after each stage, and what it answers
     readout   penalties of the linear readouts on frozen Galileo, chosen on training folds
-    biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
+    biomass   the synthetic world: R2 and bias beside the oracle, and RGB alone (long)
     front_ablations  real cubes: what encoder, readout, averages and members gave (long)
     regression  the shipped real cubes: the model beside the baselines (long)
 

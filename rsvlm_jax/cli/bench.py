@@ -34,7 +34,7 @@ class Regression:
     """Rows of the table, or all (those that the data allow): mean ridge ridge_indices random_forest
     quantile_forest boosting quantile_boosting temporal_boosting galileo_ridge presto_ridge unet
     utae rsvlm rsvlm_rgb rsvlm_optical rsvlm_sar rsvlm_questions rsvlm_text_shuffled no_lm
-    vit_linear."""
+    vit_linear, and oracle (of a synthetic world)."""
     splits: tuple[str, ...] = ()
     """spatial, group:LABEL, given:LABEL, random (leaky). By default spatial, of places with names
     group:site_name."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+import numpy as np
+
 from data_zarr.errors import CubeError
+from data_zarr.sampling import target_means
+from data_zarr.world import oracle
 from rsvlm_jax.config import ConfigError, DataError, Experiment
 
-from .cells import Model
+from .cells import Cell, Guess, Model
 from .experiments import VIT, experiment_model, variant
 from .features import Table
 from .learn import ABOUT as NETWORKS
@@ -26,7 +30,8 @@ OURS = {
     "no_lm": "without the language model: the head on the visual tokens alone",
     VIT: "a linear layer of the mean visual token of its frames",
 }
-NAMES = (*ROWS, *NETWORKS, *OURS)
+ORACLE = "oracle"
+NAMES = (*ROWS, *NETWORKS, *OURS, ORACLE)
 DEFAULT = ("mean", "ridge", "random_forest", "boosting", "rsvlm")
 
 
@@ -80,7 +85,32 @@ def models_of(
     return made, left_out
 
 
+def _oracle(task: Task) -> Model:
+    """What can be known of a synthetic world (`data_zarr.world.oracle`); nothing is trained.
+
+    Raises:
+      CubeError: the cube is none. ConfigError: the oracle does not know the target.
+    """
+    layer = np.asarray(oracle(task.cube), np.float64)
+    if task.target.name != "agb":
+        raise ConfigError(
+            "the oracle knows the law of one target",
+            where=f"--models {ORACLE}",
+            expected="agb",
+            found=task.target.name,
+        )
+    means = target_means(layer, task.evaluation, 0.0)[0]
+
+    def predict(cell: Cell) -> Guess:
+        return Guess(means[cell.test])
+
+    about = "the law of the synthetic world, inverted from the same pixels"
+    return Model(ORACLE, about, {"revision": 1}, predict, seeded=False)
+
+
 def _model(name: str, task: Task, table: Table, base: Experiment) -> Model:
+    if name == ORACLE:
+        return _oracle(task)
     if name in ROWS:
         return tabular_model(name, table)
     if name in NETWORKS:
