@@ -31,11 +31,12 @@
     reo       our reading of REO-VLM: R2 after each stage, and what it answers
     readout   the penalty of the linear readout for carbon uptake, chosen on training folds
     biomass   the synthetic world: R2 against the oracle, and the sensor ablation (long)
+    dense     a map a window: R2 of tree cover by pixel, beside a U-Net and means of windows (long)
     regression  the shipped real cubes: the model beside the baselines (long)
 
-Without names: all but `numbers`, `biomass` and `regression`; one part of the last:
-`regression:fuel`. `--short`: a smaller `data`, `predict_cube`, `trend_cube`, `trend_statistics` and
-`trend_coverage`.
+Without names: all but `numbers`, `biomass`, `dense` and `regression`; a part of the last two:
+`regression:fuel`, `dense:unet`. `--short`: a smaller `data`, `predict_cube`, `trend_cube`,
+`trend_statistics` and `trend_coverage`.
 On a GPU: `python -m experiments.bench.gpu generate`, `train` and `trend`.
 """
 
@@ -52,7 +53,7 @@ NAMES = (
     *("step", "attention", "roofline"),
     *("trend", "trend_power", "trend_statistics", "trend_series", "trend_cube"),
     *("trend_agreement", "trend_coverage"),
-    *("data", "predict_cube", "reo", "readout", "numbers", "biomass", "regression"),
+    *("data", "predict_cube", "reo", "readout", "numbers", "biomass", "dense", "regression"),
 )
 
 
@@ -65,7 +66,7 @@ def main() -> int:
         print(f"error: unknown benchmark {unknown[0]!r}; expected {', '.join(NAMES)}")
         return 2
     results = []
-    for word in words or NAMES[:-3]:
+    for word in words or NAMES[:-4]:
         name, _, part = word.partition(":")
         module = importlib.import_module(f".{name}", __package__)
         for figure in module.figures(part) if part else module.figures():
