@@ -33,11 +33,12 @@
     readout   penalties of the linear readouts on frozen Galileo, chosen on training folds
     biomass   the synthetic world: R2 and bias beside the oracle, and RGB alone (long)
     front_ablations  real cubes: what encoder, readout, averages and members gave (long)
+    dense     a map a window: R2 of tree cover by pixel, beside a U-Net and means of windows (long)
     regression  the shipped real cubes: the model beside the baselines (long)
 
-Without names: all but the last four; one part of `readout` and the last two: `regression:fuel`,
-`front_ablations:gpp`. `--short`: a smaller `data`, `predict_cube`, `trend_cube`, `trend_statistics`
-and `trend_coverage`.
+Without names: all but `numbers`, `biomass`, `front_ablations`, `dense` and `regression`; one part
+of `readout` and the last three: `regression:fuel`, `dense:unet`. `--short`: a smaller `data`,
+`predict_cube`, `trend_cube`, `trend_statistics` and `trend_coverage`.
 On a GPU: `python -m experiments.bench.gpu generate`, `train` and `trend`.
 """
 
@@ -55,7 +56,7 @@ NAMES = (
     *("trend", "trend_power", "trend_statistics", "trend_series", "trend_cube"),
     *("trend_agreement", "trend_coverage"),
     *("data", "predict_cube", "reo", "readout", "outputs"),
-    *("numbers", "biomass", "front_ablations", "regression"),
+    *("numbers", "biomass", "front_ablations", "dense", "regression"),
 )
 
 
@@ -68,7 +69,7 @@ def main() -> int:
         print(f"error: unknown benchmark {unknown[0]!r}; expected {', '.join(NAMES)}")
         return 2
     results = []
-    for word in words or NAMES[:-4]:
+    for word in words or NAMES[:-5]:
         name, _, part = word.partition(":")
         module = importlib.import_module(f".{name}", __package__)
         for figure in module.figures(part) if part else module.figures():

@@ -85,7 +85,29 @@ def network_model(name: str, task: Task, identity: object) -> Model:
     return Model(name, ABOUT[name], depends, predict)
 
 
+def network_maps(name: str, cell: Cell) -> np.ndarray:
+    """What a network says of every pixel of a cell's held-out windows, f64 [m,s,s].
+
+    As the row of the table is trained: by window means and pixels, and as long as helps the former.
+    """
+    program, average, data, _ = _trained(name, cell)
+    return program.maps(average, data, len(cell.task.training) + cell.test)
+
+
 def _predict(name: str, cell: Cell) -> Guess:
+    program, average, data, train_seconds = _trained(name, cell)
+    start = time.perf_counter()
+    mean = program.predict(average, data, len(cell.task.training) + cell.test)
+    return Guess(
+        mean,
+        train_seconds=train_seconds,
+        predict_seconds=time.perf_counter() - start,
+        parameters=sum(x.size for x in jax.tree.leaves(average)),
+    )
+
+
+def _trained(name: str, cell: Cell) -> tuple[Program, Any, tuple[Any, ...], float]:
+    """The program, its averaged weights, what it reads, and the seconds that it took."""
     task = cell.task
     layers = _layers(task)
     program = _program(name, layers.shapes, task.evaluation.size, task.cube.points)
@@ -99,16 +121,7 @@ def _predict(name: str, cell: Cell) -> Guess:
     curve = program.fit(data, cell.train[inner != 0], cell.seed, STEPS, cell, held, task)
     steps = CHUNK * (1 + int(np.argmin(curve.errors)))
     final = program.fit(data, cell.train, cell.seed, steps, cell)
-    train_seconds = time.perf_counter() - start
-    start = time.perf_counter()
-    rows = len(task.training) + cell.test
-    mean = program.predict(final.average, data, rows)
-    return Guess(
-        mean,
-        train_seconds=train_seconds,
-        predict_seconds=time.perf_counter() - start,
-        parameters=sum(x.size for x in jax.tree.leaves(final.average)),
-    )
+    return program, final.average, data, time.perf_counter() - start
 
 
 def _parts(cell: Cell) -> int:
@@ -168,7 +181,11 @@ class Program:
         return Fitted(average, errors)
 
     def predict(self, params: Any, data: tuple[Any, ...], rows: np.ndarray) -> np.ndarray:
-        """Means of windows `rows`, f64 [n], in target units; one shape for all batches."""
+        """Means of windows `rows`, f64 [n], in target units."""
+        return self.maps(params, data, rows).mean(axis=(1, 2))
+
+    def maps(self, params: Any, data: tuple[Any, ...], rows: np.ndarray) -> np.ndarray:
+        """Pixels of windows `rows`, f64 [n,s,s], in target units; one shape for all batches."""
         size = 4 * BATCH
         out = []
         for start in range(0, len(rows), size):
@@ -246,8 +263,7 @@ def _program(name: str, shapes: tuple[Shape, ...], size: int, points: bool) -> P
 
     @jax.jit
     def forward(params: Any, data: Any, index: Any) -> Any:
-        made = predicted(params, data, index, jnp.int32(0)).mean(axis=(1, 2))
-        return made * data[2][1] + data[2][0]
+        return predicted(params, data, index, jnp.int32(0)) * data[2][1] + data[2][0]
 
     return Program(graphdef, init, chunk, forward)
 
