@@ -1,4 +1,4 @@
-"""Numbers from heads or from text: mixer, MLP, linear, digits, P10 at matched parameters.
+"""Numbers from heads or from text: mixer, MLP, linear, xVal, digits, P10 at matched parameters.
 
 The small synthetic world, optical, radar and terrain of few dates; both halves of its tiles of 32
 pixels held out in turn; three seeds. All models have the parameters of the mixer's within 1 %: what
@@ -33,7 +33,7 @@ from rsvlm_jax.run.trained import load_run
 from .figure import Figure
 
 RUNS = Path(os.environ.get("RSVLM_BENCH_RUNS", "runs/bench"))
-MODELS = ("mixer", "mlp", "linear", "digits", "p10")
+MODELS = ("mixer", "mlp", "linear", "xval", "digits", "p10")
 SEEDS, FOLDS, BLOCK = 3, 2, 32
 STEPS, BATCH = 300, 32
 INPUTS = (

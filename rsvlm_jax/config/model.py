@@ -152,7 +152,8 @@ class HeadConfig:
       kind: the trunk, from tokens to features: "mixer" mixes tokens and channels in `layers`
         blocks and averages; "mlp" averages and has `layers` residual blocks; "linear" averages;
         "experts" is "mlp" followed by `experts` of these blocks side by side, gated by the target
-        and by the value range that a first rough prediction falls in.
+        and by the value range that a first rough prediction falls in; "xval" reads the knowledge
+        tokens alone, in two layers, and so needs a decoder: the number head of xVal.
       output: the distribution of a target: "gaussian", "laplace", non-crossing "quantiles",
         "histogram" (HL-Gauss), "ordinal" (bins of equal shares, and where in its bin).
       targets: K.
@@ -176,7 +177,7 @@ class HeadConfig:
         neighbours, the "visual" tokens, or the decoder's states at the "places" of the image.
     """
 
-    kind: Literal["mixer", "mlp", "linear", "experts"] = "mixer"
+    kind: Literal["mixer", "mlp", "linear", "experts", "xval"] = "mixer"
     layers: int = 4
     targets: int = 1
     reg_tokens: int = 4
@@ -197,6 +198,13 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         choices(self)
+        if self.kind == "xval" and (self.readout or self.dense != "no"):
+            raise ConfigError(
+                "a head that reads no visual token",
+                where='HeadConfig.kind "xval"',
+                expected='readout 0 and dense "no"',
+                found=f"readout {self.readout:g}, dense {self.dense!r}",
+            )
         if self.readout and self.dense != "no":
             raise ConfigError(
                 "a readout is fitted to the means of windows",
@@ -290,6 +298,13 @@ class VLMConfig:
         if self.decoder is None and self.head is None:
             raise ConfigError(
                 "nothing to train", where="VLMConfig", expected="a decoder, a head, or both"
+            )
+        if self.head is not None and self.head.kind == "xval" and self.decoder is None:
+            raise ConfigError(
+                "without a decoder there is no token of the number",
+                where="HeadConfig.kind",
+                expected="another kind, or a language model in VLMConfig.decoder",
+                found="xval",
             )
         self._check_dense()
         _ = self.frame_tokens  # the resampler fits the tower, or this says why not

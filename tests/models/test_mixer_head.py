@@ -13,9 +13,9 @@ from filled import FAST, filled, initialised, shapes
 from flax import nnx
 from sklearn.linear_model import Ridge
 
-from rsvlm_jax.config import ConfigError, HeadConfig
+from rsvlm_jax.config import ConfigError, HeadConfig, VLMConfig
 from rsvlm_jax.models.encoded import Encoded
-from rsvlm_jax.models.heads import Gaussian, MixerHead
+from rsvlm_jax.models.heads import Gaussian, MixerHead, make_head
 from rsvlm_jax.models.heads.head import mean_of_valid
 from rsvlm_jax.nn import Stat
 
@@ -108,6 +108,27 @@ def test_both_kinds_of_tokens_are_read(part):
     given = encoded()
     other = dataclasses.replace(given, **{part: -getattr(given, part)})
     assert np.abs(run(given).loc - run(other).loc)[:2].max() > 1e-3
+
+
+def test_xval_reads_the_token_of_the_number_alone():
+    config, given = dataclasses.replace(CONFIG, kind="xval"), encoded()
+    model = filled(lambda: make_head(config, N, DV, D, rngs=nnx.Rngs(0)))
+    loc = jax.jit(lambda given: model(given).loc)
+    blind = dataclasses.replace(given, visual=-given.visual)
+    deaf = dataclasses.replace(given, knowledge=-given.knowledge)
+    assert np.array_equal(loc(given), loc(blind))
+    assert np.abs(loc(given) - loc(deaf))[:2].max() > 1e-3
+
+
+@pytest.mark.parametrize("more", [{"readout": 0.1}, {"dense": "visual"}])
+def test_bad_input_xval_beside_visual_tokens(more):
+    with pytest.raises(ConfigError, match=r'a head that reads no visual token in .* "xval"'):
+        HeadConfig(kind="xval", **more)
+
+
+def test_bad_input_xval_without_a_decoder():
+    with pytest.raises(ConfigError, match=r"no token of the number in HeadConfig\.kind"):
+        VLMConfig(decoder=None, head=HeadConfig(kind="xval"))
 
 
 def test_without_a_language_model():

@@ -4,7 +4,7 @@
 
 head         Head: which tokens are read, the last layer, statistics of the target
 mixer        MixerHead: the four-layer MLP-mixer over visual and knowledge tokens
-pooled       LinearHead, MlpHead: of the mean token
+pooled       LinearHead, MlpHead: of the mean token; XvalHead: of the knowledge alone
 experts      ExpertsHead: a mixture gated by target and value range
 dense        PixelTrunk: features of every pixel of a window, for a map in place of one answer
 outputs      from the last layer's numbers to a distribution
@@ -35,7 +35,7 @@ from .head import Head
 from .locscale import Gaussian, Laplace
 from .mixer import MixerHead
 from .piecewise import Histogram, Ordinal, Quantiles
-from .pooled import LinearHead, MlpHead
+from .pooled import LinearHead, MlpHead, XvalHead
 from .predictive import Predictive, Standardised
 
 KINDS: dict[str, type[Head]] = {
@@ -43,6 +43,7 @@ KINDS: dict[str, type[Head]] = {
     "mlp": MlpHead,
     "linear": LinearHead,
     "experts": ExpertsHead,
+    "xval": XvalHead,
 }
 """By `HeadConfig.kind`."""
 
@@ -76,5 +77,6 @@ __all__ = [
     "Predictive",
     "Quantiles",
     "Standardised",
+    "XvalHead",
     "make_head",
 ]

@@ -50,6 +50,9 @@ class Head(nnx.Module):
       remat: what of each block's activations is kept for the backward pass.
     """
 
+    reads_visual = True
+    """Whether visual tokens are read beside knowledge."""
+
     def __init__(
         self,
         config: HeadConfig,
@@ -161,8 +164,10 @@ class Head(nnx.Module):
         if self.reverse is not None:
             knowledge = self.reverse(encoded.knowledge).astype(x.dtype)
             known = jnp.broadcast_to(encoded.has_knowledge[:, None], knowledge.shape[:2])
-            x = jnp.concatenate([x, knowledge], axis=1)
-            valid = jnp.concatenate([valid, known], axis=1)
+            if self.reads_visual:
+                knowledge = jnp.concatenate([x, knowledge], axis=1)
+                known = jnp.concatenate([valid, known], axis=1)
+            x, valid = knowledge, known
         features = self._features(x, valid)
         if self.pixels is not None:
             assert encoded.planes is not None

@@ -1,8 +1,8 @@
-"""Heads that average their tokens first: linear, MLP. What the mixer is measured against.
+"""Heads that average their tokens first: linear, MLP, xVal. What the mixer is measured against.
 
     tokens [B,N+Q,Dv] -> mean over valid tokens -> residual blocks, none if linear -> norm -> [B,Dv]
 
-Both read knowledge through the same reverse projection as the mixer.
+All read knowledge through the same reverse projection as the mixer; xVal reads nothing else.
 """
 
 from __future__ import annotations
@@ -52,3 +52,14 @@ class MlpHead(Head):
         one = mean_of_valid(x, valid)[:, None]
         one, _ = scan(self.blocks, lambda block, x: (block(x), None), one, remat=self.remat)
         return self.norm(one[:, 0].astype(jnp.float32))
+
+
+class XvalHead(LinearHead):
+    """The number head of xVal (Golkar et al. 2023, arXiv 2310.02989): two layers on the hidden
+    state of the number's token, here the mean of the `<reg>` tokens, and no visual token.
+
+    What xVal does to numbers that are *read*, scaling the embedding of their token, has no place
+    here: prompts hold no numbers, and nothing of an answer is read before its number.
+    """
+
+    reads_visual = False
