@@ -185,6 +185,10 @@ class Cube:
 def open_cube(path: str | os.PathLike[str] | RemotePath) -> Cube:
     """Opens a cube: a path, or a URL (`https:`, `s3:`, `gs:`, or what fsspec knows).
 
+    Metadata and coordinates are compared with the manifest here; a chunk, where it is read, by its
+    size and its own checksum. Pixels that another program has written again, as long as before and
+    with checksums of their own, are found by `rsvlm cube validate` alone.
+
     Raises:
       CubeError: nothing there, not reachable, not Zarr v3, not a cube or of another format
         version, incomplete, edited since it was written, without CRS, without dates, with

@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from rsvlm_jax.config import MeshConfig
+from rsvlm_jax.config import ConfigError, MeshConfig
 from rsvlm_jax.mesh import make_mesh
 from rsvlm_jax.timeseries import in_pieces
 
@@ -56,6 +56,14 @@ class Spread:
         Raises:
           ConfigError: another number than there are.
         """
+        there = jax.device_count()
+        if devices not in (-1, 1, there):
+            raise ConfigError(
+                "no such number of devices",
+                where="--devices",
+                expected=f"-1, all there are, or 1; there are {there}",
+                found=devices,
+            )
         mesh = make_mesh(MeshConfig(data=devices))
         cpu = mesh.devices.flat[0].platform == "cpu"
         alone = cpu and mesh.devices.size == 1

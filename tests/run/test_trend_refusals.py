@@ -134,6 +134,9 @@ OPTIONS = {
     "no such file": (["--index", "ndvi", "--where", "no.geojson"], 3, "unreadable region"),
     "a window outside": (["--index", "ndvi", "--window", "30", "0", "8", "8"], 3, "window outside"),
     "no block": (["--index", "ndvi", "--block", "0"], 2, "impossible block"),
+    "no such devices": (
+        ["--index", "ndvi", "--devices", "99"], 2, "no such number of devices in --devices",
+    ),
     "no workers": (["--index", "ndvi", "--workers", "0"], 2, "impossible workers in --workers"),
     "an impossible level": (["--index", "ndvi", "--alpha", "5"], 2, "no level of significance"),
     "an impossible block": (["--index", "ndvi", "--block", "-1"], 2, "impossible block"),
