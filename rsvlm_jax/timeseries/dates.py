@@ -156,12 +156,12 @@ def bucket(length: int) -> int:
 
 def fill_up(
     values: np.ndarray, times: np.ndarray, mask: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Values and mask [pixels, T] and times [T] or [pixels, T], filled up to `bucket(T)`.
 
-    What is added is NaN and masked out. Values (and mask) may have bands, [pixels, T, bands].
+    What is added is NaN and masked out; no mask stays none, as what is finite counts. Values (and
+    mask) may have bands, [pixels, T, bands].
     """
-    mask = np.isfinite(values) if mask is None else mask
     more = bucket(values.shape[1]) - values.shape[1]
     if not more:
         return values, times, mask
@@ -170,4 +170,5 @@ def fill_up(
         wide = [(0, more if i == axis else 0) for i in range(a.ndim)]
         return np.pad(a, wide, constant_values=value)
 
-    return filled(values, 1, np.nan), filled(times, times.ndim - 1, np.nan), filled(mask, 1, False)
+    kept = None if mask is None else filled(mask, 1, False)
+    return filled(values, 1, np.nan), filled(times, times.ndim - 1, np.nan), kept

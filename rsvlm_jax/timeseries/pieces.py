@@ -18,7 +18,7 @@ from .dates import fill_up
 
 
 def in_pieces(
-    compute: Callable[[np.ndarray, np.ndarray, np.ndarray], Any],
+    compute: Callable[[np.ndarray, np.ndarray, np.ndarray | None], Any],
     values: np.ndarray,
     times: np.ndarray,
     mask: np.ndarray | None = None,
@@ -31,7 +31,7 @@ def in_pieces(
     Args:
       compute: for instance `functools.partial(mann_kendall, method="trend_free")`.
       values: [P, T], or with bands [P, T, C]; times: [T] or [P, T]; mask: as values, or of all
-        bands [P, T]; None = everything finite.
+        bands [P, T]; None = everything finite, and `compute` is given none.
       pixels: of a piece; the last is filled up with masked ones.
       threads: pieces under way at a time: a piece keeps one core of a CPU busy.
 
@@ -55,7 +55,8 @@ def in_pieces(
             return np.pad(a[part], wide, constant_values=value)
 
         t = times if times.ndim == 1 else filled(times, np.nan)
-        found = compute(filled(values, np.nan), t, filled(mask, False))
+        counts = None if mask is None else filled(mask, False)
+        found = compute(filled(values, np.nan), t, counts)
         return jax.tree.map(lambda a: np.asarray(a)[: pixels - more], found)
 
     starts = range(0, max(total, 1), pixels)
