@@ -56,7 +56,7 @@ def test_the_first_loss_is_that_of_float32_but_for_rounding(run):
     graphdef, params, stats = create(nano.model, seed=0)
     state = TrainState(jnp.int32(0), jnp.int32(0), params, stats, {})
     measure = make_loss_step(graphdef, exp, make_mesh(MeshConfig()), state)
-    want = total(measure(params, stats, nano.batch(0)), exp.loss)
+    want = total(measure(params, stats, nano.batch(0)), exp.losses)
     assert float(run[1][0]["loss"]) == pytest.approx(float(want), rel=0.02)
     assert float(run[1][0]["loss"]) != float(want)
 
