@@ -50,7 +50,7 @@ STEPS, D, K = 24, 4, 2
 KIND, OUTPUT = (get_args(get_type_hints(HeadConfig)[name]) for name in ("kind", "output"))
 CASES = {
     ("mixer", "gaussian"): "zscore",
-    ("xval", "laplace"): "asinh",
+    ("mlp", "laplace"): "asinh",
     ("linear", "quantiles"): "zscore",
     ("experts", "histogram"): "sqrt",
     ("mlp", "ordinal"): "log1p",
