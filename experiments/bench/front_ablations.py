@@ -137,7 +137,7 @@ def _encoded(
         encoders=EncodersConfig(
             galileo=GalileoConfig(patch_size=1, steps=steps), presto=PrestoConfig(steps=steps)
         ),
-        vision=dataclasses.replace(base.model.vision, width=128),  # type: ignore[call-arg]
+        vision=dataclasses.replace(base.model.vision, width=128),
         temporal=dataclasses.replace(base.model.temporal, budget=1, token_dropout=0.0),
         head=dataclasses.replace(base.model.head, readout=READOUT),
     )
